@@ -2,6 +2,8 @@
 //! sealing, packing, and the way back. Knows neither Python nor the network: objects are read and
 //! written through an `ObjectIo`, which the caller implements.
 
+pub mod broker;
+pub mod budget;
 pub mod error;
 
 pub use error::{Error, ErrorKind, Result};

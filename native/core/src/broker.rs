@@ -1,0 +1,397 @@
+//! The seam between the data path and whoever stores objects: a queue of requests that the caller
+//! pulls, carries out in whatever way it likes, and answers. The data path never calls out.
+//!
+//! Guarantees: a request is handed out once; a thread that waits for an answer wakes when it is
+//! answered, dropped unanswered, or the job is cancelled; puts are handed out in the order in
+//! which they were made, and at most `puts_max` of them are unanswered at a time, so that the
+//! memory they hold is bounded.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What the caller is asked to do.
+#[derive(Debug)]
+pub enum Work {
+    /// Read `length` bytes at `offset` of the object, or all of it when `length` is `None`.
+    Get {
+        /// Object key.
+        key: String,
+        /// First byte.
+        offset: u64,
+        /// Number of bytes; `None` for the whole object.
+        length: Option<u64>,
+    },
+    /// Create the object with these bytes; it must be durable before the answer.
+    Put {
+        /// Object key.
+        key: String,
+        /// The whole object.
+        data: Vec<u8>,
+    },
+    /// Output of the job in order: rows of JSON, or raw bytes of a file.
+    Output {
+        /// What kind of output it is.
+        kind: &'static str,
+        /// The bytes.
+        data: Vec<u8>,
+    },
+}
+
+/// One request under way. Dropping it unanswered fails it.
+pub struct Request {
+    /// What to do.
+    pub work: Work,
+    answer: Option<Arc<Answer>>,
+    broker: Arc<Broker>,
+}
+
+#[derive(Default)]
+struct Answer {
+    state: Mutex<Option<Result<Vec<u8>>>>,
+    ready: Condvar,
+    on_put: Mutex<Option<OnPut>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    requests: VecDeque<(Work, Arc<Answer>)>,
+    puts_open: usize,
+    put_error: Option<Error>,
+    cancelled: Option<Error>,
+    closed: bool,
+}
+
+/// The queue.
+pub struct Broker {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+    puts_max: usize,
+}
+
+/// Locks, going on after a panic elsewhere: every state kept here is valid between statements.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a put calls when it has been answered.
+pub type OnPut = Box<dyn FnOnce(&Result<()>) + Send>;
+
+impl Broker {
+    /// A queue that lets at most `puts_max` puts be unanswered.
+    pub fn new(puts_max: usize) -> Arc<Self> {
+        Arc::new(Self {
+            queue: Mutex::default(),
+            changed: Condvar::new(),
+            puts_max: puts_max.max(1),
+        })
+    }
+
+    /// The next request; blocks until there is one. `None` when the job has ended.
+    pub fn next_request(self: &Arc<Self>) -> Option<Request> {
+        let mut queue = lock(&self.queue);
+        loop {
+            if let Some((work, answer)) = queue.requests.pop_front() {
+                return Some(Request {
+                    work,
+                    answer: Some(answer),
+                    broker: Arc::clone(self),
+                });
+            }
+            if queue.closed {
+                return None;
+            }
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Ends the queue: what is queued fails, who waits for a request gets `None`.
+    pub fn close(&self) {
+        let left = {
+            let mut queue = lock(&self.queue);
+            queue.closed = true;
+            std::mem::take(&mut queue.requests)
+        };
+        for (_, answer) in left {
+            answer.set(Err(Error::new(ErrorKind::Cancelled, "the job has ended")));
+        }
+        self.changed.notify_all();
+    }
+
+    /// Makes every present and future call fail with `error`.
+    pub fn cancel(&self, error: Error) {
+        let left = {
+            let mut queue = lock(&self.queue);
+            queue.cancelled.get_or_insert(error.clone());
+            std::mem::take(&mut queue.requests)
+        };
+        for (work, answer) in left {
+            self.settle(&work, &answer, Err(error.clone()));
+        }
+        self.changed.notify_all();
+    }
+
+    /// Fails when the job was cancelled or a put has failed.
+    pub fn check(&self) -> Result<()> {
+        let queue = lock(&self.queue);
+        queue
+            .cancelled
+            .clone()
+            .or_else(|| queue.put_error.clone())
+            .map_or(Ok(()), Err)
+    }
+
+    fn send(&self, work: Work) -> Result<Arc<Answer>> {
+        let answer = Arc::new(Answer::default());
+        {
+            let mut queue = lock(&self.queue);
+            if let Some(error) = &queue.cancelled {
+                return Err(error.clone());
+            }
+            if queue.closed {
+                return Err(Error::internal("a request after the end of the job"));
+            }
+            queue.requests.push_back((work, Arc::clone(&answer)));
+        }
+        self.changed.notify_all();
+        Ok(answer)
+    }
+
+    /// Reads a range of an object.
+    pub fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
+        let data = self.get_later(key, offset, Some(length))?.wait()?;
+        if data.len() as u64 == length {
+            Ok(data)
+        } else {
+            Err(Error::damaged("the object is shorter than it should be")
+                .at(key)
+                .offset(offset))
+        }
+    }
+
+    /// Reads a whole object.
+    pub fn get_all(&self, key: &str) -> Result<Vec<u8>> {
+        self.get_later(key, 0, None)?.wait()
+    }
+
+    /// Starts reading; the answer is waited for on the returned value. Lengths are not checked.
+    pub fn get_later(&self, key: &str, offset: u64, length: Option<u64>) -> Result<Pending> {
+        self.send(Work::Get {
+            key: key.to_owned(),
+            offset,
+            length,
+        })
+        .map(Pending)
+    }
+
+    /// Hands over output and waits until it was taken.
+    pub fn output(&self, kind: &'static str, data: Vec<u8>) -> Result<()> {
+        Pending(self.send(Work::Output { kind, data })?)
+            .wait()
+            .map(drop)
+    }
+
+    /// Hands over an object to store; waits while too many puts are unanswered, not for the answer.
+    pub fn put(&self, key: String, data: Vec<u8>, on_put: OnPut) -> Result<()> {
+        {
+            let mut queue = lock(&self.queue);
+            while queue.puts_open >= self.puts_max
+                && queue.cancelled.is_none()
+                && queue.put_error.is_none()
+            {
+                queue = self
+                    .changed
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+            if let Some(error) = queue.cancelled.clone().or_else(|| queue.put_error.clone()) {
+                return Err(error);
+            }
+            if queue.closed {
+                return Err(Error::internal("a put after the end of the job"));
+            }
+            queue.puts_open += 1;
+            let answer = Arc::new(Answer::default());
+            *lock(&answer.on_put) = Some(on_put);
+            queue.requests.push_back((Work::Put { key, data }, answer));
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Waits until every put has been answered; fails if any failed.
+    pub fn wait_puts(&self) -> Result<()> {
+        let mut queue = lock(&self.queue);
+        while queue.puts_open > 0 && queue.cancelled.is_none() {
+            queue = self
+                .changed
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        queue
+            .cancelled
+            .clone()
+            .or_else(|| queue.put_error.clone())
+            .map_or(Ok(()), Err)
+    }
+}
+
+impl Broker {
+    fn settle(&self, work: &Work, answer: &Answer, result: Result<Vec<u8>>) {
+        if matches!(work, Work::Put { .. }) {
+            let outcome = result.map(drop);
+            // The callback files the pack before the put counts as answered, so that whoever
+            // waits for all puts sees every pack.
+            if let Some(on_put) = lock(&answer.on_put).take() {
+                on_put(&outcome);
+            }
+            let mut queue = lock(&self.queue);
+            queue.puts_open -= 1;
+            if let Err(error) = outcome {
+                queue.put_error.get_or_insert(error);
+            }
+            drop(queue);
+            self.changed.notify_all();
+        } else {
+            answer.set(result);
+        }
+    }
+}
+
+impl Answer {
+    fn set(&self, result: Result<Vec<u8>>) {
+        *lock(&self.state) = Some(result);
+        self.ready.notify_all();
+    }
+}
+
+/// A read under way.
+pub struct Pending(Arc<Answer>);
+
+impl Pending {
+    /// Blocks until the bytes are there.
+    pub fn wait(self) -> Result<Vec<u8>> {
+        let mut state = lock(&self.0.state);
+        loop {
+            if let Some(result) = state.take() {
+                return result;
+            }
+            state = self
+                .0
+                .ready
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Request {
+    /// Answers with the bytes read, or with nothing for a put or output.
+    pub fn complete(mut self, data: Vec<u8>) {
+        if let Some(answer) = self.answer.take() {
+            self.broker.settle(&self.work, &answer, Ok(data));
+        }
+    }
+
+    /// Answers with an error.
+    pub fn fail(mut self, error: Error) {
+        let error = match &self.work {
+            Work::Get { key, .. } | Work::Put { key, .. } => error.at(key.clone()),
+            Work::Output { .. } => error,
+        };
+        if let Some(answer) = self.answer.take() {
+            self.broker.settle(&self.work, &answer, Err(error));
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            let error = Error::new(ErrorKind::Storage, "the request was dropped unanswered");
+            self.broker.settle(&self.work, &answer, Err(error));
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn gets_and_puts_are_answered_and_puts_are_bounded() {
+        let broker = Broker::new(2);
+        let stored = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let server = Arc::clone(&broker);
+            let peak = Arc::clone(&most);
+            scope.spawn(move || {
+                while let Some(request) = server.next_request() {
+                    peak.fetch_max(lock(&server.queue).puts_open, Ordering::SeqCst);
+                    match &request.work {
+                        Work::Get { length, .. } => {
+                            let size = usize::try_from(length.unwrap_or(3)).unwrap();
+                            request.complete(vec![7; size]);
+                        }
+                        _ => request.complete(Vec::new()),
+                    }
+                }
+            });
+            assert_eq!(broker.get("a", 0, 5).unwrap(), vec![7; 5]);
+            assert_eq!(broker.get_all("a").unwrap(), vec![7; 3]);
+            for _ in 0..50 {
+                let stored = Arc::clone(&stored);
+                let on_put: OnPut = Box::new(move |result| {
+                    assert!(result.is_ok());
+                    stored.fetch_add(1, Ordering::SeqCst);
+                });
+                broker.put("p".into(), vec![0; 10], on_put).unwrap();
+            }
+            broker.wait_puts().unwrap();
+            assert_eq!(stored.load(Ordering::SeqCst), 50);
+            broker.close();
+        });
+        assert!(most.load(Ordering::SeqCst) <= 2);
+    }
+
+    #[test]
+    fn a_short_answer_is_damage_and_a_dropped_request_fails() {
+        let broker = Broker::new(1);
+        let pending = broker.get_later("k", 0, Some(4)).unwrap();
+        drop(broker.next_request().unwrap());
+        assert_eq!(pending.wait().unwrap_err().kind, ErrorKind::Storage);
+        std::thread::scope(|scope| {
+            scope.spawn(|| broker.next_request().unwrap().complete(vec![1]));
+            assert_eq!(broker.get("k", 0, 4).unwrap_err().kind, ErrorKind::Damaged);
+        });
+    }
+
+    #[test]
+    fn a_failed_put_fails_the_next_and_cancel_wakes_everybody() {
+        let broker = Broker::new(1);
+        broker
+            .put("p".into(), vec![], Box::new(|r| assert!(r.is_err())))
+            .unwrap();
+        broker
+            .next_request()
+            .unwrap()
+            .fail(Error::new(ErrorKind::Storage, "full"));
+        assert_eq!(broker.wait_puts().unwrap_err().key.as_deref(), Some("p"));
+        assert!(broker.put("q".into(), vec![], Box::new(|_| ())).is_err());
+        let broker = Broker::new(1);
+        broker
+            .put("p".into(), vec![], Box::new(|r| assert!(r.is_err())))
+            .unwrap();
+        let pending = broker.get_later("k", 0, None).unwrap();
+        broker.cancel(Error::new(ErrorKind::Cancelled, "stop"));
+        assert_eq!(pending.wait().unwrap_err().kind, ErrorKind::Cancelled);
+        assert!(broker.wait_puts().is_err());
+    }
+}
