@@ -1,0 +1,102 @@
+"""The native module. Only `pvback.datapath` imports it; see "The native seam" in docs/architecture.md."""
+
+from collections.abc import Sequence
+from typing import Literal, final
+
+__version__: str
+
+def blake3(data: bytes) -> bytes:
+    """BLAKE3 of data, 32 bytes."""
+
+def random_id() -> str:
+    """16 bytes from the operating system, in hex."""
+
+@final
+class Keyring:
+    """An unlocked key bundle. Keeps all secrets on the native side; its repr shows role and principal only."""
+
+    @staticmethod
+    def init_repository(
+        label: str, chunker_json: str, passphrase: bytes, argon2: tuple[int, int, int]
+    ) -> tuple[Keyring, bytes, str, bytes]:
+        """Makes keys for a new repository: keyring of the owner, `config`, key object name, key object.
+
+        argon2 is (memory in KiB, passes, lanes). Raises UsageError for parameters out of bounds.
+        """
+
+    @staticmethod
+    def unlock(
+        config: bytes, key_objects: Sequence[tuple[str, bytes]], method: Literal["passphrase", "x25519", "secret"], secret: bytes
+    ) -> Keyring:
+        """Tries the key objects in turn. Raises WrongKeyError when none opens, DamagedError, UnsupportedError."""
+
+    @property
+    def role(self) -> str: ...
+    @property
+    def principal(self) -> str: ...
+    @property
+    def repository(self) -> str: ...
+    @property
+    def owner_fingerprint(self) -> str: ...
+    def scopes(self) -> list[tuple[str, str]]:
+        """(scope id, label) of each scope that this keyring opens."""
+
+    def source_id(self, scope: str, source: str) -> str: ...
+    def seal_json(self, scope: str, kind: int, name: str, body: bytes) -> bytes:
+        """Pads, signs and seals a JSON body as the object `name` (key below the scope's prefix)."""
+
+    def open_json(self, scope: str, kind: int, name: str, data: bytes) -> bytes:
+        """Opens an object of JSON and checks seal and signature (who may sign it, too). Raises DamagedError."""
+
+    def seal_record(self, scope: str, source: str, snapshot: str, secret_json: bytes) -> tuple[int, int, str]:
+        """(suite, epoch, base64 blob) for the public part of a record."""
+
+    def open_record(self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str) -> bytes: ...
+    def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
+        """JSON array: principal, role and label where they can be read, kinds of unlock entries."""
+
+    def add_key(self, role: str, label: str, scopes: Sequence[str], method: Literal["passphrase", "x25519"], secret: bytes,
+                argon2: tuple[int, int, int]) -> tuple[str, bytes]:
+        """A new principal (owner only): name and bytes of its key object."""
+
+    def add_slot(self, key_object: bytes, method: Literal["passphrase", "x25519"], secret: bytes,
+                 argon2: tuple[int, int, int]) -> bytes:
+        """Another way to unlock this keyring's own key object; returns its new bytes."""
+
+@final
+class Request:
+    """One thing that a job asks for. Supports the buffer protocol: the bytes of a put or an output, without a copy."""
+
+    @property
+    def kind(self) -> Literal["get", "put", "output"]: ...
+    @property
+    def key(self) -> str:
+        """Object key of a get or put; kind of an output."""
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def length(self) -> int | None: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    def complete(self, data: bytes | bytearray | memoryview | None = None) -> None: ...
+    def fail(self, kind: str, message: str) -> None:
+        """kind: `not_found`, `storage`, `cancelled` or `internal`."""
+
+@final
+class Job:
+    """Work that runs on native threads until it is done. Every method may be called from any thread."""
+
+    @staticmethod
+    def start(verb: str, keyring: Keyring, options_json: str) -> Job: ...
+    def next_request(self) -> Request | None:
+        """Blocks (without the GIL) until the job asks for something; None when it has ended."""
+
+    def progress(self) -> str:
+        """Counters as a JSON object; cheap."""
+
+    def command(self, name: str, options_json: str) -> str:
+        """`checkpoint` and `acknowledge` of a backup; answers JSON."""
+
+    def cancel(self) -> None: ...
+    def result(self) -> str:
+        """Waits for the end; JSON. Raises what the job failed with."""
