@@ -1,0 +1,106 @@
+//! Read buffers that chunks are slices of: a byte that was read is not copied again before it is
+//! hashed and compressed. Buffers are used again, because fresh pages cost more than reading them.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use crate::broker::lock;
+use crate::budget::{Budget, Permit};
+
+/// Hands out buffers of one capacity, within a budget.
+pub(super) struct SlabPool {
+    budget: Arc<Budget>,
+    capacity: usize,
+    free: Mutex<Vec<Vec<u8>>>,
+}
+
+/// A buffer that goes back to its pool when the last chunk in it is done.
+pub(super) struct Slab {
+    bytes: Vec<u8>,
+    pool: Arc<SlabPool>,
+    _permit: Permit,
+}
+
+/// A part of a slab.
+#[derive(Clone)]
+pub(super) struct Slice {
+    slab: Arc<Slab>,
+    range: Range<usize>,
+}
+
+impl SlabPool {
+    /// `count` buffers of `capacity` bytes at a time.
+    pub(super) fn new(capacity: usize, count: usize) -> Arc<Self> {
+        let budget = Budget::new((capacity * count.max(2)) as u64);
+        Arc::new(Self { budget, capacity, free: Mutex::default() })
+    }
+
+    /// Bytes that a buffer holds.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// An empty buffer, once one is free.
+    pub(super) fn take(self: &Arc<Self>) -> Slab {
+        let permit = self.budget.acquire(self.capacity as u64);
+        let bytes = lock(&self.free).pop();
+        let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(self.capacity));
+        Slab { bytes, pool: Arc::clone(self), _permit: permit }
+    }
+}
+
+impl Slab {
+    /// The buffer itself, to fill. It must not grow beyond its capacity.
+    pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// What was filled in.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Slab {
+    fn drop(&mut self) {
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.clear();
+        if bytes.capacity() <= self.pool.capacity {
+            lock(&self.pool.free).push(bytes);
+        }
+    }
+}
+
+impl Slice {
+    /// `range` of `slab`, clipped to what is there.
+    pub(super) fn new(slab: &Arc<Slab>, range: Range<usize>) -> Self {
+        Self { slab: Arc::clone(slab), range }
+    }
+
+    /// The bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.slab.bytes.get(self.range.clone()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_are_bounded_and_used_again() {
+        let pool = SlabPool::new(1024, 2);
+        let mut first = pool.take();
+        first.bytes_mut().extend_from_slice(&[1, 2, 3, 4]);
+        let place = first.bytes().as_ptr();
+        let slab = Arc::new(first);
+        let slice = Slice::new(&slab, 1..3);
+        drop(slab);
+        assert_eq!(slice.bytes(), [2, 3]);
+        assert_eq!(pool.budget.used(), 1024);
+        drop(slice);
+        assert_eq!(pool.budget.used(), 0);
+        let again = pool.take();
+        assert_eq!((again.bytes().len(), again.bytes.as_ptr()), (0, place));
+    }
+}
