@@ -22,9 +22,9 @@ use std::arch::x86_64 as x86;
 /// Bytes that a value is made of.
 pub(super) const WINDOW_BYTES: usize = 4;
 
-/// Positions whose least value is found at once: long enough that the reduction of a vector does not
-/// count, short enough that to find the position afterwards does not either.
-const BLOCK_POSITIONS: usize = 2048;
+/// Positions whose least value is found at once. Measured: longer blocks make finding the position
+/// afterwards dear where chunks are small, shorter ones the reduction of a vector to one value.
+const BLOCK_POSITIONS: usize = 1024;
 
 /// An implementation of the search that this machine can run. There is no way to make one that it
 /// cannot: a value of this type is the proof that the CPU features were found.
@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn equal_values_of_all_kinds_give_the_leftmost() {
         for addend in [0, 1, u32::MAX, 0x8000_0000] {
-            for length in (0..400).chain([2047, 2048, 2050, 2051, 2052, 4099, 4100, 9000]) {
+            for length in (0..400).chain(1020..1100).chain([2050, 2051, 2052, 9000]) {
                 assert_all_agree(&vec![0; length], 1, addend);
                 assert_all_agree(&vec![0xff; length], 0x9e37_79b1, addend);
             }
