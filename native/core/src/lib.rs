@@ -2,8 +2,12 @@
 //! sealing, packing, and the way back. Knows neither Python nor the network: objects are read and
 //! written through an `ObjectIo`, which the caller implements.
 
+<<<<<<< HEAD
 pub mod broker;
 pub mod budget;
+=======
+pub mod chunk;
+>>>>>>> h/chunk
 pub mod error;
 
 pub use error::{Error, ErrorKind, Result};
