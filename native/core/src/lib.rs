@@ -1,13 +1,15 @@
 //! The data path of pvback: walking, reading, chunking, hashing, deduplication, compression,
 //! sealing, packing, and the way back. Knows neither Python nor the network: objects are read and
-//! written through an `ObjectIo`, which the caller implements.
+//! written through the [`broker`], whose requests the caller pulls.
 
-<<<<<<< HEAD
 pub mod broker;
 pub mod budget;
-=======
 pub mod chunk;
->>>>>>> h/chunk
 pub mod error;
 
 pub use error::{Error, ErrorKind, Result};
+
+/// Fills `bytes` with randomness from the operating system.
+pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
+    getrandom::fill(bytes).map_err(|_| Error::internal("the operating system gives no randomness"))
+}
