@@ -16,7 +16,9 @@ pub(super) struct SlabPool {
 
 /// A buffer that goes back to its pool when the last chunk in it is done.
 pub(super) struct Slab {
+    /// Always the whole capacity, so that reading into it needs neither zeroing nor unsafe code.
     bytes: Vec<u8>,
+    filled: usize,
     pool: Arc<SlabPool>,
     _permit: Permit,
 }
@@ -44,30 +46,41 @@ impl SlabPool {
     pub(super) fn take(self: &Arc<Self>) -> Slab {
         let permit = self.budget.acquire(self.capacity as u64);
         let bytes = lock(&self.free).pop();
-        let bytes = bytes.unwrap_or_else(|| Vec::with_capacity(self.capacity));
-        Slab { bytes, pool: Arc::clone(self), _permit: permit }
+        let bytes = bytes.unwrap_or_else(|| vec![0; self.capacity]);
+        Slab { bytes, filled: 0, pool: Arc::clone(self), _permit: permit }
     }
 }
 
 impl Slab {
-    /// The buffer itself, to fill. It must not grow beyond its capacity.
-    pub(super) fn bytes_mut(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+    /// Room behind what is filled.
+    pub(super) fn spare_mut(&mut self) -> &mut [u8] {
+        self.bytes.get_mut(self.filled..).unwrap_or_default()
+    }
+
+    /// Says that `count` more bytes of the spare room were filled.
+    pub(super) fn advance(&mut self, count: usize) {
+        self.filled = self.bytes.len().min(self.filled + count);
+    }
+
+    /// Copies `bytes` behind what is filled; as much as there is room for.
+    pub(super) fn fill(&mut self, bytes: &[u8]) {
+        let spare = self.spare_mut();
+        let count = spare.len().min(bytes.len());
+        if let (Some(to), Some(from)) = (spare.get_mut(..count), bytes.get(..count)) {
+            to.copy_from_slice(from);
+        }
+        self.advance(count);
     }
 
     /// What was filled in.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.get(..self.filled).unwrap_or_default()
     }
 }
 
 impl Drop for Slab {
     fn drop(&mut self) {
-        let mut bytes = std::mem::take(&mut self.bytes);
-        bytes.clear();
-        if bytes.capacity() <= self.pool.capacity {
-            lock(&self.pool.free).push(bytes);
-        }
+        lock(&self.pool.free).push(std::mem::take(&mut self.bytes));
     }
 }
 
@@ -79,7 +92,7 @@ impl Slice {
 
     /// The bytes.
     pub(super) fn bytes(&self) -> &[u8] {
-        self.slab.bytes.get(self.range.clone()).unwrap_or_default()
+        self.slab.bytes().get(self.range.clone()).unwrap_or_default()
     }
 }
 
@@ -91,7 +104,7 @@ mod tests {
     fn buffers_are_bounded_and_used_again() {
         let pool = SlabPool::new(1024, 2);
         let mut first = pool.take();
-        first.bytes_mut().extend_from_slice(&[1, 2, 3, 4]);
+        first.fill(&[1, 2, 3, 4]);
         let place = first.bytes().as_ptr();
         let slab = Arc::new(first);
         let slice = Slice::new(&slab, 1..3);
