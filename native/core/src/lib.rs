@@ -2,6 +2,7 @@
 //! sealing, packing, and the way back. Knows neither Python nor the network: objects are read and
 //! written through an `ObjectIo`, which the caller implements.
 
+pub mod crypto;
 pub mod error;
 
 pub use error::{Error, ErrorKind, Result};
