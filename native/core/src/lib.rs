@@ -5,7 +5,9 @@
 pub mod broker;
 pub mod budget;
 pub mod chunk;
+pub mod crypto;
 pub mod error;
+pub mod fs;
 
 pub use error::{Error, ErrorKind, Result};
 
