@@ -1,0 +1,60 @@
+//! Opening what is to be read, without following, blocking, or leaving a trace.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::io::Errno;
+
+use super::display_path;
+use super::meta::{FileKind, Stat};
+use super::stat::stat_fd;
+use crate::error::{Error, Result};
+
+/// What [`open_regular`] found.
+#[derive(Debug)]
+pub enum Opened {
+    /// The file, open for reading, and what it is now: size and times may have moved on.
+    File(OwnedFd, Stat),
+    /// Something else has that name by now.
+    Replaced,
+}
+
+/// Opens the regular file `name` in `dir` for reading, if it is still the inode that `expected`
+/// describes. Never waits on a FIFO, never follows a symlink, leaves the access time alone where
+/// permitted.
+pub fn open_regular(dir: BorrowedFd<'_>, name: &[u8], expected: &Stat) -> Result<Opened> {
+    let fd = match open_quietly(dir, name, OFlags::NONBLOCK) {
+        Ok(fd) => fd,
+        // A symlink, a socket or a device without a driver.
+        Err(Errno::LOOP | Errno::NXIO | Errno::NODEV) => return Ok(Opened::Replaced),
+        Err(errno) => return Err(Error::os("cannot open", errno).at(display_path(name))),
+    };
+    let stat = stat_fd(fd.as_fd()).map_err(|error| error.at(display_path(name)))?;
+    if stat.kind != FileKind::File || !stat.is_same_inode(expected) {
+        return Ok(Opened::Replaced);
+    }
+    Ok(Opened::File(fd, stat))
+}
+
+/// Opens the directory `name` in `dir` for listing. Not through a symlink.
+pub fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    open_quietly(dir, name, OFlags::DIRECTORY)
+        .map_err(|errno| Error::os("cannot open the directory", errno).at(display_path(name)))
+}
+
+/// Where the symlink `name` in `dir` points: raw bytes of any length.
+pub fn read_link(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    readlinkat(dir, name, Vec::new())
+        .map(std::ffi::CString::into_bytes)
+        .map_err(|errno| Error::os("cannot read the link", errno).at(display_path(name)))
+}
+
+/// Opens for reading without touching the access time, or touching it where the kernel refuses to
+/// leave it alone, as it does to all but the owner and the privileged.
+fn open_quietly(dir: BorrowedFd<'_>, name: &[u8], extra: OFlags) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | extra;
+    match openat(dir, name, flags | OFlags::NOATIME, Mode::empty()) {
+        Err(Errno::PERM) => openat(dir, name, flags, Mode::empty()),
+        other => other,
+    }
+}
