@@ -66,8 +66,8 @@ impl Subject<'_> {
         }
     }
 
-    /// Gives the owner the permissions `mode` besides those that are. Returns whether that changed
-    /// something.
+    /// Gives the owner the permissions `mode` besides those that are. Returns whether they were missing
+    /// and no longer are.
     pub(super) fn add_mode(&self, mode: u32) -> Result<bool> {
         let stat = self.stat()?;
         if stat.kind == FileKind::Symlink || stat.mode & mode == mode {
@@ -75,7 +75,8 @@ impl Subject<'_> {
         }
         self.chmod(stat.mode | mode)
             .map_err(|errno| proc_error("cannot change the mode", errno))?;
-        Ok(true)
+        // Some file systems accept a mode and keep their own.
+        Ok(self.stat()?.mode & mode == mode)
     }
 
     /// Takes the immutable and append-only flags off. Returns whether there were any.
@@ -97,7 +98,8 @@ impl Subject<'_> {
                 if !stat_fd(fd.as_fd())?.kind.has_flags() {
                     return Ok(otherwise);
                 }
-                match openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()) {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                match openat(CWD, path, flags, Mode::empty()) {
                     Ok(readable) => act(readable.as_fd()),
                     Err(_) => Ok(otherwise),
                 }
@@ -287,6 +289,10 @@ impl Work<'_> {
         };
         let mode = wanted & !(SETUID | SETGID) | wanted & allowed;
         if let Err(errno) = self.subject.chmod(mode) {
+            // Not ours to change, and nothing to change.
+            if self.subject.stat()?.mode == wanted {
+                return Ok(());
+            }
             return self.refuse(Category::Mode, "cannot change the mode", errno);
         }
         // The kernel drops setgid without a word if the group is not one of ours.
@@ -305,6 +311,9 @@ impl Work<'_> {
             return Ok(());
         }
         if let Err(errno) = self.subject.set_mtime(mtime) {
+            if self.subject.stat()?.mtime == mtime {
+                return Ok(());
+            }
             return self.refuse(Category::Times, "cannot change the times", errno);
         }
         if !SAFE_SECS.contains(&mtime.secs) && self.subject.stat()?.mtime.secs != mtime.secs {
@@ -339,11 +348,8 @@ impl Work<'_> {
 /// Attributes that are there and should not be, inherited access control lists among them. Labels that a
 /// security module put on the new file stay: they are its business, and cannot be taken off.
 fn stale_names<'a>(present: &'a XattrsRead, wanted: &[Xattr]) -> Vec<&'a [u8]> {
-    let is_wanted = |name: &[u8]| {
-        wanted
-            .binary_search_by(|pair| pair.0.as_slice().cmp(name))
-            .is_ok()
-    };
+    // Not a binary search: the order of stored attributes is not to be trusted with this.
+    let is_wanted = |name: &[u8]| wanted.iter().any(|pair| pair.0 == name);
     let is_ours = |name: &[u8]| {
         name.starts_with(b"user.")
             || name.starts_with(b"trusted.")

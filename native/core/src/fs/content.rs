@@ -3,7 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::{FallocateFlags, fallocate, ftruncate};
-use rustix::io::{Errno, pwrite};
+use rustix::io::{Errno, pwrite, retry_on_intr};
 
 use crate::error::{Error, Result};
 
@@ -17,7 +17,7 @@ pub fn punch_hole(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
         return Ok(());
     }
     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    match retry(|| fallocate(fd, flags, offset, len)) {
+    match retry_on_intr(|| fallocate(fd, flags, offset, len)) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(fd, offset, len),
         Err(errno) => Err(Error::os("cannot punch a hole", errno).offset(offset)),
@@ -29,7 +29,7 @@ pub fn zero_range(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     if len == 0 {
         return Ok(());
     }
-    match retry(|| fallocate(fd, FallocateFlags::ZERO_RANGE, offset, len)) {
+    match retry_on_intr(|| fallocate(fd, FallocateFlags::ZERO_RANGE, offset, len)) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(fd, offset, len),
         Err(errno) => Err(Error::os("cannot allocate", errno).offset(offset)),
@@ -43,7 +43,7 @@ pub fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     if len == 0 {
         return Ok(());
     }
-    match retry(|| fallocate(fd, FallocateFlags::KEEP_SIZE, offset, len)) {
+    match retry_on_intr(|| fallocate(fd, FallocateFlags::KEEP_SIZE, offset, len)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(errno) => Err(Error::os("cannot reserve space", errno).offset(offset)),
     }
@@ -51,7 +51,7 @@ pub fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
 
 /// Sets the file's size; what it gains is a hole.
 pub fn truncate(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
-    retry(|| ftruncate(fd, size))
+    retry_on_intr(|| ftruncate(fd, size))
         .map_err(|errno| Error::os("cannot set the size", errno).offset(size))
 }
 
@@ -59,7 +59,7 @@ pub fn truncate(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
 pub fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8], mut offset: u64) -> Result<()> {
     while !bytes.is_empty() {
         let fail = |errno| Error::os("cannot write", errno).offset(offset);
-        let count = retry(|| pwrite(fd, bytes, offset)).map_err(fail)?;
+        let count = retry_on_intr(|| pwrite(fd, bytes, offset)).map_err(fail)?;
         if count == 0 {
             return Err(fail(Errno::IO));
         }
@@ -77,14 +77,4 @@ fn write_zeros(fd: BorrowedFd<'_>, mut offset: u64, mut len: u64) -> Result<()> 
         len -= count as u64;
     }
     Ok(())
-}
-
-/// Repeats a call that a signal interrupted.
-fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            other => return other,
-        }
-    }
 }

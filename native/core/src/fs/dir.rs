@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::display_path;
 use super::meta::Stat;
-use super::open::open_dir;
+use super::open::{PATH_BYTES_MAX, open_beneath, open_dir};
 use super::stat::stat_fd;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -116,14 +116,16 @@ impl Dir {
             ancestor = dir.parent.as_deref();
         };
         // The last few are kept: a walk that climbs out of a deep tree needs them next, and would
-        // otherwise start from the root at every step.
+        // otherwise start from the root at every step. The way to them is taken in large strides.
         let kept_count = self.open_dirs.count_max / 2;
+        while closed.len() > kept_count {
+            base = Arc::new(stride(&base, &mut closed, kept_count)?);
+        }
         while let Some(dir) = closed.pop() {
-            let fd = Arc::new(dir.reopen_in(&base)?);
-            if closed.len() < kept_count {
-                *lock(&dir.fd) = Arc::downgrade(&fd);
-                self.open_dirs.keep(&fd);
-            }
+            let fd = Arc::new(open_dir(base.as_fd(), &dir.name)?);
+            dir.check_is(&fd)?;
+            *lock(&dir.fd) = Arc::downgrade(&fd);
+            self.open_dirs.keep(&fd);
             base = fd;
         }
         Ok(base)
@@ -133,10 +135,10 @@ impl Dir {
         lock(&self.fd).upgrade()
     }
 
-    fn reopen_in(&self, parent: &OwnedFd) -> Result<OwnedFd> {
-        let fd = open_dir(parent.as_fd(), &self.name)?;
+    /// Whether `fd` has open what this directory was.
+    fn check_is(&self, fd: &OwnedFd) -> Result<()> {
         if stat_fd(fd.as_fd())?.is_same_inode(&self.stat) {
-            return Ok(fd);
+            return Ok(());
         }
         let what = "the directory was replaced while it was read";
         Err(Error::new(ErrorKind::Io, what).at(display_path(&self.path())))
@@ -169,6 +171,40 @@ impl Dir {
         names.reverse();
         names.join(&b'/')
     }
+
+    /// `error`, with the path of the entry `name` of this directory as what it happened to.
+    pub fn locate(&self, mut error: Error, name: &[u8]) -> Error {
+        let mut path = self.path();
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(name);
+        error.key = Some(display_path(&path));
+        error
+    }
+}
+
+/// Takes directories off the end of `closed`, each in the next one, and opens the last of them from `base`: as
+/// many as fit into one path, but not the first `kept_count`.
+fn stride(base: &OwnedFd, closed: &mut Vec<&Dir>, kept_count: usize) -> Result<OwnedFd> {
+    let mut path = Vec::new();
+    let mut reached = None;
+    while closed.len() > kept_count
+        && let Some(dir) = closed.last()
+        && (path.is_empty() || path.len() + 1 + dir.name.len() <= PATH_BYTES_MAX)
+    {
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(&dir.name);
+        reached = closed.pop();
+    }
+    let dir = reached.ok_or_else(|| Error::internal("no directory to reopen"))?;
+    let fd = open_beneath(base.as_fd(), &path).map_err(|errno| {
+        Error::os("cannot reopen the directory", errno).at(display_path(&dir.path()))
+    })?;
+    dir.check_is(&fd)?;
+    Ok(fd)
 }
 
 impl Drop for Dir {

@@ -10,11 +10,12 @@
 //!   afterwards.
 //! - Access times are left alone where the kernel permits it.
 //!
-//! Reading goes through [`walk`], [`stat`], [`xattr`], [`flags`], [`open`] and [`holes`]; writing
+//! Reading goes through [`walk`], [`stat`], [`open`], [`attributes`] and [`holes`]; writing
 //! through [`target`], [`content`] and [`apply`], which counts in [`denied`] what it was not
 //! permitted to do.
 
 pub mod apply;
+pub mod attributes;
 pub mod content;
 pub mod denied;
 pub mod dir;
@@ -33,6 +34,7 @@ pub mod xattr;
 mod tests;
 
 pub use apply::{Subject, apply_attributes, apply_attributes_but_flags};
+pub use attributes::{AttributesRead, read_attributes_at, read_attributes_fd};
 pub use denied::{Category, Denied};
 pub use dir::Dir;
 pub use holes::{Segment, Segments};

@@ -2,13 +2,16 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, openat, readlinkat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2, readlinkat};
 use rustix::io::Errno;
 
 use super::display_path;
 use super::meta::{FileKind, Stat};
 use super::stat::stat_fd;
 use crate::error::{Error, Result};
+
+/// Longest path handed to one system call, in bytes: `PATH_MAX` counts the NUL too.
+pub(super) const PATH_BYTES_MAX: usize = 4095;
 
 /// What [`open_regular`] found.
 #[derive(Debug)]
@@ -57,4 +60,27 @@ fn open_quietly(dir: BorrowedFd<'_>, name: &[u8], extra: OFlags) -> rustix::io::
         Err(Errno::PERM) => openat(dir, name, flags, Mode::empty()),
         other => other,
     }
+}
+
+/// Opens the directory at `path` below `base`: checked names joined by `/`, no more than [`PATH_BYTES_MAX`]
+/// bytes. Follows no symlink and leaves `base` for nothing.
+pub(super) fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    match openat2(base, path, flags, Mode::empty(), resolve) {
+        // Not there, forbidden by a sandbox that does not know it, or unsure because something moved.
+        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(base, path),
+        other => other,
+    }
+}
+
+/// The same without `openat2`.
+pub(super) fn open_stepwise(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut names = path.split(|&byte| byte == b'/');
+    let mut fd = openat(base, names.next().unwrap_or_default(), flags, Mode::empty())?;
+    for name in names {
+        fd = openat(&fd, name, flags, Mode::empty())?;
+    }
+    Ok(fd)
 }

@@ -61,16 +61,17 @@ impl Round {
         };
         for (name, _) in names.iter() {
             let outcome = remove_entry(fd.as_fd(), name, AtFlags::empty());
-            self.note(outcome.map_err(|error| error.at(display_path(&dir.path()))));
+            self.note(outcome.map_err(|error| dir.locate(error, name)));
         }
     }
 
     fn remove_dir(&mut self, dir: &Dir) {
         let Some(parent) = dir.parent() else { return };
+        // If it is not empty, an error is noted already, or the next round will meet it.
         let outcome = parent
             .fd()
-            .and_then(|fd| remove_entry(fd.as_fd(), dir.name(), AtFlags::REMOVEDIR));
-        // Not empty because of an error that is noted already, or to be met in the next round.
+            .and_then(|fd| remove_entry(fd.as_fd(), dir.name(), AtFlags::REMOVEDIR))
+            .map_err(|error| parent.locate(error, dir.name()));
         self.note(outcome);
     }
 
@@ -120,8 +121,7 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
                 why: NotEntered::OtherDevice,
             } => {
                 let what = "something is mounted here";
-                let error = Error::os(what, Errno::BUSY).at(display_path(&name));
-                round.note(Err(error.at(display_path(&dir.path()))));
+                round.note(Err(dir.locate(Error::os(what, Errno::BUSY), &name)));
             }
             Event::ListingFailed(_, error) => round.note(Err(error)),
         }

@@ -35,9 +35,12 @@ pub fn stat_batch(dir: &Dir, names: &Names) -> Vec<Result<Stat>> {
     match dir.fd() {
         Ok(fd) => names
             .iter()
-            .map(|(name, _)| stat_at(fd.as_fd(), name))
+            .map(|(name, _)| stat_at(fd.as_fd(), name).map_err(|error| dir.locate(error, name)))
             .collect(),
-        Err(error) => names.iter().map(|_| Err(error.clone())).collect(),
+        Err(error) => names
+            .iter()
+            .map(|(name, _)| Err(dir.locate(error.clone(), name)))
+            .collect(),
     }
 }
 

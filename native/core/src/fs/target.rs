@@ -8,8 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, ResolveFlags, linkat, makedev, mkdirat, mknodat, openat,
-    openat2, symlinkat,
+    AtFlags, FileType, Mode, OFlags, linkat, makedev, mkdirat, mknodat, openat, symlinkat,
 };
 use rustix::io::Errno;
 
@@ -17,12 +16,10 @@ use super::apply::Subject;
 use super::denied::{Category, Denied};
 use super::flags::unprotect;
 use super::meta::{FileKind, Stat};
-use super::stat::stat_fd;
+use super::open::{PATH_BYTES_MAX, open_beneath, open_stepwise};
+use super::stat::{stat_at, stat_fd};
 use super::{check_name, display_path};
 use crate::error::{Error, Result};
-
-/// Longest path handed to one system call, in bytes: `PATH_MAX` counts the NUL too.
-const PATH_BYTES_MAX: usize = 4095;
 
 /// Permissions of new files and directories until their own are applied: nobody else gets in.
 const FILE_MODE: u32 = 0o600;
@@ -109,28 +106,6 @@ fn split_piece(path: &[u8]) -> (&[u8], &[u8]) {
     )
 }
 
-/// Opens the directory at the checked `path` below `base`.
-fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    match openat2(base, path, flags, Mode::empty(), resolve) {
-        // Not there, forbidden by a sandbox that does not know it, or unsure because something moved.
-        Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(base, path),
-        other => other,
-    }
-}
-
-/// The same without `openat2`.
-pub(super) fn open_stepwise(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut names = path.split(|&byte| byte == b'/');
-    let mut fd = openat(base, names.next().unwrap_or_default(), flags, Mode::empty())?;
-    for name in names {
-        fd = openat(&fd, name, flags, Mode::empty())?;
-    }
-    Ok(fd)
-}
-
 /// Makes the directory `name` in `dir`, or opens the one that is there; tells whether it is new. An
 /// existing one becomes writable for its owner, and loses the immutable flag. An error with `ENOTDIR`
 /// or `ELOOP` if something else has the name.
@@ -171,6 +146,13 @@ pub fn create_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 /// tells whether other names will see what is written.
 pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
     check_name(name)?;
+    // Before it is opened: opening a device can act on it.
+    match stat_at(dir, name) {
+        Ok(stat) if stat.kind == FileKind::File => {}
+        Ok(_) => return Ok(None),
+        Err(error) if error.os_error == Some(Errno::NOENT.raw_os_error()) => return Ok(None),
+        Err(error) => return Err(error),
+    }
     let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = || openat(dir, name, flags, Mode::empty());
     let opened = match open() {

@@ -155,7 +155,7 @@ impl Walk {
                 self.push(&child);
                 return Event::Enter(child);
             }
-            Err(error) => NotEntered::Failed(error),
+            Err(error) => NotEntered::Failed(dir.locate(error, &name)),
         };
         Event::NotEntered { dir, name, why }
     }
@@ -235,6 +235,10 @@ impl Iterator for Walk {
 
     fn next(&mut self) -> Option<Event> {
         if let Some(root) = self.root.take() {
+            // Its descriptor may come from somebody who has listed it already.
+            if let Ok(fd) = root.fd() {
+                let _ = rustix::fs::seek(fd, rustix::fs::SeekFrom::Start(0));
+            }
             self.push(&root);
             return Some(Event::Enter(root));
         }
