@@ -1,12 +1,11 @@
 //! What happens to one chunk: named, looked up, and if the repository does not have it, compressed,
 //! sealed and packed. Runs on as many threads as there are cores, in any order.
 
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hashbrown::HashSet;
 
-use super::packer::Packer;
+use super::packer::{Level, Packer};
 use super::progress::Counters;
 use super::slab::Slice;
 use super::slot::Slot;
@@ -126,7 +125,7 @@ pub(super) struct Chunks {
     pub(super) known: Arc<Known>,
     pub(super) packer: Packer,
     pub(super) ids: IdKey,
-    pub(super) level: AtomicI32,
+    pub(super) level: Arc<Level>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -140,7 +139,7 @@ impl Chunks {
             return Ok(id);
         }
         let key = self.packer.key()?;
-        let compression = Compression::Zstd(self.level.load(Relaxed));
+        let compression = Compression::Zstd(self.level.get());
         let sealed = sealer.seal(&key.blob, BlobKind::Data, &id.0, bytes, compression)?;
         self.counters.new_chunk(length, sealed.len() as u64);
         self.packer.add(&key, id, sealed)?;

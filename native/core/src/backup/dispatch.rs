@@ -7,17 +7,19 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use hashbrown::HashMap;
 
 use super::chunks::Known;
-use super::entries::link_group;
+use super::entries::{link_group, time};
 use super::files::stopped;
+use super::metadata::Refs;
 use super::items::{At, Entry, Group, GroupDone, Item, Large, PartialNode, Task, TaskDone};
 use super::progress::Change;
 use super::slot::{Signal, Slot};
 use crate::budget::Budget;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Id;
 use crate::fs::{Dir, Event, FileKind, Names, NotEntered, Stat, Timestamp, Walk, stat_at, stat_batch};
 use crate::pages::PageStore;
-use crate::tree::node::{Body, Content, ExtentKind, Node};
-use crate::tree::reader::{Cursor, for_each_extent};
+use crate::tree::collect::{Visitor, collect_content};
+use crate::tree::{Body, Content, Cursor, Node};
 
 /// Most entries, and most bytes of small files, that a reader takes at a time.
 const GROUP_COUNT_MAX: usize = 64;
@@ -99,46 +101,39 @@ pub(super) struct Outputs {
     pub(super) items: Sender<Item>,
 }
 
-/// The state of the comparison.
-pub(super) struct Dispatcher<'a> {
+/// What comparing needs.
+pub(super) struct Setup<'a> {
     pub(super) signal: &'a Arc<Signal>,
     pub(super) known: &'a Known,
+    pub(super) refs: &'a Refs,
     pub(super) rules: CompareRules,
+    /// Files from this size on are cut by themselves.
     pub(super) small_bytes: u64,
     pub(super) budget: &'a Arc<Budget>,
-    pub(super) outputs: Outputs,
-    /// What an interrupted run left, and the parent: asked in this order.
-    pub(super) earlier: Vec<Earlier>,
     pub(super) root_dev: u64,
+}
+
+/// The state of the comparison.
+pub(super) struct Dispatcher<'a> {
+    setup: Setup<'a>,
+    outputs: Outputs,
+    /// What an interrupted run left, and the parent: asked in this order.
+    earlier: Vec<Earlier>,
     /// Inodes with more names to come: how many.
     links: HashMap<u64, u32>,
     tasks: Vec<Task>,
     task_bytes: u64,
     must_read: bool,
     /// The last id that was looked up: consecutive small files share chunks.
-    last_known: Option<crate::format::Id>,
+    last_known: Option<Id>,
 }
 
 impl<'a> Dispatcher<'a> {
-    pub(super) fn new(
-        signal: &'a Arc<Signal>,
-        known: &'a Known,
-        rules: CompareRules,
-        small_bytes: u64,
-        budget: &'a Arc<Budget>,
-        outputs: Outputs,
-        earlier: Vec<Earlier>,
-        root_dev: u64,
-    ) -> Self {
+    pub(super) fn new(setup: Setup<'a>, outputs: Outputs, earlier: Vec<Earlier>) -> Self {
         Self {
-            signal,
-            known,
-            rules,
-            small_bytes,
-            budget,
+            setup,
             outputs,
             earlier,
-            root_dev,
             links: HashMap::new(),
             tasks: Vec::new(),
             task_bytes: 0,
@@ -150,7 +145,7 @@ impl<'a> Dispatcher<'a> {
     /// Takes the walk's events until there are no more.
     pub(super) fn run(mut self, scanned: &Receiver<Scanned>) -> Result<()> {
         for event in scanned {
-            self.signal.check()?;
+            self.setup.signal.check()?;
             match event {
                 Scanned::Dir(dir) => {
                     let (key, stat) = (key_of(&dir, None), dir.stat().clone());
@@ -199,13 +194,14 @@ impl<'a> Dispatcher<'a> {
 
     fn entry(&mut self, key: Vec<u8>, at: At, stat: Stat) -> Result<()> {
         if stat.kind != FileKind::Dir && stat.nlink > 1 {
-            let group = link_group(&stat, self.root_dev);
+            let group = link_group(&stat, self.setup.root_dev);
             if let Some(left) = self.links.get_mut(&group) {
                 *left -= 1;
-                if *left == 0 {
+                let is_last = *left == 0;
+                if is_last {
                     self.links.remove(&group);
                 }
-                return self.push(Task::Link { key, group }, 0, false);
+                return self.push(Task::Link { key, group, is_last }, 0, false);
             }
             self.links.insert(group, stat.nlink - 1);
         }
@@ -215,7 +211,7 @@ impl<'a> Dispatcher<'a> {
             let Some(found) = self.find(number, &key)? else { continue };
             change = Change::Changed;
             let Some(earlier) = self.earlier.get(number) else { continue };
-            if !is_unchanged(&found, &stat, self.rules, earlier.started_ns) {
+            if !is_unchanged(&found, &stat, self.setup.rules, earlier.started_ns) {
                 continue;
             }
             if found.partial {
@@ -235,7 +231,7 @@ impl<'a> Dispatcher<'a> {
             self.push(Task::Lost(Error::damaged(what).at(path)), 0, true)?;
         }
         let entry = Entry { key, at, stat, change, carry: None };
-        if entry.stat.kind == FileKind::File && entry.stat.size >= self.small_bytes {
+        if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
             return self.large(entry, resume);
         }
         let bytes = if entry.stat.kind == FileKind::File { entry.stat.size } else { 0 };
@@ -251,15 +247,15 @@ impl<'a> Dispatcher<'a> {
     }
 
     fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
-        if self.rules.ignore_ctime && stat.kind == FileKind::File {
+        if self.setup.rules.ignore_ctime && stat.kind == FileKind::File {
             let entry =
                 Entry { key, at, stat, change: Change::None, carry: Some(Box::new(found)) };
             return self.push(Task::Read(entry), 0, true);
         }
-        if self.rules.ignore_inode {
+        if self.setup.rules.ignore_inode {
             found.ino = stat.ino;
             let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
-            found.link_group = is_linked.then(|| link_group(&stat, self.root_dev));
+            found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
         }
         self.push(Task::Same(found), 0, false)
     }
@@ -272,36 +268,31 @@ impl<'a> Dispatcher<'a> {
         }
     }
 
-    /// How many bytes the content covers, if every chunk and page of it is in the index.
+    /// How many bytes the content covers, if every chunk and page of it is in the index. What it
+    /// names through pages is then noted for the snapshot; inline extents are when the node arrives.
     fn is_stored(&mut self, number: usize, content: &Content) -> Result<Option<u64>> {
         let Some(earlier) = self.earlier.get(number) else { return Ok(None) };
-        let known = self.known;
-        let last = &mut self.last_known;
-        let mut is_whole = true;
-        let mut bytes = 0;
-        for_each_extent(&*earlier.pages, content, &mut |page| {
-            is_whole &= known.has(&page.short())?;
-            Ok(())
-        }, &mut |extent| {
-            bytes += extent.len;
-            if let ExtentKind::Data { id, .. } = extent.kind
-                && *last != Some(id)
-            {
-                if known.has(&id.short())? {
-                    *last = Some(id);
-                } else {
-                    is_whole = false;
-                }
-            }
-            Ok(())
-        })
-        .map(|()| is_whole.then_some(bytes))
-        .or_else(|error| if error.kind == crate::ErrorKind::Damaged { Ok(None) } else { Err(error) })
+        let mut search = Search { known: self.setup.known, last: self.last_known, missing: None };
+        match collect_content(&*earlier.pages, content, &mut search) {
+            Err(error) if error.kind == ErrorKind::Damaged => return Ok(None),
+            other => other?,
+        }
+        match search.missing {
+            None => self.last_known = search.last,
+            Some(Ok(())) => return Ok(None),
+            Some(Err(error)) => return Err(error),
+        }
+        if matches!(content, Content::Pages { .. }) {
+            let mut noting = Noting { refs: self.setup.refs, result: Ok(()) };
+            collect_content(&*earlier.pages, content, &mut noting)?;
+            noting.result?;
+        }
+        Ok(content.covered())
     }
 
     fn large(&mut self, entry: Entry, resume: Option<(Content, u64)>) -> Result<()> {
         self.flush()?;
-        let slot = Slot::new(self.signal);
+        let slot = Slot::new(self.setup.signal);
         let partial = Arc::new(PartialNode::default());
         let item = Item::Large(Arc::clone(&slot), Arc::clone(&partial));
         self.outputs.items.send(item).map_err(|_| stopped())?;
@@ -325,17 +316,17 @@ impl<'a> Dispatcher<'a> {
         }
         let tasks = std::mem::take(&mut self.tasks);
         let bytes = std::mem::take(&mut self.task_bytes);
-        let slot = Slot::new(self.signal);
+        let slot = Slot::new(self.setup.signal);
         let item = Item::Group(Arc::clone(&slot));
         // In the order of keys, which is the order in which the sequencer gives permits back.
-        let permit = self.budget.acquire(bytes);
+        let permit = self.setup.budget.acquire(bytes);
         self.outputs.items.send(item).map_err(|_| stopped())?;
         if std::mem::take(&mut self.must_read) {
             return self.outputs.groups.send(Group { tasks, permit, slot }).map_err(|_| stopped());
         }
         let entries = tasks.into_iter().filter_map(|task| match task {
             Task::Same(node) => Some(TaskDone::Same(node)),
-            Task::Link { key, group } => Some(TaskDone::Link { key, group }),
+            Task::Link { key, group, is_last } => Some(TaskDone::Link { key, group, is_last }),
             Task::Lost(error) => Some(TaskDone::Lost(error)),
             Task::Read(_) => None,
         });
@@ -345,14 +336,75 @@ impl<'a> Dispatcher<'a> {
     }
 }
 
+/// Looks for what the index does not have.
+struct Search<'a> {
+    known: &'a Known,
+    /// The last id that was found: consecutive small files share chunks.
+    last: Option<Id>,
+    missing: Option<Result<()>>,
+}
+
+impl Search<'_> {
+    fn look(&mut self, id: &Id) {
+        if self.missing.is_none() {
+            match self.setup.known.has(&id.short()) {
+                Ok(true) => {}
+                Ok(false) => self.missing = Some(Ok(())),
+                Err(error) => self.missing = Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl Visitor for Search<'_> {
+    fn page(&mut self, id: &Id) -> bool {
+        self.look(id);
+        self.missing.is_none()
+    }
+
+    fn chunk(&mut self, id: &Id) {
+        if self.last != Some(*id) {
+            self.look(id);
+            self.last = Some(*id);
+        }
+    }
+}
+
+/// Notes pages and chunks for the new snapshot.
+struct Noting<'a> {
+    refs: &'a Refs,
+    result: Result<()>,
+}
+
+impl Noting<'_> {
+    fn note(&mut self, id: &Id) {
+        if self.result.is_ok() {
+            self.result = self.setup.refs.insert(id.short());
+        }
+    }
+}
+
+impl Visitor for Noting<'_> {
+    fn page(&mut self, id: &Id) -> bool {
+        self.note(id);
+        self.result.is_ok()
+    }
+
+    fn chunk(&mut self, id: &Id) {
+        self.note(id);
+    }
+}
+
 /// Whether the file system shows the entry exactly as the earlier tree has it.
 fn is_unchanged(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128) -> bool {
     let is_whole = !node.unstable && !node.unreadable;
-    let (mtime, ctime) = (pair(stat.mtime), pair(stat.ctime));
-    let is_same_kind = node.kind == super::entries::kind_of(stat.kind);
+    let (mtime, ctime) = (time(stat.mtime), time(stat.ctime));
+    let is_same_kind = node.kind() == super::entries::kind_of(stat.kind);
     let is_same_size = match &node.body {
         Body::File { size, .. } => !rules.force && *size == stat.size,
-        Body::Device { major, minor } => (*major, *minor) == stat.rdev,
+        Body::CharDevice(major, minor) | Body::BlockDevice(major, minor) => {
+            (*major, *minor) == stat.rdev
+        }
         _ => true,
     };
     let is_racy = nanos(stat.mtime) > started_ns - RACY_NANOS
@@ -371,10 +423,6 @@ fn is_unchanged(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128)
         && is_same_ctime
         && node.mtime == mtime
         && !is_racy
-}
-
-fn pair(time: Timestamp) -> (i64, u32) {
-    (time.secs, time.nanos)
 }
 
 fn nanos(time: Timestamp) -> i128 {

@@ -8,10 +8,10 @@ use super::progress::{Change, Counters};
 use crate::crypto::IdKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{
-    FileKind, Opened, Stat, Xattr, flags::read_flags, open_regular, read_link, stat_at, stat_fd,
+    FileKind, Opened, Stat, Timestamp, Xattr, flags::read_flags, open_regular, read_link, stat_fd,
     xattr::{XattrsRead, read_xattrs_at, read_xattrs_fd},
 };
-use crate::tree::node::{Body, Content, Node, NodeKind};
+use crate::tree::node::{Body, Content, Kind, Node, Time, Xattrs};
 
 /// Makes nodes out of entries.
 pub(super) struct EntryReader<'a> {
@@ -37,9 +37,9 @@ impl EntryReader<'_> {
     pub(super) fn read_group(&self, group: Group) {
         let mut bytes = Vec::new();
         let read = |task| match task {
-            Task::Read(entry) => TaskDone::Read(self.read(entry, &mut bytes)),
+            Task::Read(entry) => self.read(entry, &mut bytes),
             Task::Same(node) => TaskDone::Same(node),
-            Task::Link { key, group } => TaskDone::Link { key, group },
+            Task::Link { key, group, is_last } => TaskDone::Link { key, group, is_last },
             Task::Lost(error) => TaskDone::Lost(error),
         };
         let entries = group.tasks.into_iter().map(read).collect();
@@ -47,7 +47,7 @@ impl EntryReader<'_> {
         group.slot.set(Mutex::new(Some(done)));
     }
 
-    fn read(&self, entry: Entry, bytes: &mut Vec<u8>) -> EntryDone {
+    fn read(&self, entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
         if entry.carry.is_some() {
             self.read_attributes(entry)
         } else if entry.stat.kind == FileKind::File {
@@ -58,7 +58,7 @@ impl EntryReader<'_> {
     }
 
     /// Directories, links, devices and the like.
-    fn read_other(&self, entry: Entry) -> EntryDone {
+    fn read_other(&self, entry: Entry) -> TaskDone {
         let mut problems = Vec::new();
         let mut flags = 0;
         let mut target = Ok(Vec::new());
@@ -75,20 +75,18 @@ impl EntryReader<'_> {
             }),
         };
         let xattrs = take_xattrs(xattrs, &mut problems);
-        let target = target.unwrap_or_else(|error| {
-            problems.push(error);
-            Vec::new()
-        });
         let mut node = self.node(entry.key, &entry.stat, flags, xattrs);
-        node.unreadable = entry.stat.kind == FileKind::Symlink && target.is_empty();
         if let Body::Symlink(link) = &mut node.body {
-            *link = target;
+            match target {
+                Ok(target) => *link = target,
+                Err(error) => return TaskDone::Lost(at_path(&entry.at, error)),
+            }
         }
-        self.done(&entry.at, node, entry.change, 0..0, problems)
+        done(&entry.at, node, entry.change, 0..0, problems)
     }
 
     /// A regular file, whole. One that changes under the first reading is read once more.
-    fn read_small(&self, entry: Entry, bytes: &mut Vec<u8>) -> EntryDone {
+    fn read_small(&self, entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
         let start = bytes.len();
         let mut expected = entry.stat.clone();
         let mut last = None;
@@ -96,7 +94,7 @@ impl EntryReader<'_> {
             bytes.truncate(start);
             let mut file = match self.open(&entry, &expected) {
                 Ok(Some(file)) => file,
-                Ok(None) => return self.vanished(entry, "was replaced while it was read"),
+                Ok(None) => return vanished(&entry, "was replaced while it was read"),
                 Err(error) => return self.unreadable(entry, error),
             };
             let limit = file.stat.size.min(self.small_bytes);
@@ -127,19 +125,19 @@ impl EntryReader<'_> {
             file.node.digest = Some(*digest);
         }
         let range = start..bytes.len();
-        self.done(&entry.at, file.node, entry.change, range, file.problems)
+        done(&entry.at, file.node, entry.change, range, file.problems)
     }
 
     /// Attributes of a file whose content is taken over.
-    fn read_attributes(&self, mut entry: Entry) -> EntryDone {
+    fn read_attributes(&self, mut entry: Entry) -> TaskDone {
         let carried = entry.carry.take();
         match (self.open(&entry, &entry.stat), carried) {
             (Ok(Some(mut file)), Some(carried)) => {
                 file.node.body = carried.body;
                 file.node.digest = carried.digest;
-                self.done(&entry.at, file.node, entry.change, 0..0, file.problems)
+                done(&entry.at, file.node, entry.change, 0..0, file.problems)
             }
-            (Ok(_), _) => self.vanished(entry, "was replaced while it was read"),
+            (Ok(_), _) => vanished(&entry, "was replaced while it was read"),
             (Err(error), _) => self.unreadable(entry, error),
         }
     }
@@ -162,9 +160,12 @@ impl EntryReader<'_> {
     }
 
     /// What is left of a file that cannot be opened or read: its attributes.
-    pub(super) fn unreadable(&self, entry: Entry, error: Error) -> EntryDone {
+    pub(super) fn unreadable(&self, entry: Entry, error: Error) -> TaskDone {
         if error.os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) {
-            return self.vanished(entry, "vanished before it was read");
+            return vanished(&entry, "vanished before it was read");
+        }
+        if !matches!(entry.stat.kind, FileKind::File | FileKind::Dir) {
+            return TaskDone::Lost(at_path(&entry.at, error));
         }
         let mut problems = vec![error];
         let xattrs = match &entry.at {
@@ -176,91 +177,86 @@ impl EntryReader<'_> {
         problems.extend(nothing);
         let mut node = self.node(entry.key, &entry.stat, 0, xattrs);
         node.unreadable = true;
-        self.done(&entry.at, node, entry.change, 0..0, problems)
-    }
-
-    /// An entry that is gone, or is something else by now: what can still be said of it.
-    pub(super) fn vanished(&self, entry: Entry, what: &'static str) -> EntryDone {
-        let mut node = self.node(entry.key, &entry.stat, 0, Vec::new());
-        node.unreadable = true;
-        node.unstable = true;
-        let now = match &entry.at {
-            At::Entry(dir, name) => dir.fd().and_then(|fd| stat_at(fd.as_fd(), name)),
-            At::Dir(dir) => dir.fd().and_then(|fd| stat_fd(fd.as_fd())),
-        };
-        let mut problem = Error::new(ErrorKind::Io, what);
-        problem.os_error = now.err().and_then(|error| error.os_error);
-        self.done(&entry.at, node, entry.change, 0..0, vec![problem])
-    }
-
-    fn done(
-        &self,
-        at: &At,
-        node: Node,
-        change: Change,
-        content: std::ops::Range<usize>,
-        problems: Vec<Error>,
-    ) -> EntryDone {
-        let path = || match at {
-            At::Dir(dir) => crate::fs::display_path(&dir.path()),
-            At::Entry(dir, name) => {
-                let mut path = dir.path();
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(name);
-                crate::fs::display_path(&path)
-            }
-        };
-        let problems = problems
-            .into_iter()
-            .map(|mut problem| {
-                problem.key = Some(path());
-                problem
-            })
-            .collect();
-        EntryDone { node, change, content, problems }
+        done(&entry.at, node, entry.change, 0..0, problems)
     }
 
     /// The node of an entry, without content.
     fn node(&self, key: Vec<u8>, stat: &Stat, flags: u32, xattrs: Vec<Xattr>) -> Node {
-        let (kind, body) = match stat.kind {
-            FileKind::File => (
-                NodeKind::File,
-                Body::File { size: stat.size, content: Content::Inline(Vec::new()) },
-            ),
-            FileKind::Dir => (NodeKind::Directory, Body::None),
-            FileKind::Symlink => (NodeKind::Symlink, Body::Symlink(Vec::new())),
-            FileKind::Fifo => (NodeKind::Fifo, Body::None),
-            FileKind::Socket => (NodeKind::Socket, Body::None),
-            FileKind::CharDevice => {
-                (NodeKind::CharDevice, Body::Device { major: stat.rdev.0, minor: stat.rdev.1 })
-            }
-            FileKind::BlockDevice => {
-                (NodeKind::BlockDevice, Body::Device { major: stat.rdev.0, minor: stat.rdev.1 })
-            }
+        let body = match stat.kind {
+            FileKind::File => Body::File { size: stat.size, content: Content::empty() },
+            FileKind::Dir => Body::Directory,
+            FileKind::Symlink => Body::Symlink(Vec::new()),
+            FileKind::Fifo => Body::Fifo,
+            FileKind::Socket => Body::Socket,
+            FileKind::CharDevice => Body::CharDevice(stat.rdev.0, stat.rdev.1),
+            FileKind::BlockDevice => Body::BlockDevice(stat.rdev.0, stat.rdev.1),
         };
         let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
         Node {
-            key,
-            kind,
             mode: stat.mode,
             uid: stat.uid,
             gid: stat.gid,
             flags,
-            xattrs: xattrs.into(),
-            mtime: (stat.mtime.secs, stat.mtime.nanos),
-            ctime: (stat.ctime.secs, stat.ctime.nanos),
-            btime: stat.btime.map(|time| (time.secs, time.nanos)),
+            // Names come from the kernel: sorted, none twice, none empty.
+            xattrs: Xattrs::new(xattrs).unwrap_or_default(),
+            mtime: time(stat.mtime),
+            ctime: time(stat.ctime),
+            btime: stat.btime.map(time),
             ino: stat.ino,
             link_group: is_linked.then(|| link_group(stat, self.root_dev)),
-            digest: None,
-            body,
-            unstable: false,
-            unreadable: false,
-            partial: false,
+            ..Node::new(key, body)
         }
     }
+}
+
+/// A time as the tree has it.
+pub(super) fn time(time: Timestamp) -> Time {
+    Time { seconds: time.secs, nanoseconds: time.nanos }
+}
+
+/// A kind as the tree has it.
+pub(super) fn kind_of(kind: FileKind) -> Kind {
+    match kind {
+        FileKind::File => Kind::File,
+        FileKind::Dir => Kind::Directory,
+        FileKind::Symlink => Kind::Symlink,
+        FileKind::Fifo => Kind::Fifo,
+        FileKind::Socket => Kind::Socket,
+        FileKind::CharDevice => Kind::CharDevice,
+        FileKind::BlockDevice => Kind::BlockDevice,
+    }
+}
+
+/// An entry that is gone, or is something else by now: it is not in the snapshot.
+pub(super) fn vanished(entry: &Entry, what: &'static str) -> TaskDone {
+    TaskDone::Lost(at_path(&entry.at, Error::new(ErrorKind::Io, what)))
+}
+
+fn at_path(at: &At, mut error: Error) -> Error {
+    let path = match at {
+        At::Dir(dir) => dir.path(),
+        At::Entry(dir, name) => {
+            let mut path = dir.path();
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            path
+        }
+    };
+    error.key = Some(crate::fs::display_path(&path));
+    error
+}
+
+pub(super) fn done(
+    at: &At,
+    node: Node,
+    change: Change,
+    content: std::ops::Range<usize>,
+    problems: Vec<Error>,
+) -> TaskDone {
+    let problems = problems.into_iter().map(|problem| at_path(at, problem)).collect();
+    TaskDone::Read(EntryDone { node, change, content, problems })
 }
 
 /// The number that the names of one inode share. Inode numbers of the root's device are taken as they

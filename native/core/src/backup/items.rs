@@ -8,7 +8,7 @@ use super::slot::Slot;
 use crate::budget::Permit;
 use crate::error::Error;
 use crate::fs::{Dir, Stat};
-use crate::tree::node::{Content, Node};
+use crate::tree::{Content, Node};
 
 /// Where an entry is found.
 #[derive(Clone)]
@@ -35,8 +35,8 @@ pub(super) enum Task {
     Read(Entry),
     /// Taken over from the parent as it is.
     Same(Node),
-    /// Another name of an inode that came earlier.
-    Link { key: Vec<u8>, group: u64 },
+    /// Another name of an inode that came earlier; whether the last one.
+    Link { key: Vec<u8>, group: u64, is_last: bool },
     /// Nothing is known of it but what went wrong.
     Lost(Error),
 }
@@ -66,8 +66,8 @@ pub(super) enum TaskDone {
     Read(EntryDone),
     /// Taken over.
     Same(Node),
-    /// Another name.
-    Link { key: Vec<u8>, group: u64 },
+    /// Another name; whether the last one.
+    Link { key: Vec<u8>, group: u64, is_last: bool },
     /// Lost.
     Lost(Error),
 }
@@ -117,4 +117,4 @@ pub(super) enum Item {
 }
 
 /// Where the node of a large file is delivered.
-pub(super) type LargeSlot = Arc<Slot<Mutex<Option<EntryDone>>>>;
+pub(super) type LargeSlot = Arc<Slot<Mutex<Option<TaskDone>>>>;
