@@ -2,8 +2,9 @@
 //!
 //! The order matters. Changing the owner clears setuid, setgid and file capabilities, so the owner
 //! comes first. Extended attributes come while the owner may still write. An access control list
-//! changes the group bits, so the mode comes after it. All of these change times, so times come
-//! next to last. Flags come last, as an immutable file cannot be changed any more.
+//! changes the group bits, so the mode comes after it. File systems are free to touch times on each
+//! of these, so times come next to last. Flags come last, as an immutable file cannot be changed
+//! any more.
 //!
 //! What the kernel does not permit is no error: [`Denied`] counts it. A restore without
 //! privilege brings back what it may.
@@ -34,8 +35,8 @@ const NOBODY_AT_ALL: u32 = u32::MAX;
 /// The times that every file system can hold, in seconds; beyond, it may silently keep another.
 const SAFE_SECS: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
 
-/// The inode to apply attributes to, however it was reached. It stays the same inode, whatever happens to
-/// its name.
+/// The inode to apply attributes to, however it was reached. It stays the same inode, whatever
+/// happens to its name.
 #[derive(Debug)]
 pub enum Subject<'fd> {
     /// A regular file or directory that is open for reading or writing.
@@ -66,8 +67,8 @@ impl Subject<'_> {
         }
     }
 
-    /// Gives the owner the permissions `mode` besides those that are. Returns whether they were missing
-    /// and no longer are.
+    /// Gives the owner the permissions `mode` besides those that are. Returns whether they were
+    /// missing and no longer are.
     pub(super) fn add_mode(&self, mode: u32) -> Result<bool> {
         let stat = self.stat()?;
         if stat.kind == FileKind::Symlink || stat.mode & mode == mode {
@@ -145,9 +146,9 @@ impl Subject<'_> {
     }
 }
 
-/// Makes the attributes of `subject` those of `wanted`: owner, extended attributes, mode, mtime, flags. `path`
-/// is what `denied` shows. Directories from the deepest up, after all that is to be created in them; a
-/// file after its content and its hard links.
+/// Makes the attributes of `subject` those of `wanted`: owner, extended attributes, mode, mtime,
+/// flags. `path` is what `denied` shows. Directories from the deepest up, after all that is to be
+/// created in them; a file after its content and its hard links.
 ///
 /// Setuid and setgid of a file are left out if its owner or group could not be restored: they would
 /// lend the rights of somebody else.
@@ -185,7 +186,8 @@ pub fn apply_attributes_but_flags(
         .map_err(|error| error.at(display_path(path)))
 }
 
-/// The last part of [`apply_attributes`]. Nothing can be changed behind it if the file is immutable.
+/// The last part of [`apply_attributes`]. Nothing can be changed behind it if the file is
+/// immutable.
 pub fn apply_flags(
     subject: &Subject<'_>,
     wanted: &Attributes,
@@ -322,7 +324,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Counts what was not permitted, or what this file system cannot hold; other errors stay errors.
+    /// Counts what was not permitted, or what this file system cannot hold; other errors stay
+    /// errors.
     fn refuse(&mut self, category: Category, what: &'static str, errno: Errno) -> Result<()> {
         let is_denied = matches!(
             errno,
@@ -345,8 +348,8 @@ impl Work<'_> {
     }
 }
 
-/// Attributes that are there and should not be, inherited access control lists among them. Labels that a
-/// security module put on the new file stay: they are its business, and cannot be taken off.
+/// Attributes that are there and should not be, inherited access control lists among them. Labels
+/// that a security module put on the new file stay: they are its business, and cannot be taken off.
 fn stale_names<'a>(present: &'a XattrsRead, wanted: &[Xattr]) -> Vec<&'a [u8]> {
     // Not a binary search: the order of stored attributes is not to be trusted with this.
     let is_wanted = |name: &[u8]| wanted.iter().any(|pair| pair.0 == name);

@@ -1,5 +1,5 @@
-//! A directory of a walk: reachable for as long as somebody holds it, though only a bounded number of
-//! descriptors is open.
+//! A directory of a walk: reachable for as long as somebody holds it, though only a bounded number
+//! of descriptors is open.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -14,8 +14,8 @@ use super::open::{PATH_BYTES_MAX, open_beneath, open_dir};
 use super::stat::stat_fd;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A directory below the root of a walk. It knows its parent and its own name, not its path, so that
-/// a chain of thousands stays small.
+/// A directory below the root of a walk. It knows its parent and its own name, not its path, so
+/// that a chain of thousands stays small.
 #[derive(Debug)]
 pub struct Dir {
     parent: Option<Arc<Dir>>,
@@ -25,8 +25,9 @@ pub struct Dir {
     open_dirs: Arc<OpenDirs>,
 }
 
-/// The descriptors that one walk keeps open: the root for good, and the most recently opened others.
-/// A [`Dir`] only has a weak reference, so that pushing one out here closes it as soon as nobody uses it.
+/// The descriptors that one walk keeps open: the root for good, and the most recently opened
+/// others. A [`Dir`] only has a weak reference, so that pushing one out here closes it as soon as
+/// nobody uses it.
 #[derive(Debug)]
 struct OpenDirs {
     root: Arc<OwnedFd>,
@@ -97,8 +98,8 @@ impl Dir {
 
     /// A descriptor of this directory. If it was closed to keep the number of open ones down, it is
     /// opened anew from the nearest open ancestor, name by name and never through a symlink; an
-    /// error if another inode has taken the name of one of them. Let go of it soon: while it is held it
-    /// counts against the process's limit.
+    /// error if another inode has taken the name of one of them. Let go of it soon: while it is
+    /// held it counts against the process's limit.
     pub fn fd(&self) -> Result<Arc<OwnedFd>> {
         if let Some(fd) = self.held_fd() {
             return Ok(fd);
@@ -159,8 +160,8 @@ impl Dir {
         &self.stat
     }
 
-    /// Path from the root of the walk, without a leading slash; empty for the root itself. Made anew
-    /// at each call.
+    /// Path from the root of the walk, without a leading slash; empty for the root itself. Made
+    /// anew at each call.
     pub fn path(&self) -> Vec<u8> {
         let mut names = Vec::new();
         let mut dir = self;
@@ -184,8 +185,8 @@ impl Dir {
     }
 }
 
-/// Takes directories off the end of `closed`, each in the next one, and opens the last of them from `base`: as
-/// many as fit into one path, but not the first `kept_count`.
+/// Takes directories off the end of `closed`, each in the next one, and opens the last of them from
+/// `base`: as many as fit into one path, but not the first `kept_count`.
 fn stride(base: &OwnedFd, closed: &mut Vec<&Dir>, kept_count: usize) -> Result<OwnedFd> {
     let mut path = Vec::new();
     let mut reached = None;
@@ -217,7 +218,8 @@ impl Drop for Dir {
     }
 }
 
-/// What these locks guard is valid after every single operation, so a panic elsewhere harms nothing.
+/// What these locks guard is valid after every single operation, so a panic elsewhere harms
+/// nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -12,8 +12,8 @@ use crate::fs::remove::remove_tree;
 use crate::fs::target::create_file;
 use crate::fs::*;
 
-/// Makes `depth` directories called `name` in one another, each with a file `a` and a file `z`, before and
-/// behind the subdirectory in the order of their names.
+/// Makes `depth` directories called `name` in one another, each with a file `a` and a file `z`,
+/// before and behind the subdirectory in the order of their names.
 fn build_deep(root: &Path, name: &[u8], depth: usize) {
     let mut dir: OwnedFd = open_root(root);
     for _ in 0..depth {
