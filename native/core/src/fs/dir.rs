@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::display_path;
 use super::meta::Stat;
@@ -49,6 +50,16 @@ impl OpenDirs {
         // Closed here, not under the lock.
         drop(pushed_out);
     }
+
+    /// Whether `error` says that the process has no descriptor left. Then those kept here are
+    /// closed, and it is worth trying again with few: a directory must not be lost to a cache.
+    fn make_room(&self, error: &Error) -> bool {
+        let is_full = error.os_error == Some(Errno::MFILE.raw_os_error());
+        if is_full {
+            drop(std::mem::take(&mut *lock(&self.recent)));
+        }
+        is_full
+    }
 }
 
 impl Dir {
@@ -83,7 +94,11 @@ impl Dir {
 
     /// Opens the child directory `name`.
     pub fn open_child(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>> {
-        let fd = open_dir(self.fd()?.as_fd(), name)?;
+        let parent = self.fd()?;
+        let fd = match open_dir(parent.as_fd(), name) {
+            Err(error) if self.open_dirs.make_room(&error) => open_dir(parent.as_fd(), name)?,
+            other => other?,
+        };
         let stat = stat_fd(fd.as_fd()).map_err(|error| error.at(display_path(name)))?;
         let fd = Arc::new(fd);
         self.open_dirs.keep(&fd);
@@ -104,6 +119,17 @@ impl Dir {
         if let Some(fd) = self.held_fd() {
             return Ok(fd);
         }
+        // The last few are kept: a walk that climbs out of a deep tree needs them next, and would
+        // otherwise start from the root at every step.
+        match self.reopen(self.open_dirs.count_max / 2) {
+            Err(error) if self.open_dirs.make_room(&error) => self.reopen(1),
+            other => other,
+        }
+    }
+
+    /// Opens this directory from the nearest open ancestor: in large strides, but one by one the
+    /// last `kept_count`, which are kept open.
+    fn reopen(&self, kept_count: usize) -> Result<Arc<OwnedFd>> {
         let mut closed = vec![self];
         let mut ancestor = self.parent.as_deref();
         let mut base = loop {
@@ -116,9 +142,6 @@ impl Dir {
             closed.push(dir);
             ancestor = dir.parent.as_deref();
         };
-        // The last few are kept: a walk that climbs out of a deep tree needs them next, and would
-        // otherwise start from the root at every step. The way to them is taken in large strides.
-        let kept_count = self.open_dirs.count_max / 2;
         while closed.len() > kept_count {
             base = Arc::new(stride(&base, &mut closed, kept_count)?);
         }
