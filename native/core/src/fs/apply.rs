@@ -32,9 +32,6 @@ const SETGID: u32 = 0o2000;
 /// No user or group: `chown` takes it as "leave alone".
 const NOBODY_AT_ALL: u32 = u32::MAX;
 
-/// The times that every file system can hold, in seconds; beyond, it may silently keep another.
-const SAFE_SECS: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
-
 /// The inode to apply attributes to, however it was reached. It stays the same inode, whatever
 /// happens to its name.
 #[derive(Debug)]
@@ -151,7 +148,7 @@ impl Subject<'_> {
 /// created in them; a file after its content and its hard links.
 ///
 /// Setuid and setgid of a file are left out if its owner or group could not be restored: they would
-/// lend the rights of somebody else.
+/// lend the rights of somebody else. What is there in the end is compared with `wanted`.
 pub fn apply_attributes(
     subject: &Subject<'_>,
     wanted: &Attributes,
@@ -220,28 +217,48 @@ impl Work<'_> {
             // Where that is not permitted, the steps below are not either, and are counted.
             let _ = self.subject.unprotect();
         }
-        let special = self.apply_owner(found)?;
+        let owner = self.apply_owner(found)?;
         self.apply_xattrs(found)?;
-        self.apply_mode(special)?;
-        self.apply_times()
+        let mode = self.apply_mode()?;
+        let times = self.apply_times()?;
+        self.compare(owner, mode, times)
     }
 
-    /// Returns which of setuid and setgid may be given.
-    fn apply_owner(&mut self, found: &Stat) -> Result<u32> {
+    /// Counts what came out different: refused, or silently changed by the kernel (setgid of a
+    /// group that is not ours), the file system (times that it cannot hold) or a server (owners
+    /// that it maps). A refusal to set what was right already is none.
+    fn compare(
+        &mut self,
+        owner: Option<Errno>,
+        mode: Option<Errno>,
+        times: Option<Errno>,
+    ) -> Result<()> {
+        let (found, wanted) = (self.subject.stat()?, &self.wanted.stat);
+        if (found.uid, found.gid) != (wanted.uid, wanted.gid) {
+            self.denied.add(Category::Owner, self.path, owner);
+        }
+        if found.kind != FileKind::Symlink && found.mode != wanted.mode {
+            self.denied.add(Category::Mode, self.path, mode);
+        }
+        if found.mtime != wanted.mtime {
+            self.denied.add(Category::Times, self.path, times);
+        }
+        Ok(())
+    }
+
+    fn apply_owner(&self, found: &Stat) -> Result<Option<Errno>> {
         let wanted = &self.wanted.stat;
         let uid = (wanted.uid != found.uid && wanted.uid != NOBODY_AT_ALL).then_some(wanted.uid);
         let gid = (wanted.gid != found.gid && wanted.gid != NOBODY_AT_ALL).then_some(wanted.gid);
         if uid.is_none() && gid.is_none() {
-            return Ok(SETUID | SETGID);
+            return Ok(None);
         }
-        let Err(errno) = self.subject.chown(uid, gid) else {
-            return Ok(SETUID | SETGID);
-        };
-        self.refuse(Category::Owner, "cannot change the owner", errno)?;
-        // The owner may hand a file to a group of its own, even if it may not give it away.
-        let has_group = gid.is_none() || (uid.is_some() && self.subject.chown(None, gid).is_ok());
-        let special = if has_group { SETGID } else { 0 } | if uid.is_none() { SETUID } else { 0 };
-        Ok(special)
+        let refused = tolerate("cannot change the owner", self.subject.chown(uid, gid))?;
+        if refused.is_some() && uid.is_some() && gid.is_some() {
+            // The owner may hand a file to a group of its own, even if it may not give it away.
+            tolerate("cannot change the group", self.subject.chown(None, gid))?;
+        }
+        Ok(refused)
     }
 
     fn apply_xattrs(&mut self, found: &Stat) -> Result<()> {
@@ -272,79 +289,58 @@ impl Work<'_> {
             }
         }
         for (category, errno) in refusals {
-            self.refuse(category, "cannot change an extended attribute", errno)?;
+            let refused = tolerate("cannot change an extended attribute", Err(errno))?;
+            self.denied.add(category, self.path, refused);
         }
         Ok(())
     }
 
-    fn apply_mode(&mut self, special: u32) -> Result<()> {
-        let kind = self.wanted.stat.kind;
-        if kind == FileKind::Symlink {
-            return Ok(());
+    fn apply_mode(&self) -> Result<Option<Errno>> {
+        let wanted = &self.wanted.stat;
+        if wanted.kind == FileKind::Symlink {
+            return Ok(None);
         }
-        let wanted = self.wanted.stat.mode & 0o7777;
+        let mut mode = wanted.mode & 0o7777;
         // On a directory these only say whose group new entries get.
-        let allowed = if kind == FileKind::Dir {
-            SETUID | SETGID
-        } else {
-            special
-        };
-        let mode = wanted & !(SETUID | SETGID) | wanted & allowed;
-        if let Err(errno) = self.subject.chmod(mode) {
-            // Not ours to change, and nothing to change.
-            if self.subject.stat()?.mode == wanted {
-                return Ok(());
+        if mode & (SETUID | SETGID) != 0 && wanted.kind != FileKind::Dir {
+            let found = self.subject.stat()?;
+            if found.uid != wanted.uid {
+                mode &= !SETUID;
             }
-            return self.refuse(Category::Mode, "cannot change the mode", errno);
+            if found.gid != wanted.gid {
+                mode &= !SETGID;
+            }
         }
-        // The kernel drops setgid without a word if the group is not one of ours.
-        let has_special = wanted & (SETUID | SETGID) != 0;
-        if mode != wanted || has_special && self.subject.stat()?.mode != wanted {
-            self.denied.add(Category::Mode, self.path, None);
-        }
-        Ok(())
+        tolerate("cannot change the mode", self.subject.chmod(mode))
     }
 
-    fn apply_times(&mut self) -> Result<()> {
+    fn apply_times(&self) -> Result<Option<Errno>> {
         let mtime = self.wanted.stat.mtime;
+        // Larger values have meanings of their own to the kernel.
         if mtime.nanos >= 1_000_000_000 {
-            self.denied
-                .add(Category::Times, self.path, Some(Errno::INVAL));
-            return Ok(());
+            return Ok(Some(Errno::INVAL));
         }
-        if let Err(errno) = self.subject.set_mtime(mtime) {
-            if self.subject.stat()?.mtime == mtime {
-                return Ok(());
-            }
-            return self.refuse(Category::Times, "cannot change the times", errno);
-        }
-        if !SAFE_SECS.contains(&mtime.secs) && self.subject.stat()?.mtime.secs != mtime.secs {
-            self.denied.add(Category::Times, self.path, None);
-        }
-        Ok(())
+        tolerate("cannot change the times", self.subject.set_mtime(mtime))
     }
+}
 
-    /// Counts what was not permitted, or what this file system cannot hold; other errors stay
-    /// errors.
-    fn refuse(&mut self, category: Category, what: &'static str, errno: Errno) -> Result<()> {
-        let is_denied = matches!(
-            errno,
-            Errno::PERM
-                | Errno::ACCESS
-                | Errno::OPNOTSUPP
-                | Errno::NOSYS
-                | Errno::INVAL
-                | Errno::RANGE
-                | Errno::TOOBIG
-                | Errno::OVERFLOW
-                | Errno::NOSPC
-                | Errno::DQUOT
-        );
-        if !is_denied {
-            return Err(proc_error(what, errno));
-        }
-        self.denied.add(category, self.path, Some(errno));
-        Ok(())
+/// Tells a refusal, or something that this file system cannot hold, from an error.
+fn tolerate(what: &'static str, outcome: rustix::io::Result<()>) -> Result<Option<Errno>> {
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(
+            errno @ (Errno::PERM
+            | Errno::ACCESS
+            | Errno::OPNOTSUPP
+            | Errno::NOSYS
+            | Errno::INVAL
+            | Errno::RANGE
+            | Errno::TOOBIG
+            | Errno::OVERFLOW
+            | Errno::NOSPC
+            | Errno::DQUOT),
+        ) => Ok(Some(errno)),
+        Err(errno) => Err(proc_error(what, errno)),
     }
 }
 

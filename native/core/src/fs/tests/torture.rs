@@ -404,7 +404,7 @@ fn attributes_that_no_file_system_takes_are_counted_not_failed_on() {
     assert_eq!(denied.count(Category::XattrUser), 3);
     assert_eq!(denied.count(Category::XattrOther), 1);
     assert_eq!(denied.count(Category::Times), 1);
-    assert_eq!(denied.count(Category::Owner), 0);
+    assert_eq!(denied.count(Category::Owner), 1);
     assert_eq!(denied.count(Category::Flags), 0);
     assert_eq!(read_flags(file.as_fd()).unwrap(), 0x40);
     wanted.stat.kind = FileKind::Fifo;
