@@ -36,8 +36,9 @@ pub fn read_attributes_fd(fd: BorrowedFd<'_>, stat: Stat) -> AttributesRead {
     }
 }
 
-/// The attributes of the entry `name` of `dir`, whose `stat` is known, without opening it. A regular
-/// file or directory comes without its flags. An error only if a symlink's target cannot be read.
+/// The attributes of the entry `name` of `dir`, whose `stat` is known, without opening it. A
+/// regular file or directory comes without its flags. An error only if a symlink's target cannot be
+/// read.
 pub fn read_attributes_at(dir: BorrowedFd<'_>, name: &[u8], stat: Stat) -> Result<AttributesRead> {
     let link_target = match stat.kind {
         FileKind::Symlink => read_link(dir, name)?,

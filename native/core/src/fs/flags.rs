@@ -76,8 +76,8 @@ pub fn set_flags(fd: BorrowedFd<'_>, wanted: u32) -> Result<Option<(u32, Errno)>
     Ok(set_each(fd, current, different & PROTECTING).or(refused))
 }
 
-/// Takes the immutable and append-only bits off, so that the file can be overwritten. Returns whether
-/// something was taken off.
+/// Takes the immutable and append-only bits off, so that the file can be overwritten. Returns
+/// whether something was taken off.
 pub fn unprotect(fd: BorrowedFd<'_>) -> Result<bool> {
     let Some(current) = read_raw(fd)? else {
         return Ok(false);

@@ -20,9 +20,9 @@ pub struct Segment {
     pub is_hole: bool,
 }
 
-/// The segments of a file's first `size` bytes, in order, without gap or overlap, whatever others do
-/// to the file meanwhile: growth is not seen, what was cut off looks like a hole (so compare the size
-/// afterwards), and what cannot be told counts as data.
+/// The segments of a file's first `size` bytes, in order, without gap or overlap, whatever others
+/// do to the file meanwhile: growth is not seen, what was cut off looks like a hole (so compare the
+/// size afterwards), and what cannot be told counts as data.
 ///
 /// Moves the descriptor's file offset: read with `pread`, and not two of these on one descriptor.
 #[derive(Debug)]

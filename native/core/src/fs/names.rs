@@ -1,4 +1,5 @@
-//! The names in a directory: read whole, sorted by their bytes, at 16 bytes an entry besides the name.
+//! The names in a directory: read whole, sorted by their bytes, at 16 bytes an entry besides the
+//! name.
 
 use std::os::fd::BorrowedFd;
 
@@ -53,8 +54,8 @@ impl Entry {
 }
 
 impl Listing {
-    /// Reads the directory behind `fd` from the descriptor's position on. An error in the middle does
-    /// not cost what was read before it.
+    /// Reads the directory behind `fd` from the descriptor's position on. An error in the middle
+    /// does not cost what was read before it.
     pub fn read(fd: BorrowedFd<'_>) -> (Self, Result<()>) {
         let mut listing = Self::default();
         let outcome = listing.fill(fd);

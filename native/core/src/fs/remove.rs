@@ -15,10 +15,11 @@ use super::walk::{Event, NotEntered, Walk, WalkOptions};
 use super::{check_name, display_path};
 use crate::error::{Error, Result};
 
-/// Removes the entry `name` of `dir`, a directory with all that is below it: iteratively, with a bounded
-/// number of descriptors, never through a symlink and never into another file system. Immutable flags and
-/// missing permissions of directories are overcome where we may. What cannot be removed does not keep the
-/// rest; the first such error is returned. It is no error if there is no such entry.
+/// Removes the entry `name` of `dir`, a directory with all that is below it: iteratively, with a
+/// bounded number of descriptors, never through a symlink and never into another file system.
+/// Immutable flags and missing permissions of directories are overcome where we may. What cannot be
+/// removed does not keep the rest; the first such error is returned. It is no error if there is no
+/// such entry.
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     check_name(name)?;
     let stat = match stat_at(dir, name) {
@@ -29,8 +30,8 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     if stat.kind != FileKind::Dir {
         return remove_entry(dir, name, AtFlags::empty());
     }
-    // A directory that cannot be opened is made accessible and met again in the next round. Each round
-    // gets a level deeper at least, or is the last.
+    // A directory that cannot be opened is made accessible and met again in the next round. Each
+    // round gets a level deeper at least, or is the last.
     loop {
         let round = empty_dir(dir, name)?;
         if round.made_accessible {
@@ -129,8 +130,8 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
     Ok(round)
 }
 
-/// Removes one entry. If it, or the directory it is in, is immutable or not writable for us although we own it,
-/// changes that and tries again.
+/// Removes one entry. If it, or the directory it is in, is immutable or not writable for us
+/// although we own it, changes that and tries again.
 fn remove_entry(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<()> {
     let outcome = match unlinkat(dir, name, flags) {
         Err(Errno::PERM) => {

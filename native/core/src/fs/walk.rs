@@ -1,4 +1,5 @@
-//! A walk through a tree: pre-order, children by the raw bytes of their names, of any depth and width.
+//! A walk through a tree: pre-order, children by the raw bytes of their names, of any depth and
+//! width.
 //!
 //! Memory is bounded by the names of the directories between the root and the current one; the
 //! number of open descriptors by [`WalkOptions::open_count_max`]. No error stops a walk: each is an
@@ -17,8 +18,8 @@ use crate::error::{Error, Result};
 
 /// Which entries a walk leaves out.
 pub trait Exclude: Send + Sync {
-    /// Whether the entry at `path` (from the root of the walk, without a leading slash) is left out,
-    /// a directory with all that is below it.
+    /// Whether the entry at `path` (from the root of the walk, without a leading slash) is left
+    /// out, a directory with all that is below it.
     fn excluded(&self, path: &[u8], is_dir: bool) -> bool;
 }
 
@@ -107,7 +108,8 @@ impl Walk {
         Ok(Self::below(root, options))
     }
 
-    /// A walk of the tree below `root`, which comes from [`Dir::open_root`] or [`Dir::from_root_fd`].
+    /// A walk of the tree below `root`, which comes from [`Dir::open_root`] or
+    /// [`Dir::from_root_fd`].
     pub fn below(root: Arc<Dir>, options: WalkOptions) -> Self {
         Self {
             options,
@@ -117,8 +119,8 @@ impl Walk {
         }
     }
 
-    /// Path of the directory whose entries come next, from the root of the walk. After `Enter` that is
-    /// the entered one, after `Leave` the parent of the one left.
+    /// Path of the directory whose entries come next, from the root of the walk. After `Enter` that
+    /// is the entered one, after `Leave` the parent of the one left.
     pub fn path(&self) -> &[u8] {
         &self.path
     }

@@ -12,8 +12,8 @@ use crate::fs::remove::remove_tree;
 use crate::fs::target::create_file;
 use crate::fs::*;
 
-/// Makes `depth` directories called `name` in one another, each with a file `a` and a file `z`, before and
-/// behind the subdirectory in the order of their names.
+/// Makes `depth` directories called `name` in one another, each with a file `a` and a file `z`,
+/// before and behind the subdirectory in the order of their names.
 fn build_deep(root: &Path, name: &[u8], depth: usize) {
     let mut dir: OwnedFd = open_root(root);
     for _ in 0..depth {
@@ -151,6 +151,52 @@ fn wide_directories_come_in_sorted_batches() {
         }
     }
     assert_eq!(found, expected);
+}
+
+#[test]
+fn many_threads_reach_directories_whose_descriptors_come_and_go() {
+    let scratch = Scratch::in_memory();
+    let root = scratch.dir("root");
+    for index in 0..300 {
+        let dir = root.join(format!("{}/{}/{}", index % 7, index % 13, index));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("file"), b"").unwrap();
+    }
+    let options = WalkOptions {
+        open_count_max: 2,
+        ..WalkOptions::default()
+    };
+    let (send, receive) = crossbeam_channel::unbounded();
+    let found: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let receive = receive.clone();
+                scope.spawn(move || {
+                    let batches = receive.iter();
+                    let found = batches.map(|(dir, names): (Arc<Dir>, Names)| {
+                        let stats = stat_batch(&dir, &names);
+                        assert!(stats.iter().all(Result::is_ok), "{stats:?}");
+                        assert!(stat_fd(dir.fd().unwrap().as_fd()).unwrap().ino == dir.stat().ino);
+                        stats.len()
+                    });
+                    found.sum::<usize>()
+                })
+            })
+            .collect();
+        for event in Walk::new(&root, options).unwrap() {
+            match event {
+                Event::Names(dir, names) => send.send((dir, names)).unwrap(),
+                Event::Enter(_) | Event::Leave(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(send);
+        workers
+            .into_iter()
+            .map(|worker| worker.join().unwrap())
+            .sum()
+    });
+    assert_eq!(found, 300);
 }
 
 #[test]

@@ -192,8 +192,8 @@ fn write_entry(target: &Target, path: &[u8], entry: &Entry, denied: &mut Denied)
     apply_attributes_but_flags(&subject, wanted, path, denied)
 }
 
-/// What must be equal after a restore: all but inode, device, ctime, btime, allocation, and the size and
-/// link count of directories, which belong to the file system.
+/// What must be equal after a restore: all but inode, device, ctime, btime, allocation, and the
+/// size and link count of directories, which belong to the file system.
 pub(super) fn comparable(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
     let stat = &mut entry.attributes.stat;
@@ -219,6 +219,16 @@ pub(super) fn assert_same(expected: &BTreeMap<Vec<u8>, Entry>, found: &BTreeMap<
         );
     }
     assert_eq!(expected.len(), found.len());
+}
+
+/// Whether this runs as root. Device nodes, owners and flags cannot be tested without; the test
+/// that asks says so and passes.
+pub(super) fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: needs root");
+    }
+    is_root
 }
 
 /// A temporary directory that goes away with everything in it, immutable files and all.
