@@ -3,5 +3,6 @@
 //! written through an `ObjectIo`, which the caller implements.
 
 pub mod error;
+pub mod format;
 
 pub use error::{Error, ErrorKind, Result};
