@@ -11,6 +11,7 @@
 
 use zeroize::{Zeroize, Zeroizing};
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{ResetDirective, get_error_name};
 
 use super::kdf::{IdKey, Label, Prepared, SourceKey, prepare};
 use super::suite::{AeadKey, NONCE_BYTES, Suite, TAG_BYTES};
@@ -136,7 +137,7 @@ impl BlobKey {
         Ok((self.suite.key(key.expose())?, context))
     }
 
-    fn context(&self, kind: BlobKind, id: &[u8; 32]) -> [u8; CONTEXT_BYTES] {
+    pub(super) fn context(&self, kind: BlobKind, id: &[u8; 32]) -> [u8; CONTEXT_BYTES] {
         let mut out = [0; CONTEXT_BYTES];
         let marks = [kind.to_byte(), self.suite.to_byte(), 0, 0];
         let fields: [&[u8]; 4] = [&self.repository.0, &self.scope.0, &marks, id];
@@ -231,10 +232,15 @@ impl BlobSealer {
                     .map_err(|error| zstd_failed(&error))?;
                 self.level = level;
             }
-            // With one byte less than the original, all that can fail is for lack of room.
+            // With one byte less than the original, all that can fail is for lack of room. That
+            // leaves the context inside a frame, where it takes no other level.
             if let Ok(len) = self.zstd.compress_to_buffer(raw, shorter) {
                 return Ok((CODEC_ZSTD, len));
             }
+            self.zstd
+                .context_mut()
+                .reset(ResetDirective::SessionOnly)
+                .map_err(|code| Error::internal(format!("zstd: {}", get_error_name(code))))?;
         }
         room.copy_from_slice(raw);
         Ok((CODEC_STORED, raw.len()))

@@ -136,7 +136,7 @@ pub(super) struct Binding {
 }
 
 impl Binding {
-    fn info(&self) -> Vec<u8> {
+    pub(super) fn info(&self) -> Vec<u8> {
         let epoch = self.epoch.to_le_bytes();
         [
             b"pvback/1 data key\0".as_slice(),

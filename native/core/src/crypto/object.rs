@@ -352,14 +352,18 @@ impl ObjectReader {
     }
 
     fn open_into(&self, first: u64, sealed: &[u8], mut out: &mut [u8]) -> Result<()> {
-        for (index, segment) in (first..).zip(sealed.chunks(SEGMENT_STRIDE)) {
-            let is_last = index.checked_add(1) == Some(self.layout.segments);
-            let offset = HEADER_BYTES as u64 + index.saturating_mul(SEGMENT_STRIDE as u64);
+        let segments = self.layout.segments;
+        let count = sealed.len().div_ceil(SEGMENT_STRIDE) as u64;
+        let end = first.checked_add(count).filter(|end| *end <= segments);
+        let end = end.ok_or_else(|| Error::damaged("segments past the end of an object"))?;
+        for (index, segment) in (first..end).zip(sealed.chunks(SEGMENT_STRIDE)) {
+            let is_last = index + 1 == segments;
+            let offset = HEADER_BYTES as u64 + index * SEGMENT_STRIDE as u64;
             let bad = |what| Error::damaged(what).offset(offset);
-            let len = segment.len().saturating_sub(TAG_BYTES);
-            if index >= self.layout.segments || (!is_last && len != SEGMENT_BYTES) {
+            if !is_last && segment.len() != SEGMENT_STRIDE {
                 return Err(bad("not the whole segments of an object"));
             }
+            let len = segment.len().saturating_sub(TAG_BYTES);
             let (now, rest) = out
                 .split_at_mut_checked(len)
                 .ok_or_else(|| bad("a segment cut short"))?;
@@ -384,7 +388,13 @@ pub struct ObjectBuilder {
 impl ObjectBuilder {
     /// An empty object with room for `plaintext_bytes` before it has to grow.
     pub fn with_capacity(plaintext_bytes: usize) -> Self {
-        let mut buffer = Vec::with_capacity(sealed_len(plaintext_bytes));
+        Self::in_buffer(Vec::with_capacity(sealed_len(plaintext_bytes)))
+    }
+
+    /// An empty object in the memory of an earlier one, which saves the kernel from clearing pages
+    /// again: that takes longer than to seal them.
+    pub fn in_buffer(mut buffer: Vec<u8>) -> Self {
+        buffer.clear();
         buffer.resize(HEADER_BYTES, 0);
         Self {
             buffer,
