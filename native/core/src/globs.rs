@@ -28,18 +28,19 @@ impl Globs {
                 Error::new(ErrorKind::Usage, format!("bad pattern: {error}")).at(pattern)
             };
             let trimmed = pattern.trim_end_matches('/');
-            let anchored = trimmed.strip_prefix('/').map_or_else(
-                || format!("**/{trimmed}"),
-                ToOwned::to_owned,
-            );
+            let anchored = trimmed
+                .strip_prefix('/')
+                .map_or_else(|| format!("**/{trimmed}"), ToOwned::to_owned);
             if trimmed.trim_start_matches('/').is_empty() {
                 return Err(bad(&"it is empty"));
             }
-            let glob = GlobBuilder::new(&anchored).literal_separator(true).backslash_escape(true).build();
+            let glob =
+                GlobBuilder::new(&anchored).literal_separator(true).backslash_escape(true).build();
             builder.add(glob.map_err(|error| bad(error.kind()))?);
         }
         let set = builder.build();
-        let set = set.map_err(|error| Error::new(ErrorKind::Usage, format!("bad patterns: {error}")))?;
+        let set =
+            set.map_err(|error| Error::new(ErrorKind::Usage, format!("bad patterns: {error}")))?;
         Ok(Self { set })
     }
 

@@ -21,7 +21,7 @@ pub(super) enum Bytes {
     /// A slice of a read buffer.
     Slice(Slice),
     /// A buffer of its own.
-    Own(Vec<u8>, Permit),
+    Own { bytes: Vec<u8>, _permit: Permit },
 }
 
 /// A chunk on its way to a worker.
@@ -34,7 +34,7 @@ impl ChunkTask {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Slice(slice) => slice.bytes(),
-            Bytes::Own(bytes, _) => bytes,
+            Bytes::Own { bytes, .. } => bytes,
         }
     }
 }
@@ -123,7 +123,7 @@ impl Known {
 /// What all workers share.
 pub(super) struct Chunks {
     pub(super) known: Arc<Known>,
-    pub(super) packer: Packer,
+    pub(super) packer: Arc<Packer>,
     pub(super) ids: IdKey,
     pub(super) level: Arc<Level>,
     pub(super) counters: Arc<Counters>,

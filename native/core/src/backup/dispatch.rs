@@ -3,20 +3,22 @@
 
 use std::sync::{Arc, Mutex};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
 use super::chunks::Known;
 use super::entries::{link_group, time};
 use super::files::stopped;
-use super::metadata::Refs;
 use super::items::{At, Entry, Group, GroupDone, Item, Large, PartialNode, Task, TaskDone};
+use super::metadata::Refs;
 use super::progress::Change;
 use super::slot::{Signal, Slot};
 use crate::budget::Budget;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
-use crate::fs::{Dir, Event, FileKind, Names, NotEntered, Stat, Timestamp, Walk, stat_at, stat_batch};
+use crate::fs::{
+    Dir, Event, FileKind, Names, NotEntered, Stat, Timestamp, Walk, stat_at, stat_batch,
+};
 use crate::pages::PageStore;
 use crate::tree::collect::{Visitor, collect_content};
 use crate::tree::{Body, Content, Cursor, Node};
@@ -50,7 +52,7 @@ pub(super) enum Scanned {
     Dir(Arc<Dir>),
     Batch(Arc<Dir>, Names, StatSlot),
     Closed { dir: Arc<Dir>, name: Vec<u8>, why: NotEntered },
-    Failed(Arc<Dir>, Error),
+    Failed(Error),
 }
 
 type StatSlot = Arc<Slot<Vec<Result<Stat>>>>;
@@ -81,12 +83,13 @@ pub(super) fn scan(
             Event::Enter(dir) => Scanned::Dir(dir),
             Event::Names(dir, names) => {
                 let slot = Slot::new(signal);
-                let job = StatJob { dir: Arc::clone(&dir), names: names.clone(), slot: slot.clone() };
+                let job =
+                    StatJob { dir: Arc::clone(&dir), names: names.clone(), slot: slot.clone() };
                 jobs.send(job).map_err(|_| stopped())?;
                 Scanned::Batch(dir, names, slot)
             }
             Event::NotEntered { dir, name, why } => Scanned::Closed { dir, name, why },
-            Event::ListingFailed(dir, error) => Scanned::Failed(dir, error),
+            Event::ListingFailed(_, error) => Scanned::Failed(error),
             Event::Leave(_) => continue,
         };
         out.send(scanned).map_err(|_| stopped())?;
@@ -164,7 +167,7 @@ impl<'a> Dispatcher<'a> {
                     }
                 }
                 Scanned::Closed { dir, name, why } => self.closed(&dir, name, why)?,
-                Scanned::Failed(_, error) => self.push(Task::Lost(error), 0, true)?,
+                Scanned::Failed(error) => self.push(Task::Lost(error), 0, true)?,
             }
         }
         self.flush()
@@ -248,8 +251,7 @@ impl<'a> Dispatcher<'a> {
 
     fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
         if self.setup.rules.ignore_ctime && stat.kind == FileKind::File {
-            let entry =
-                Entry { key, at, stat, change: Change::None, carry: Some(Box::new(found)) };
+            let entry = Entry { key, at, stat, change: Change::None, carry: Some(Box::new(found)) };
             return self.push(Task::Read(entry), 0, true);
         }
         if self.setup.rules.ignore_inode {
@@ -347,7 +349,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn look(&mut self, id: &Id) {
         if self.missing.is_none() {
-            match self.setup.known.has(&id.short()) {
+            match self.known.has(&id.short()) {
                 Ok(true) => {}
                 Ok(false) => self.missing = Some(Ok(())),
                 Err(error) => self.missing = Some(Err(error)),
@@ -379,7 +381,7 @@ struct Noting<'a> {
 impl Noting<'_> {
     fn note(&mut self, id: &Id) {
         if self.result.is_ok() {
-            self.result = self.setup.refs.insert(id.short());
+            self.result = self.refs.insert(id.short());
         }
     }
 }
@@ -456,9 +458,4 @@ fn join(prefix: &[u8], name: &[u8]) -> Vec<u8> {
 /// The path of a key.
 pub(super) fn path_of(key: &[u8]) -> Vec<u8> {
     key.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect()
-}
-
-/// A bounded channel.
-pub(super) fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    bounded(capacity)
 }

@@ -8,7 +8,9 @@ use super::progress::{Change, Counters};
 use crate::crypto::IdKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{
-    FileKind, Opened, Stat, Timestamp, Xattr, flags::read_flags, open_regular, read_link, stat_fd,
+    FileKind, Opened, Stat, Timestamp, Xattr,
+    flags::read_flags,
+    open_regular, read_link, stat_fd,
     xattr::{XattrsRead, read_xattrs_at, read_xattrs_fd},
 };
 use crate::tree::node::{Body, Content, Kind, Node, Time, Xattrs};
@@ -121,7 +123,9 @@ impl EntryReader<'_> {
         };
         let content = bytes.get(start..).unwrap_or_default();
         self.counters.read(content.len() as u64);
-        if let Some(digest) = self.ids.id(content).first_chunk::<16>().filter(|_| !content.is_empty()) {
+        if let Some(digest) =
+            self.ids.id(content).first_chunk::<16>().filter(|_| !content.is_empty())
+        {
             file.node.digest = Some(*digest);
         }
         let range = start..bytes.len();

@@ -152,7 +152,11 @@ impl<'a> FileReader<'a> {
     }
 
     /// Reads a stream to its end.
-    pub(super) fn read_stream(&mut self, fd: BorrowedFd<'_>, content: ContentBuilder) -> Result<ReadFile> {
+    pub(super) fn read_stream(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        content: ContentBuilder,
+    ) -> Result<ReadFile> {
         let mut flow = Flow { reader: self, content, out: VecDeque::new() };
         let size = flow.segment(&mut Source::Stream { fd }, 0, None)?;
         let content = flow.finish()?;
@@ -194,7 +198,13 @@ impl Flow<'_, '_> {
     /// Cuts what can be cut of a buffer whose first byte is byte `base` of the file and whose first
     /// `scanned` bytes are known to be data. Returns how many bytes are done with; `scanned` then
     /// counts from the start of the buffer how far it was looked at.
-    fn cut(&mut self, slab: &Arc<Slab>, base: u64, scanned: &mut usize, at_end: bool) -> Result<usize> {
+    fn cut(
+        &mut self,
+        slab: &Arc<Slab>,
+        base: u64,
+        scanned: &mut usize,
+        at_end: bool,
+    ) -> Result<usize> {
         let bytes = slab.bytes();
         let mut done = 0;
         let unscanned = bytes.get(*scanned..).unwrap_or_default();

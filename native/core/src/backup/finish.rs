@@ -97,7 +97,8 @@ pub(super) struct Finisher<'a> {
     pub(super) gate: &'a RunGate,
     pub(super) counters: &'a Counters,
     pub(super) problems: &'a Problems,
-    pub(super) builder: TreeBuilder,
+    /// Taken at the end.
+    pub(super) builder: Option<TreeBuilder>,
     pub(super) is_dry: bool,
     /// Nodes of inodes with more names to come.
     pub(super) links: HashMap<u64, Node>,
@@ -115,7 +116,8 @@ impl Finisher<'_> {
             }
         }
         self.signal.check()?;
-        let root = self.builder.finish(&mut self.pages)?;
+        let builder = self.builder.take().ok_or_else(without_builder)?;
+        let root = builder.finish(&mut self.pages)?;
         let refs = self.refs.finish()?;
         self.write_run()?;
         if !self.is_dry {
@@ -213,14 +215,17 @@ impl Finisher<'_> {
                 }
             }
         }
-        self.builder.push(&node, &mut self.pages)
+        self.builder.as_mut().ok_or_else(without_builder)?.push(&node, &mut self.pages)
     }
 
-    fn checkpoint_if_asked(&mut self, large: Option<(&LargeSlot, &Arc<PartialNode>)>) -> Result<()> {
+    fn checkpoint_if_asked(
+        &mut self,
+        large: Option<(&LargeSlot, &Arc<PartialNode>)>,
+    ) -> Result<()> {
         if !self.control.take_checkpoint() {
             return Ok(());
         }
-        let mut builder = self.builder.clone();
+        let mut builder = self.builder.clone().ok_or_else(without_builder)?;
         if let Some((slot, partial)) = large {
             lock(&partial.state).ask();
             let node = self.signal.wait_for(|| {
@@ -238,13 +243,10 @@ impl Finisher<'_> {
         }
         let root = builder.finish(&mut self.checkpoint_pages)?;
         self.write_run()?;
-        let checkpoint = CheckpointJson {
-            root: root.into(),
-            runs: &self.runs,
-            stats: self.counters.stats(),
-        };
-        let json = serde_json::to_vec(&checkpoint)
-            .map_err(|error| Error::internal(error.to_string()))?;
+        let checkpoint =
+            CheckpointJson { root: root.into(), runs: &self.runs, stats: self.counters.stats() };
+        let json =
+            serde_json::to_vec(&checkpoint).map_err(|error| Error::internal(error.to_string()))?;
         self.scope.broker.output("checkpoint", json)
     }
 
@@ -279,4 +281,8 @@ impl PartialState {
             }
         }
     }
+}
+
+fn without_builder() -> Error {
+    Error::internal("the tree is finished")
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::entries::{EntryReader, OpenFile, done, is_same_content, set_content, vanished};
 use super::files::FileReader;
-use super::items::{Large, PartialNode, PartialState, TaskDone};
+use super::items::{Large, PartialNode, PartialState};
 use super::metadata::Pages;
 use crate::broker::lock;
 use crate::error::Result;
@@ -60,8 +60,8 @@ impl LargeReader<'_> {
                 Err(error) => break self.entries.unreadable(entry, error),
             };
             let after = stat_fd(std::os::fd::AsFd::as_fd(&fd));
-            let is_stable =
-                read.size == stat.size && after.as_ref().is_ok_and(|after| is_same_content(after, &stat));
+            let is_stable = read.size == stat.size
+                && after.as_ref().is_ok_and(|after| is_same_content(after, &stat));
             if let Ok(after) = after
                 && !is_stable
                 && attempt == 1
@@ -82,7 +82,11 @@ impl LargeReader<'_> {
     }
 
     /// A builder that holds the content an interrupted run has covered, and how many bytes that is.
-    fn prefix(&self, prefix: Option<(Content, u64)>, pages: &mut Pages) -> Result<(ContentBuilder, u64)> {
+    fn prefix(
+        &self,
+        prefix: Option<(Content, u64)>,
+        pages: &mut Pages,
+    ) -> Result<(ContentBuilder, u64)> {
         let mut builder = ContentBuilder::new(self.page_key.clone());
         let (Some((content, _)), Some(earlier)) = (prefix, &self.earlier) else {
             return Ok((builder, 0));

@@ -14,10 +14,10 @@ use crate::broker::lock;
 use crate::crypto::{Action, BlobKey, ObjectBuilder};
 use crate::error::Result;
 use crate::format::Id;
+use crate::format::SIGNATURE_BYTES;
 use crate::format::pack::{
     Envelope, FOOTER_BYTES, PACK_ENTRIES_MAX, PackDirectory, PackEntry, PackKind, PackLayout,
 };
-use crate::format::SIGNATURE_BYTES;
 use crate::index::{PackName, pack_key, pack_type};
 use crate::scope::Scope;
 
@@ -129,8 +129,11 @@ impl Packer {
             let mut name = PackName::default();
             crate::random(&mut name)?;
             lock(&self.own).insert(name);
-            let directory =
-                PackDirectory { kind: self.kind, envelopes: vec![key.envelope], entries: Vec::new() };
+            let directory = PackDirectory {
+                kind: self.kind,
+                envelopes: vec![key.envelope],
+                entries: Vec::new(),
+            };
             let builder = ObjectBuilder::with_capacity(self.pack_bytes + (1 << 20));
             *open = Some(OpenPack { name, key, builder, directory });
         }

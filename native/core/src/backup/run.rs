@@ -25,8 +25,8 @@ use super::options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
 use super::packer::{Level, PackKey, Packer};
 use super::problems::Problems;
 use super::progress::{Change, Counters, Stats};
-use super::slab::SlabPool;
 use super::single;
+use super::slab::SlabPool;
 use super::slot::{Signal, Slot};
 use super::stream::{Sequencer, StreamMap};
 use crate::budget::Budget;
@@ -86,7 +86,8 @@ impl Backup {
     /// Prepares a run. Reads the index.
     pub fn new(scope: Scope, options: BackupOptions, chunker: &ChunkerParams) -> Result<Self> {
         let chunking = Chunking::new(&scope, chunker)?;
-        let longest = chunking.argmin.longest_chunk_bytes().max(chunking.fixed.longest_chunk_bytes());
+        let longest =
+            chunking.argmin.longest_chunk_bytes().max(chunking.fixed.longest_chunk_bytes());
         let shares = Shares::of(options.memory_bytes, longest, options.pack_bytes);
         let source = SourceId::parse(&options.source_id)?;
         let counters = Arc::new(Counters::default());
@@ -202,7 +203,8 @@ impl Backup {
     fn path(&self) -> Result<PathBuf> {
         let usage = || Error::new(ErrorKind::Usage, "a source without a path");
         let encoded = self.options.path_b64.as_ref().ok_or_else(usage)?;
-        let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| usage())?;
+        let bytes =
+            base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| usage())?;
         Ok(PathBuf::from(OsStr::from_bytes(&bytes)))
     }
 
@@ -231,7 +233,7 @@ impl Backup {
             gate: &self.gate,
             counters: &self.counters,
             problems: &problems,
-            builder: TreeBuilder::new(self.page_key()?),
+            builder: Some(TreeBuilder::new(self.page_key()?)),
             is_dry: self.options.dry_run,
             links: HashMap::new(),
             runs: Vec::new(),

@@ -44,8 +44,9 @@ pub(super) fn open(path: &Path, node: &mut Node) -> Result<Opened> {
             Ok(Opened { fd, size: stat.size, stat: Some(stat) })
         }
         FileType::BlockDevice => {
-            let size = seek(&fd, SeekFrom::End(0))
-                .map_err(|errno| Error::os("cannot tell the size of the device", errno).at(shown()))?;
+            let size = seek(&fd, SeekFrom::End(0)).map_err(|errno| {
+                Error::os("cannot tell the size of the device", errno).at(shown())
+            })?;
             Ok(Opened { fd, size, stat: None })
         }
         _ => {

@@ -123,7 +123,9 @@ impl Sequencer<'_> {
                     for entry in group.entries {
                         match entry {
                             TaskDone::Same(node) => self.send(Pending::Same(node))?,
-                            TaskDone::Link { key, group, is_last } => self.send(Pending::Link { key, group, is_last })?,
+                            TaskDone::Link { key, group, is_last } => {
+                                self.send(Pending::Link { key, group, is_last })?
+                            }
                             TaskDone::Lost(error) => self.problems.report(&error)?,
                             TaskDone::Read(done) => self.read(&mut stream, done, &group.bytes)?,
                         }
@@ -151,17 +153,20 @@ impl Sequencer<'_> {
         self.send(Pending::Node(done.node, part, done.change))
     }
 
-    fn append(&self, stream: &mut Stream, digest: Option<[u8; 16]>, content: &[u8]) -> Result<Part> {
+    fn append(
+        &self,
+        stream: &mut Stream,
+        digest: Option<[u8; 16]>,
+        content: &[u8],
+    ) -> Result<Part> {
         if let Some(part) = digest.and_then(|digest| stream.digests.get(&digest).copied())
             && part.length == content.len() as u64
             && self.map.reaches(part)
         {
             return Ok(part);
         }
-        let part = Part {
-            start: stream.base + stream.buffer.len() as u64,
-            length: content.len() as u64,
-        };
+        let part =
+            Part { start: stream.base + stream.buffer.len() as u64, length: content.len() as u64 };
         stream.buffer.extend_from_slice(content);
         stream.files_uncut += 1;
         let mut is_border = stream.files_uncut >= FILES_UNCUT_MAX;
@@ -187,7 +192,8 @@ impl Sequencer<'_> {
             let length = bytes.len() as u64;
             let permit = self.budget.acquire(length);
             let slot = Slot::new(self.signal);
-            let task = ChunkTask { bytes: Bytes::Own(bytes, permit), slot: Arc::clone(&slot) };
+            let task =
+                ChunkTask { bytes: Bytes::Own { bytes, _permit: permit }, slot: Arc::clone(&slot) };
             self.map.push(stream.base + range.start as u64, length, slot);
             self.tasks.send(task).map_err(|_| stopped())?;
             stream.files_uncut = 0;

@@ -120,14 +120,8 @@ impl Subject<'_> {
 
     fn set_mtime(&self, mtime: Timestamp) -> rustix::io::Result<()> {
         let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: mtime.secs,
-                tv_nsec: i64::from(mtime.nanos),
-            },
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: i64::from(mtime.nanos) },
         };
         match self {
             Self::Open(fd) => futimens(fd, &times),
@@ -166,21 +160,13 @@ pub fn apply_attributes_but_flags(
     path: &[u8],
     denied: &mut Denied,
 ) -> Result<()> {
-    let found = subject
-        .stat()
-        .map_err(|error| error.at(display_path(path)))?;
+    let found = subject.stat().map_err(|error| error.at(display_path(path)))?;
     if found.kind != wanted.stat.kind {
         let what = "replaced by another kind of file while it was restored";
         return Err(Error::new(ErrorKind::Io, what).at(display_path(path)));
     }
-    let mut work = Work {
-        subject,
-        wanted,
-        path,
-        denied,
-    };
-    work.apply(&found)
-        .map_err(|error| error.at(display_path(path)))
+    let mut work = Work { subject, wanted, path, denied };
+    work.apply(&found).map_err(|error| error.at(display_path(path)))
 }
 
 /// The last part of [`apply_attributes`]. Nothing can be changed behind it if the file is
@@ -265,12 +251,8 @@ impl Work<'_> {
         let place = self.subject.place();
         let present = read_all(&place)?;
         let stale = stale_names(&present, &self.wanted.xattrs);
-        let missing = || {
-            self.wanted
-                .xattrs
-                .iter()
-                .filter(|&pair| present.pairs.binary_search(pair).is_err())
-        };
+        let missing =
+            || self.wanted.xattrs.iter().filter(|&pair| present.pairs.binary_search(pair).is_err());
         let needs_write = missing().any(|(name, _)| name.starts_with(b"user."));
         if needs_write && found.kind.has_flags() && found.mode & 0o200 == 0 {
             // The kernel wants write permission for this namespace; the mode proper comes later.
@@ -356,7 +338,5 @@ fn stale_names<'a>(present: &'a XattrsRead, wanted: &[Xattr]) -> Vec<&'a [u8]> {
             || name == b"security.capability"
     };
     let names = present.pairs.iter().map(|(name, _)| name.as_slice());
-    names
-        .filter(|name| is_ours(name) && !is_wanted(name))
-        .collect()
+    names.filter(|name| is_ours(name) && !is_wanted(name)).collect()
 }

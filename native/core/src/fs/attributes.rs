@@ -26,12 +26,7 @@ pub fn read_attributes_fd(fd: BorrowedFd<'_>, stat: Stat) -> AttributesRead {
         0
     });
     AttributesRead {
-        attributes: Attributes {
-            stat,
-            flags,
-            xattrs,
-            link_target: Vec::new(),
-        },
+        attributes: Attributes { stat, flags, xattrs, link_target: Vec::new() },
         errors,
     }
 }
@@ -45,15 +40,7 @@ pub fn read_attributes_at(dir: BorrowedFd<'_>, name: &[u8], stat: Stat) -> Resul
         _ => Vec::new(),
     };
     let (xattrs, errors) = split(read_xattrs_at(dir, name));
-    Ok(AttributesRead {
-        attributes: Attributes {
-            stat,
-            flags: 0,
-            xattrs,
-            link_target,
-        },
-        errors,
-    })
+    Ok(AttributesRead { attributes: Attributes { stat, flags: 0, xattrs, link_target }, errors })
 }
 
 fn split(read: Result<XattrsRead>) -> (Vec<super::Xattr>, Vec<Error>) {

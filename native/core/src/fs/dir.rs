@@ -41,11 +41,7 @@ impl OpenDirs {
         let pushed_out = {
             let mut recent = lock(&self.recent);
             recent.push_back(Arc::clone(fd));
-            if recent.len() > self.count_max {
-                recent.pop_front()
-            } else {
-                None
-            }
+            if recent.len() > self.count_max { recent.pop_front() } else { None }
         };
         // Closed here, not under the lock.
         drop(pushed_out);

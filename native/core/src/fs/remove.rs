@@ -78,11 +78,7 @@ impl Round {
 
     fn force(&mut self, dir: &Dir, name: &[u8], error: Error) {
         let is_denied = error.os_error == Some(Errno::ACCESS.raw_os_error());
-        if is_denied
-            && dir
-                .fd()
-                .is_ok_and(|fd| make_accessible(fd.as_fd(), name, 0o700))
-        {
+        if is_denied && dir.fd().is_ok_and(|fd| make_accessible(fd.as_fd(), name, 0o700)) {
             self.made_accessible = true;
         } else {
             self.note(Err(error));
@@ -98,10 +94,7 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
         }
         other => other?,
     };
-    let options = WalkOptions {
-        one_file_system: true,
-        ..WalkOptions::default()
-    };
+    let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
     let root = Dir::from_root_fd(fd, options.open_count_max)?;
     let mut round = Round::default();
     for event in Walk::below(root, options) {
@@ -109,18 +102,10 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
             Event::Enter(_) => {}
             Event::Names(dir, names) => round.remove_names(&dir, &names),
             Event::Leave(dir) => round.remove_dir(&dir),
-            Event::NotEntered {
-                dir,
-                name,
-                why: NotEntered::Failed(error),
-            } => {
+            Event::NotEntered { dir, name, why: NotEntered::Failed(error) } => {
                 round.force(&dir, &name, error);
             }
-            Event::NotEntered {
-                dir,
-                name,
-                why: NotEntered::OtherDevice,
-            } => {
+            Event::NotEntered { dir, name, why: NotEntered::OtherDevice } => {
                 let what = "something is mounted here";
                 round.note(Err(dir.locate(Error::os(what, Errno::BUSY), &name)));
             }

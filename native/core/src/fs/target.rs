@@ -53,10 +53,7 @@ impl Target {
         let fail = |error: Error| error.at(display_path(path));
         if path.is_empty() {
             return self.root.try_clone().map_err(|error| {
-                fail(Error::os(
-                    "cannot open",
-                    Errno::from_io_error(&error).unwrap_or(Errno::IO),
-                ))
+                fail(Error::os("cannot open", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
             });
         }
         for name in path.split(|&byte| byte == b'/') {
@@ -83,9 +80,7 @@ impl Target {
         }
         let mut fd = self.dir(b"")?;
         for name in path.split(|&byte| byte == b'/') {
-            fd = make_dir(fd.as_fd(), name)
-                .map_err(|error| error.at(display_path(path)))?
-                .0;
+            fd = make_dir(fd.as_fd(), name).map_err(|error| error.at(display_path(path)))?.0;
         }
         Ok(fd)
     }
@@ -97,14 +92,8 @@ fn split_piece(path: &[u8]) -> (&[u8], &[u8]) {
         return (path, &[]);
     }
     let head = path.get(..PATH_BYTES_MAX).unwrap_or(path);
-    let cut = head
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .unwrap_or(head.len());
-    (
-        path.get(..cut).unwrap_or(path),
-        path.get(cut + 1..).unwrap_or_default(),
-    )
+    let cut = head.iter().rposition(|&byte| byte == b'/').unwrap_or(head.len());
+    (path.get(..cut).unwrap_or(path), path.get(cut + 1..).unwrap_or_default())
 }
 
 /// Makes the directory `name` in `dir`, or opens the one that is there; tells whether it is new. An
@@ -231,15 +220,11 @@ pub fn make_link(
 
 /// Adds `mode` to the permissions of an entry that we own. Returns whether to try again.
 pub(super) fn make_accessible(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> bool {
-    Subject::open(dir, name)
-        .and_then(|subject| subject.add_mode(mode))
-        .unwrap_or(false)
+    Subject::open(dir, name).and_then(|subject| subject.add_mode(mode)).unwrap_or(false)
 }
 
 /// Takes the immutable and append-only flags off a regular file or directory. Returns whether to
 /// try again.
 pub(super) fn unprotect_entry(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
-    Subject::open(dir, name)
-        .and_then(|subject| subject.unprotect())
-        .unwrap_or(false)
+    Subject::open(dir, name).and_then(|subject| subject.unprotect()).unwrap_or(false)
 }

@@ -37,12 +37,7 @@ pub struct WalkOptions {
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self {
-            one_file_system: false,
-            exclude: None,
-            batch_count_max: 512,
-            open_count_max: 128,
-        }
+        Self { one_file_system: false, exclude: None, batch_count_max: 512, open_count_max: 128 }
     }
 }
 
@@ -111,12 +106,7 @@ impl Walk {
     /// A walk of the tree below `root`, which comes from [`Dir::open_root`] or
     /// [`Dir::from_root_fd`].
     pub fn below(root: Arc<Dir>, options: WalkOptions) -> Self {
-        Self {
-            options,
-            root: Some(root),
-            stack: Vec::new(),
-            path: Vec::new(),
-        }
+        Self { options, root: Some(root), stack: Vec::new(), path: Vec::new() }
     }
 
     /// Path of the directory whose entries come next, from the root of the walk. After `Enter` that
@@ -136,15 +126,8 @@ impl Walk {
             Ok(fd) => Listing::read(fd.as_fd()),
             Err(error) => (Listing::default(), Err(error)),
         };
-        let failure = outcome
-            .err()
-            .map(|error| error.at(display_path(&self.path)));
-        self.stack.push(Frame {
-            dir: Arc::clone(dir),
-            listing,
-            failure,
-            path_len,
-        });
+        let failure = outcome.err().map(|error| error.at(display_path(&self.path)));
+        self.stack.push(Frame { dir: Arc::clone(dir), listing, failure, path_len });
     }
 
     /// Opens the child directory `name` of `dir`, and says what came of it.
@@ -165,12 +148,7 @@ impl Walk {
     /// Takes names off the current directory until a batch is full, or a subdirectory or the end is
     /// next.
     fn advance(&mut self) -> Option<Event> {
-        let Self {
-            options,
-            stack,
-            path,
-            ..
-        } = self;
+        let Self { options, stack, path, .. } = self;
         let frame = stack.last_mut()?;
         if let Some(error) = frame.failure.take() {
             return Some(Event::ListingFailed(Arc::clone(&frame.dir), error));
@@ -210,12 +188,8 @@ fn classify(
     name: &[u8],
     hint: Option<FileKind>,
 ) -> (Step, Option<FileKind>) {
-    let kind = hint.or_else(|| {
-        dir.fd()
-            .and_then(|fd| stat_at(fd.as_fd(), name))
-            .ok()
-            .map(|stat| stat.kind)
-    });
+    let kind = hint
+        .or_else(|| dir.fd().and_then(|fd| stat_at(fd.as_fd(), name)).ok().map(|stat| stat.kind));
     let is_dir = kind == Some(FileKind::Dir);
     if let Some(exclude) = &options.exclude {
         let path_len = path.len();

@@ -51,15 +51,9 @@ fn round_trip() {
     for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
         let key = data(7, suite);
         for raw in [&b""[..], b"x", &compressible, &random, &compressible[..100]] {
-            for compression in [
-                Compression::Stored,
-                Compression::Zstd(1),
-                Compression::Zstd(9),
-            ] {
+            for compression in [Compression::Stored, Compression::Zstd(1), Compression::Zstd(9)] {
                 let id = ids().id(raw);
-                let sealed = sealer
-                    .seal(&key, BlobKind::Data, &id, raw, compression)
-                    .unwrap();
+                let sealed = sealer.seal(&key, BlobKind::Data, &id, raw, compression).unwrap();
                 assert!(sealed.len() <= raw.len() + BLOB_OVERHEAD);
                 assert_eq!(opener.open(&key, BlobKind::Data, &id, sealed).unwrap(), raw);
             }
@@ -67,9 +61,7 @@ fn round_trip() {
     }
     let (key, id) = (data(7, Suite::Aes256Gcm), ids().id(&compressible));
     let level = Compression::Zstd(1);
-    let sealed = sealer
-        .seal(&key, BlobKind::Data, &id, &compressible, level)
-        .unwrap();
+    let sealed = sealer.seal(&key, BlobKind::Data, &id, &compressible, level).unwrap();
     assert!(sealed.len() < 1000);
 }
 
@@ -78,43 +70,26 @@ fn a_blob_opens_only_as_what_it_is() {
     let (raw, key) = (b"content".to_vec(), data(7, Suite::Aes256Gcm));
     let id = ids().id(&raw);
     let mut sealer = BlobSealer::new().unwrap();
-    let sealed = sealer
-        .seal(&key, BlobKind::Data, &id, &raw, Compression::Stored)
-        .unwrap()
-        .to_vec();
+    let sealed =
+        sealer.seal(&key, BlobKind::Data, &id, &raw, Compression::Stored).unwrap().to_vec();
     assert_eq!(open(&key, BlobKind::Data, &id, &sealed).unwrap(), raw);
 
     let place = (PLACE.0, ScopeId([3; 16]));
     let elsewhere = BlobKey::data(&Key::new([7; 32]), ids(), place, Suite::Aes256Gcm);
-    let others = [
-        data(8, Suite::Aes256Gcm),
-        data(7, Suite::ChaCha20Poly1305),
-        elsewhere,
-    ];
+    let others = [data(8, Suite::Aes256Gcm), data(7, Suite::ChaCha20Poly1305), elsewhere];
     for other in &others {
-        assert_eq!(
-            open(other, BlobKind::Data, &id, &sealed).unwrap_err().kind,
-            ErrorKind::Damaged
-        );
+        assert_eq!(open(other, BlobKind::Data, &id, &sealed).unwrap_err().kind, ErrorKind::Damaged);
     }
     let wrong_id = ids().id(b"other");
     assert_eq!(
-        open(&key, BlobKind::Data, &wrong_id, &sealed)
-            .unwrap_err()
-            .kind,
+        open(&key, BlobKind::Data, &wrong_id, &sealed).unwrap_err().kind,
         ErrorKind::Damaged
     );
-    assert_eq!(
-        open(&key, BlobKind::Page, &id, &sealed).unwrap_err().kind,
-        ErrorKind::Usage
-    );
+    assert_eq!(open(&key, BlobKind::Page, &id, &sealed).unwrap_err().kind, ErrorKind::Usage);
     for position in 0..sealed.len() {
         let mut bad = sealed.clone();
         bad[position] ^= 1;
-        assert!(
-            open(&key, BlobKind::Data, &id, &bad).is_err(),
-            "byte {position}"
-        );
+        assert!(open(&key, BlobKind::Data, &id, &bad).is_err(), "byte {position}");
         assert!(open(&key, BlobKind::Data, &id, &sealed[..position]).is_err());
     }
     assert!(open(&key, BlobKind::Data, &id, &[&sealed[..], &[0]].concat()).is_err());
@@ -127,41 +102,21 @@ fn pages_and_records_do_not_pass_for_each_other() {
     record_id[..16].copy_from_slice(&[5; 16]);
     let mut sealer = BlobSealer::new().unwrap();
     let sealed = sealer
-        .seal(
-            &key,
-            BlobKind::Snapshot,
-            &record_id,
-            b"record",
-            Compression::Zstd(3),
-        )
+        .seal(&key, BlobKind::Snapshot, &record_id, b"record", Compression::Zstd(3))
         .unwrap()
         .to_vec();
-    assert_eq!(
-        open(&key, BlobKind::Snapshot, &record_id, &sealed).unwrap(),
-        b"record"
-    );
+    assert_eq!(open(&key, BlobKind::Snapshot, &record_id, &sealed).unwrap(), b"record");
     assert!(open(&key, BlobKind::Page, &record_id, &sealed).is_err());
     assert!(open(&key, BlobKind::Data, &record_id, &sealed).is_err());
     record_id[31] = 1;
     let sealed = sealer
-        .seal(
-            &key,
-            BlobKind::Snapshot,
-            &record_id,
-            b"record",
-            Compression::Stored,
-        )
+        .seal(&key, BlobKind::Snapshot, &record_id, b"record", Compression::Stored)
         .unwrap()
         .to_vec();
     assert!(open(&key, BlobKind::Snapshot, &record_id, &sealed).is_err());
     let page_id = key.id_key().id(b"page");
-    let sealed = sealer
-        .seal(&key, BlobKind::Page, &page_id, b"page", Compression::Stored)
-        .unwrap();
-    assert_eq!(
-        open(&key, BlobKind::Page, &page_id, sealed).unwrap(),
-        b"page"
-    );
+    let sealed = sealer.seal(&key, BlobKind::Page, &page_id, b"page", Compression::Stored).unwrap();
+    assert_eq!(open(&key, BlobKind::Page, &page_id, sealed).unwrap(), b"page");
 }
 
 /// The second half of what makes an id binding: a holder of the data key can make any blob
@@ -186,56 +141,20 @@ fn authentic_nonsense_is_an_error() {
     let small = zstd::bulk::compress(b"right", 3).unwrap();
     let (too_long, bound) = (RAW_BYTES_MAX as u32 + 1, RAW_BYTES_MAX as u32);
     let cases: [(&str, ErrorKind, Vec<u8>); 10] = [
-        (
-            "raw length over the bound",
-            ErrorKind::Damaged,
-            prefix(1, 0, 0, too_long),
-        ),
-        (
-            "greatest raw length",
-            ErrorKind::Damaged,
-            prefix(0, 0, 0, u32::MAX),
-        ),
+        ("raw length over the bound", ErrorKind::Damaged, prefix(1, 0, 0, too_long)),
+        ("greatest raw length", ErrorKind::Damaged, prefix(0, 0, 0, u32::MAX)),
         (
             "bomb with a small length",
             ErrorKind::Damaged,
             [prefix(1, 0, 0, 5), bomb.clone()].concat(),
         ),
-        (
-            "bomb at the bound",
-            ErrorKind::Damaged,
-            [prefix(1, 0, 0, bound), bomb].concat(),
-        ),
-        (
-            "raw length too great",
-            ErrorKind::Damaged,
-            [prefix(1, 0, 0, 6), small.clone()].concat(),
-        ),
-        (
-            "raw length too small",
-            ErrorKind::Damaged,
-            [prefix(1, 0, 0, 4), small].concat(),
-        ),
-        (
-            "not zstd",
-            ErrorKind::Damaged,
-            [prefix(1, 0, 0, 5), b"right".to_vec()].concat(),
-        ),
-        (
-            "unknown codec",
-            ErrorKind::Unsupported,
-            [prefix(2, 0, 0, 5), b"right".to_vec()].concat(),
-        ),
-        (
-            "dictionary",
-            ErrorKind::Unsupported,
-            [prefix(0, 0, 1, 5), b"right".to_vec()].concat(),
-        ),
-        (
-            "reserved byte",
-            ErrorKind::Damaged,
-            [prefix(0, 1, 0, 5), b"right".to_vec()].concat(),
-        ),
+        ("bomb at the bound", ErrorKind::Damaged, [prefix(1, 0, 0, bound), bomb].concat()),
+        ("raw length too great", ErrorKind::Damaged, [prefix(1, 0, 0, 6), small.clone()].concat()),
+        ("raw length too small", ErrorKind::Damaged, [prefix(1, 0, 0, 4), small].concat()),
+        ("not zstd", ErrorKind::Damaged, [prefix(1, 0, 0, 5), b"right".to_vec()].concat()),
+        ("unknown codec", ErrorKind::Unsupported, [prefix(2, 0, 0, 5), b"right".to_vec()].concat()),
+        ("dictionary", ErrorKind::Unsupported, [prefix(0, 0, 1, 5), b"right".to_vec()].concat()),
+        ("reserved byte", ErrorKind::Damaged, [prefix(0, 1, 0, 5), b"right".to_vec()].concat()),
     ];
     let id = ids().id(b"right");
     for (what, kind, plaintext) in cases {
@@ -248,9 +167,7 @@ fn authentic_nonsense_is_an_error() {
     }
     let long = vec![0; RAW_BYTES_MAX + 1];
     let mut sealer = BlobSealer::new().unwrap();
-    let error = sealer
-        .seal(&key, BlobKind::Data, &id, &long, Compression::Stored)
-        .unwrap_err();
+    let error = sealer.seal(&key, BlobKind::Data, &id, &long, Compression::Stored).unwrap_err();
     assert_eq!(error.kind, ErrorKind::Usage);
 }
 
@@ -261,9 +178,8 @@ fn a_ciphertext_that_two_keys_open_is_refused() {
     let id = ids().id(b"right");
     let mut keys = [[0; 32]; 2];
     let mut contexts = [Vec::new(), Vec::new()];
-    for (suite_key, (key, context)) in [[7; 32], [8; 32]]
-        .into_iter()
-        .zip(keys.iter_mut().zip(&mut contexts))
+    for (suite_key, (key, context)) in
+        [[7; 32], [8; 32]].into_iter().zip(keys.iter_mut().zip(&mut contexts))
     {
         *context = [&[1; 16][..], &[2; 16], &[1, 1, 0, 0], &id].concat();
         kdf(Label::Blob, &Key::new(suite_key), context, key);
@@ -273,19 +189,12 @@ fn a_ciphertext_that_two_keys_open_is_refused() {
     for key in &keys {
         let cipher = Suite::Aes256Gcm.key(key).unwrap();
         let mut out = vec![0; sealed.len() - 28];
-        assert!(
-            cipher
-                .open([3; 12], &contexts[0], &sealed[12..], &mut out)
-                .is_some()
-        );
+        assert!(cipher.open([3; 12], &contexts[0], &sealed[12..], &mut out).is_some());
     }
     // ... and neither yields a blob of that id.
     for byte in [7, 8] {
         let error = open(&data(byte, Suite::Aes256Gcm), BlobKind::Data, &id, &sealed).unwrap_err();
-        assert!(
-            !error.what.contains("not what was written"),
-            "refused for its tag: {error}"
-        );
+        assert!(!error.what.contains("not what was written"), "refused for its tag: {error}");
     }
 }
 
@@ -297,14 +206,11 @@ fn two_key_ciphertext(keys: &[[u8; 32]; 2], aad: &[u8]) -> Vec<u8> {
         let cipher = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).unwrap());
         let nonce = || Nonce::assume_unique_for_key([3; 12]);
         let mut stream = [0; 32];
-        let _tag = cipher
-            .seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut stream)
-            .unwrap();
+        let _tag = cipher.seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut stream).unwrap();
         let wanted = [first, second].concat();
         let mut plaintext: Vec<u8> = stream.iter().zip(&wanted).map(|(s, w)| s ^ w).collect();
-        let tag = cipher
-            .seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut plaintext)
-            .unwrap();
+        let tag =
+            cipher.seal_in_place_separate_tag(nonce(), Aad::from(aad), &mut plaintext).unwrap();
         assert_eq!(plaintext, wanted);
         u128::from_be_bytes(tag.as_ref().try_into().unwrap())
     };
@@ -314,10 +220,7 @@ fn two_key_ciphertext(keys: &[[u8; 32]; 2], aad: &[u8]) -> Vec<u8> {
     let mut rows: Vec<(u128, u128)> = (0..128)
         .map(|bit| {
             let block = (1_u128 << bit).to_be_bytes();
-            (
-                tag_of(&keys[0], block) ^ tag_of(&keys[1], block) ^ target,
-                1 << bit,
-            )
+            (tag_of(&keys[0], block) ^ tag_of(&keys[1], block) ^ target, 1 << bit)
         })
         .collect();
     let (mut rest, mut solution) = (target, 0);
@@ -346,19 +249,12 @@ fn two_key_ciphertext(keys: &[[u8; 32]; 2], aad: &[u8]) -> Vec<u8> {
 fn an_envelope_opens_only_for_what_it_was_sealed() {
     let private = Key::new([6; 32]);
     let data_key = Key::new([7; 32]);
-    let bound = Binding {
-        repository: PLACE.0,
-        scope: PLACE.1,
-        epoch: 2,
-        origin: PrincipalId([4; 16]),
-    };
+    let bound =
+        Binding { repository: PLACE.0, scope: PLACE.1, epoch: 2, origin: PrincipalId([4; 16]) };
     let public = public_key(&private);
     let envelope = Envelope::seal(&data_key, &public, &bound, Suite::Aes256Gcm).unwrap();
     assert_eq!(envelope.open(&private, PLACE.0, PLACE.1).unwrap(), data_key);
-    assert_eq!(
-        Envelope::from_bytes(&envelope.to_bytes()).unwrap(),
-        envelope
-    );
+    assert_eq!(Envelope::from_bytes(&envelope.to_bytes()).unwrap(), envelope);
     let again = Envelope::seal(&data_key, &public, &bound, Suite::Aes256Gcm).unwrap();
     assert_ne!(again, envelope);
 
@@ -366,12 +262,7 @@ fn an_envelope_opens_only_for_what_it_was_sealed() {
         envelope.open(private, repository, scope).is_err()
     };
     assert!(is_refused(&envelope, &Key::new([5; 32]), PLACE.0, PLACE.1));
-    assert!(is_refused(
-        &envelope,
-        &private,
-        RepositoryId([9; 16]),
-        PLACE.1
-    ));
+    assert!(is_refused(&envelope, &private, RepositoryId([9; 16]), PLACE.1));
     assert!(is_refused(&envelope, &private, PLACE.0, ScopeId([9; 16])));
     let mut later = envelope.clone();
     later.epoch = 3;

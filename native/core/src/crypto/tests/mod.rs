@@ -1,10 +1,5 @@
 //! Tests of sealing and keys: published and given vectors, roles, and what must not open.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod blob;
 mod object;

@@ -15,11 +15,7 @@ use crate::crypto::{
 use crate::error::{Error, ErrorKind};
 
 /// The least that is allowed, to keep the tests short.
-const COST: Argon2Cost = Argon2Cost {
-    memory_kib: 64 << 10,
-    passes: 3,
-    lanes: 4,
-};
+const COST: Argon2Cost = Argon2Cost { memory_kib: 64 << 10, passes: 3, lanes: 4 };
 const SOURCE: &str = "k8s:prod/shop/pvc/db-0";
 
 struct Repository {
@@ -32,12 +28,7 @@ struct Repository {
 fn repository() -> Repository {
     let (owner, config, owner_file) = Keyring::init_repository(&InitOptions::default()).unwrap();
     let scope = owner.scopes()[0];
-    Repository {
-        owner,
-        config,
-        owner_file,
-        scope,
-    }
+    Repository { owner, config, owner_file, scope }
 }
 
 impl Repository {
@@ -46,15 +37,8 @@ impl Repository {
     }
 
     fn issue_file(&self, role: Role, sources: Option<Vec<SourceId>>) -> (KeyFile, UnlockSecret) {
-        let scopes = vec![IssueScope {
-            scope: self.scope,
-            sources,
-        }];
-        let request = IssueRequest {
-            role,
-            label: "test".to_owned(),
-            scopes,
-        };
+        let scopes = vec![IssueScope { scope: self.scope, sources }];
+        let request = IssueRequest { role, label: "test".to_owned(), scopes };
         self.owner.issue(&request).unwrap()
     }
 
@@ -92,25 +76,17 @@ fn a_writer_seals_content_that_only_readers_open() {
     let (key, envelope) = writer.new_data_key().unwrap();
     let id = writer.id_key().unwrap().id(b"content");
     let mut sealer = BlobSealer::new().unwrap();
-    let sealed = sealer
-        .seal(&key, BlobKind::Data, &id, b"content", Compression::Zstd(1))
-        .unwrap()
-        .to_vec();
+    let sealed =
+        sealer.seal(&key, BlobKind::Data, &id, b"content", Compression::Zstd(1)).unwrap().to_vec();
     drop(key);
 
     for reader in [repository.owner_keys(), repository.keys(Role::Restorer)] {
         let key = reader.open_data_key(&envelope).unwrap();
-        let opened = BlobOpener::new()
-            .unwrap()
-            .open(&key, BlobKind::Data, &id, &sealed)
-            .unwrap();
+        let opened = BlobOpener::new().unwrap().open(&key, BlobKind::Data, &id, &sealed).unwrap();
         assert_eq!(opened, b"content");
     }
     assert_eq!(kind(writer.open_data_key(&envelope)), WRONG_KEY);
-    assert_eq!(
-        kind(repository.keys(Role::Maintainer).open_data_key(&envelope)),
-        WRONG_KEY
-    );
+    assert_eq!(kind(repository.keys(Role::Maintainer).open_data_key(&envelope)), WRONG_KEY);
 }
 
 /// Not only does the interface refuse: the bytes are not there.
@@ -126,17 +102,9 @@ fn bundles_hold_no_key_beyond_their_role() {
     let secrets: [(&str, Key, &[Role]); 5] = [
         ("M", master.0.clone(), &[Role::Owner]),
         ("sk", private, &[Role::Restorer]),
-        (
-            "K_dom",
-            write.domain(&scope).0,
-            &[Role::Restorer, Role::Writer],
-        ),
+        ("K_dom", write.domain(&scope).0, &[Role::Restorer, Role::Writer]),
         ("K_meta", meta.0.clone(), &[Role::Restorer, Role::Writer]),
-        (
-            "K_index",
-            write.index(&scope, 1),
-            &[Role::Restorer, Role::Writer, Role::Maintainer],
-        ),
+        ("K_index", write.index(&scope, 1), &[Role::Restorer, Role::Writer, Role::Maintainer]),
     ];
     let text_of = |file: &KeyFile, secret: &UnlockSecret| {
         let bundle: Bundle = file.open_bundle(secret).unwrap();
@@ -148,11 +116,7 @@ fn bundles_hold_no_key_beyond_their_role() {
         let (file, secret) = repository.issue_file(role, None);
         let text = text_of(&file, &secret);
         for (name, key, holders) in &secrets {
-            assert_eq!(
-                contains(&text, key),
-                holders.contains(&role),
-                "{name} for {role:?}"
-            );
+            assert_eq!(contains(&text, key), holders.contains(&role), "{name} for {role:?}");
         }
         let foreign_seed = write.principal_seed(&repository.owner.principal());
         assert!(!contains(&text, &foreign_seed));
@@ -168,10 +132,7 @@ fn bundles_hold_no_key_beyond_their_role() {
 fn a_writer_reads_the_metadata_of_its_sources_only() {
     let repository = repository();
     let owner = repository.owner_keys();
-    let (mine, other) = (
-        owner.source_id(SOURCE).unwrap(),
-        owner.source_id("other").unwrap(),
-    );
+    let (mine, other) = (owner.source_id(SOURCE).unwrap(), owner.source_id("other").unwrap());
     let limited = repository.issue(Role::Writer, Some(vec![mine]));
     let limited = limited.scope(&repository.scope).unwrap();
     assert_eq!(limited.source_id(SOURCE).unwrap(), mine);
@@ -180,39 +141,20 @@ fn a_writer_reads_the_metadata_of_its_sources_only() {
     let (key, envelope) = my_keys.new_page_key().unwrap();
     let id = key.id_key().id(b"page");
     let mut sealer = BlobSealer::new().unwrap();
-    let page = sealer
-        .seal(&key, BlobKind::Page, &id, b"page", Compression::Stored)
-        .unwrap()
-        .to_vec();
+    let page =
+        sealer.seal(&key, BlobKind::Page, &id, b"page", Compression::Stored).unwrap().to_vec();
     let all = repository.keys(Role::Writer);
     let theirs = all.source(&mine).unwrap();
     let key = theirs.open_page_key(&envelope).unwrap();
-    assert_eq!(
-        BlobOpener::new()
-            .unwrap()
-            .open(&key, BlobKind::Page, &id, &page)
-            .unwrap(),
-        b"page"
-    );
+    assert_eq!(BlobOpener::new().unwrap().open(&key, BlobKind::Page, &id, &page).unwrap(), b"page");
     let theirs = all.source(&other).unwrap();
     let key = theirs.open_page_key(&envelope).unwrap();
-    assert!(
-        BlobOpener::new()
-            .unwrap()
-            .open(&key, BlobKind::Page, &id, &page)
-            .is_err()
-    );
+    assert!(BlobOpener::new().unwrap().open(&key, BlobKind::Page, &id, &page).is_err());
 
     assert_eq!(kind(limited.source(&other)), WRONG_KEY);
     let (_, data_envelope) = limited.new_data_key().unwrap();
-    assert_eq!(
-        kind(my_keys.open_page_key(&data_envelope)),
-        Some(ErrorKind::Damaged)
-    );
-    assert_eq!(
-        kind(owner.open_data_key(&envelope)),
-        Some(ErrorKind::Damaged)
-    );
+    assert_eq!(kind(my_keys.open_page_key(&data_envelope)), Some(ErrorKind::Damaged));
+    assert_eq!(kind(owner.open_data_key(&envelope)), Some(ErrorKind::Damaged));
 }
 
 #[test]
@@ -225,31 +167,15 @@ fn a_maintainer_is_blind_and_a_restorer_mute() {
     assert_eq!(kind(maintainer.source_id(SOURCE)), WRONG_KEY);
     assert_eq!(kind(maintainer.source(&source)), WRONG_KEY);
     assert_eq!(kind(maintainer.new_data_key()), WRONG_KEY);
-    let sealed = maintainer
-        .objects()
-        .seal_object(ObjectType::Run, "index/x", b"run")
-        .unwrap();
+    let sealed = maintainer.objects().seal_object(ObjectType::Run, "index/x", b"run").unwrap();
     let restorer = repository.keys(Role::Restorer);
-    let opened = restorer
-        .objects()
-        .open_object(ObjectType::Run, "index/x", &sealed)
-        .unwrap();
+    let opened = restorer.objects().open_object(ObjectType::Run, "index/x", &sealed).unwrap();
     assert_eq!(opened, b"run");
-    assert_eq!(
-        kind(
-            restorer
-                .objects()
-                .seal_object(ObjectType::Run, "index/x", b"")
-        ),
-        WRONG_KEY
-    );
+    assert_eq!(kind(restorer.objects().seal_object(ObjectType::Run, "index/x", b"")), WRONG_KEY);
     assert_eq!(kind(restorer.new_data_key()), WRONG_KEY);
     assert_eq!(kind(restorer.write_epoch()), WRONG_KEY);
     for action in [Action::Add, Action::Replace] {
-        assert_eq!(
-            kind(restorer.sign_block(ObjectType::Run, "index/x", action, b"")),
-            WRONG_KEY
-        );
+        assert_eq!(kind(restorer.sign_block(ObjectType::Run, "index/x", action, b"")), WRONG_KEY);
     }
 }
 
@@ -258,31 +184,19 @@ fn all_members_of_a_scope_share_its_names_and_no_other_scope_does() {
     let mut repository = repository();
     let (config, second) = repository.owner.config_with_scope("second").unwrap();
     repository.adopt(config);
-    assert_eq!(
-        repository.owner.scope_label(&second).unwrap().unwrap(),
-        "second"
-    );
+    assert_eq!(repository.owner.scope_label(&second).unwrap().unwrap(), "second");
     let first = repository.owner_keys();
     let second = repository.owner.scope(&second).unwrap();
     let id = |keys: &ScopeKeys| keys.id_key().unwrap().id(b"chunk");
     assert_eq!(id(&first), id(&repository.keys(Role::Writer)));
     assert_eq!(id(&first), id(&repository.keys(Role::Restorer)));
     assert_ne!(id(&first), id(&second));
-    assert_ne!(
-        first.chunker_secret().unwrap(),
-        second.chunker_secret().unwrap()
-    );
+    assert_ne!(first.chunker_secret().unwrap(), second.chunker_secret().unwrap());
     let writer = repository.issue(Role::Writer, None);
     assert_eq!(kind(writer.scope(&second.scope())), WRONG_KEY);
+    assert_eq!(writer.scope_label(&repository.scope).unwrap().unwrap(), "default");
     assert_eq!(
-        writer.scope_label(&repository.scope).unwrap().unwrap(),
-        "default"
-    );
-    assert_eq!(
-        repository
-            .issue(Role::Maintainer, None)
-            .scope_label(&repository.scope)
-            .unwrap(),
+        repository.issue(Role::Maintainer, None).scope_label(&repository.scope).unwrap(),
         None
     );
     assert_eq!(
@@ -293,10 +207,7 @@ fn all_members_of_a_scope_share_its_names_and_no_other_scope_does() {
         })),
         WRONG_KEY
     );
-    assert_eq!(
-        kind(writer.config_with_new_epoch(&repository.scope)),
-        WRONG_KEY
-    );
+    assert_eq!(kind(writer.config_with_new_epoch(&repository.scope)), WRONG_KEY);
 }
 
 #[test]
@@ -305,63 +216,26 @@ fn a_rotation_leaves_old_keys_reading_and_stops_them_writing() {
     let (file, secret) = repository.issue_file(Role::Writer, None);
     let before = repository.owner_keys();
     let (_, old_envelope) = before.new_data_key().unwrap();
-    let old = before
-        .objects()
-        .seal_object(ObjectType::Run, "index/1", b"old")
-        .unwrap();
+    let old = before.objects().seal_object(ObjectType::Run, "index/1", b"old").unwrap();
     let old_config = repository.config();
-    let config = repository
-        .owner
-        .config_with_new_epoch(&repository.scope)
-        .unwrap();
+    let config = repository.owner.config_with_new_epoch(&repository.scope).unwrap();
     repository.adopt(config);
 
     let unlock = |file: &KeyFile, config: Config| {
         Keyring::unlock_secret(config, file, secret.to_bytes().as_slice())
     };
-    let stale = unlock(&file, repository.config())
-        .unwrap()
-        .scope(&repository.scope)
-        .unwrap();
-    assert_eq!(
-        stale
-            .objects()
-            .open_object(ObjectType::Run, "index/1", &old)
-            .unwrap(),
-        b"old"
-    );
-    assert_eq!(
-        kind(stale.objects().seal_object(ObjectType::Run, "index/2", b"")),
-        WRONG_KEY
-    );
+    let stale = unlock(&file, repository.config()).unwrap().scope(&repository.scope).unwrap();
+    assert_eq!(stale.objects().open_object(ObjectType::Run, "index/1", &old).unwrap(), b"old");
+    assert_eq!(kind(stale.objects().seal_object(ObjectType::Run, "index/2", b"")), WRONG_KEY);
     assert_eq!(kind(stale.new_data_key()), WRONG_KEY);
 
     let again = repository.owner.issue_again(&file).unwrap();
     assert_eq!((again.serial(), again.principal()), (2, file.principal()));
-    let fresh = unlock(&again, repository.config())
-        .unwrap()
-        .scope(&repository.scope)
-        .unwrap();
+    let fresh = unlock(&again, repository.config()).unwrap().scope(&repository.scope).unwrap();
     assert_eq!(fresh.write_epoch().unwrap(), 2);
-    let new = fresh
-        .objects()
-        .seal_object(ObjectType::Run, "index/2", b"new")
-        .unwrap();
-    assert_eq!(
-        fresh
-            .objects()
-            .open_object(ObjectType::Run, "index/1", &old)
-            .unwrap(),
-        b"old"
-    );
-    assert_eq!(
-        kind(
-            stale
-                .objects()
-                .open_object(ObjectType::Run, "index/2", &new)
-        ),
-        WRONG_KEY
-    );
+    let new = fresh.objects().seal_object(ObjectType::Run, "index/2", b"new").unwrap();
+    assert_eq!(fresh.objects().open_object(ObjectType::Run, "index/1", &old).unwrap(), b"old");
+    assert_eq!(kind(stale.objects().open_object(ObjectType::Run, "index/2", &new)), WRONG_KEY);
     let (_, envelope) = fresh.new_data_key().unwrap();
     assert_eq!((old_envelope.epoch, envelope.epoch), (1, 2));
     let owner = repository.owner_keys();
@@ -369,14 +243,8 @@ fn a_rotation_leaves_old_keys_reading_and_stops_them_writing() {
     owner.open_data_key(&envelope).unwrap();
 
     // A key that knows epoch 2 beside a config that does not: the store was rolled back.
-    assert_eq!(
-        kind(unlock(&again, old_config.clone())),
-        Some(ErrorKind::Damaged)
-    );
-    assert_eq!(
-        kind(repository.owner.set_config(old_config)),
-        Some(ErrorKind::Damaged)
-    );
+    assert_eq!(kind(unlock(&again, old_config.clone())), Some(ErrorKind::Damaged));
+    assert_eq!(kind(repository.owner.set_config(old_config)), Some(ErrorKind::Damaged));
 }
 
 #[test]
@@ -386,39 +254,22 @@ fn slots() {
     let recovery = generate_recovery_key().unwrap();
     let private = Key::random().unwrap();
     let file = &mut repository.owner_file;
-    file.add_passphrase(&secret, b"correct horse", COST)
-        .unwrap();
-    file.add_passphrase(&secret, recovery.as_bytes(), COST)
-        .unwrap();
+    file.add_passphrase(&secret, b"correct horse", COST).unwrap();
+    file.add_passphrase(&secret, recovery.as_bytes(), COST).unwrap();
     file.add_x25519(&secret, public_key(&private)).unwrap();
     file.add_command("vault", b"opaque").unwrap();
     let file = KeyFile::parse(&repository.owner_file.to_bytes().unwrap()).unwrap();
     let config = || repository.config();
     let passphrase = |file: &KeyFile, text: &[u8]| Keyring::unlock_passphrase(config(), file, text);
 
-    assert_eq!(
-        passphrase(&file, b"correct horse").unwrap().role(),
-        Role::Owner
-    );
-    assert_eq!(
-        passphrase(&file, recovery.as_bytes()).unwrap().role(),
-        Role::Owner
-    );
+    assert_eq!(passphrase(&file, b"correct horse").unwrap().role(), Role::Owner);
+    assert_eq!(passphrase(&file, recovery.as_bytes()).unwrap().role(), Role::Owner);
     assert_eq!(kind(passphrase(&file, b"wrong horse")), WRONG_KEY);
     Keyring::unlock_x25519(config(), &file, &private).unwrap();
-    assert_eq!(
-        kind(Keyring::unlock_x25519(config(), &file, &Key::new([1; 32]))),
-        WRONG_KEY
-    );
+    assert_eq!(kind(Keyring::unlock_x25519(config(), &file, &Key::new([1; 32]))), WRONG_KEY);
     assert_eq!(file.slots()[3].command_bytes().unwrap(), b"opaque");
-    assert_eq!(
-        file.slots()[3].kind(),
-        SlotKind::Command("vault".to_owned())
-    );
-    assert_eq!(
-        file.slots()[2].kind(),
-        SlotKind::X25519(public_key(&private))
-    );
+    assert_eq!(file.slots()[3].kind(), SlotKind::Command("vault".to_owned()));
+    assert_eq!(file.slots()[2].kind(), SlotKind::X25519(public_key(&private)));
 
     let mut fewer = file.clone();
     fewer.remove_slot(0).unwrap();
@@ -426,26 +277,16 @@ fn slots() {
     passphrase(&fewer, recovery.as_bytes()).unwrap();
     assert_eq!(kind(fewer.remove_slot(3)), Some(ErrorKind::Usage));
     for len in [0, 79, 81] {
-        assert_eq!(
-            kind(Keyring::unlock_secret(config(), &file, &vec![0; len])),
-            WRONG_KEY
-        );
+        assert_eq!(kind(Keyring::unlock_secret(config(), &file, &vec![0; len])), WRONG_KEY);
     }
     let (_, stranger) = repository.issue_file(Role::Writer, None);
-    assert_eq!(
-        kind(fewer.add_x25519(&stranger, public_key(&private))),
-        WRONG_KEY
-    );
+    assert_eq!(kind(fewer.add_x25519(&stranger, public_key(&private))), WRONG_KEY);
     // A slot of a later kind is kept, not taken for damage.
     let text = String::from_utf8(file.to_bytes().unwrap()).unwrap();
     let later = text.replace("\"command\"", "\"telepathy\"");
     let later = KeyFile::parse(later.as_bytes()).unwrap();
     assert_eq!(later.slots()[3].kind(), SlotKind::Unknown);
-    assert!(
-        String::from_utf8(later.to_bytes().unwrap())
-            .unwrap()
-            .contains("telepathy")
-    );
+    assert!(String::from_utf8(later.to_bytes().unwrap()).unwrap().contains("telepathy"));
 }
 
 #[test]
@@ -462,14 +303,8 @@ fn passphrase_costs_have_bounds_both_ways() {
     let mut repository = repository();
     let secret = repository.owner.secret().clone();
     let costs = [
-        Argon2Cost {
-            memory_kib: (64 << 10) - 1,
-            ..COST
-        },
-        Argon2Cost {
-            memory_kib: (1 << 20) + 1,
-            ..COST
-        },
+        Argon2Cost { memory_kib: (64 << 10) - 1, ..COST },
+        Argon2Cost { memory_kib: (1 << 20) + 1, ..COST },
         Argon2Cost { passes: 2, ..COST },
         Argon2Cost { passes: 17, ..COST },
         Argon2Cost { lanes: 3, ..COST },
@@ -479,10 +314,7 @@ fn passphrase_costs_have_bounds_both_ways() {
         let refused = repository.owner_file.add_passphrase(&secret, b"x", cost);
         assert_eq!(kind(refused), Some(ErrorKind::Usage), "{cost:?}");
     }
-    repository
-        .owner_file
-        .add_passphrase(&secret, b"x", COST)
-        .unwrap();
+    repository.owner_file.add_passphrase(&secret, b"x", COST).unwrap();
     let text = String::from_utf8(repository.owner_file.to_bytes().unwrap()).unwrap();
     for (from, to) in [
         ("\"m\": 65536", "\"m\": 65535"),
@@ -525,24 +357,14 @@ fn key_files_cannot_be_swapped_or_changed() {
     }
     // Somebody who holds the identity key re-seals the bundle with more in it: not the owner.
     let bundle = other_file.open_bundle(&other_secret).unwrap();
-    let forged = KeyFile::seal(
-        &secret,
-        file.principal(),
-        2,
-        &bundle,
-        &Key::random().unwrap(),
-    )
-    .unwrap();
+    let forged =
+        KeyFile::seal(&secret, file.principal(), 2, &bundle, &Key::random().unwrap()).unwrap();
     assert_eq!(kind(unlock(&forged, &secret)), Some(ErrorKind::Damaged));
 
     let (stranger, config, _) = Keyring::init_repository(&InitOptions::default()).unwrap();
     let config = Config::parse(&config, None).unwrap();
     assert_eq!(
-        kind(Keyring::unlock_secret(
-            config,
-            &file,
-            secret.to_bytes().as_slice()
-        )),
+        kind(Keyring::unlock_secret(config, &file, secret.to_bytes().as_slice())),
         WRONG_KEY
     );
     assert_eq!(kind(unlock(&file, stranger.secret())), WRONG_KEY);
@@ -565,10 +387,7 @@ fn malformed_key_files_are_errors() {
     let (file, secret) = repository.issue_file(Role::Writer, None);
     let bytes = file.to_bytes().unwrap();
     for len in 0..bytes.len() - 2 {
-        assert_eq!(
-            kind(KeyFile::parse(&bytes[..len])),
-            Some(ErrorKind::Damaged)
-        );
+        assert_eq!(kind(KeyFile::parse(&bytes[..len])), Some(ErrorKind::Damaged));
     }
     for position in 0..bytes.len() {
         let mut bad = bytes.clone();
@@ -583,10 +402,7 @@ fn malformed_key_files_are_errors() {
     }
     let text = String::from_utf8(bytes).unwrap();
     let later = text.replacen("\"v\": 1", "\"v\": 2", 1);
-    assert_eq!(
-        kind(KeyFile::parse(later.as_bytes())),
-        Some(ErrorKind::Unsupported)
-    );
+    assert_eq!(kind(KeyFile::parse(later.as_bytes())), Some(ErrorKind::Unsupported));
 }
 
 fn signed(repository: &Repository, change: impl FnOnce(&str) -> String) -> Vec<u8> {
@@ -596,9 +412,7 @@ fn signed(repository: &Repository, change: impl FnOnce(&str) -> String) -> Vec<u
     let digest = blake3::hash(line.as_bytes());
     let message = [b"pvback/1 config\0".as_slice(), digest.as_bytes()];
     let seed = repository.owner.master().unwrap().owner_seed();
-    let signature = crate::crypto::sign::signing_key(&seed)
-        .sign(&message.concat())
-        .to_bytes();
+    let signature = crate::crypto::sign::signing_key(&seed).sign(&message.concat()).to_bytes();
     format!("{line}\n{}\n", crate::crypto::text::to_base64(&signature)).into_bytes()
 }
 
@@ -609,42 +423,21 @@ fn configs_say_what_an_older_program_must_refuse() {
     assert_eq!(same, repository.config);
     for (from, to, expected) in [
         ("\"format\":1", "\"format\":2", ErrorKind::Unsupported),
-        (
-            "\"min_reader\":1",
-            "\"min_reader\":2",
-            ErrorKind::Unsupported,
-        ),
-        (
-            "\"features\":[]",
-            "\"features\":[\"x\"]",
-            ErrorKind::Unsupported,
-        ),
+        ("\"min_reader\":1", "\"min_reader\":2", ErrorKind::Unsupported),
+        ("\"features\":[]", "\"features\":[\"x\"]", ErrorKind::Unsupported),
         ("argmin-1", "argmin-2", ErrorKind::Unsupported),
-        (
-            "\"average_bytes\":524288",
-            "\"average_bytes\":524289",
-            ErrorKind::Unsupported,
-        ),
-        (
-            "\"average_bytes\":524288",
-            "\"average_bytes\":0",
-            ErrorKind::Unsupported,
-        ),
+        ("\"average_bytes\":524288", "\"average_bytes\":524289", ErrorKind::Unsupported),
+        ("\"average_bytes\":524288", "\"average_bytes\":0", ErrorKind::Unsupported),
         ("\"epoch\":1", "\"epoch\":0", ErrorKind::Damaged),
-        (
-            "\"pvback\":\"config\"",
-            "\"pvback\":\"key\"",
-            ErrorKind::Damaged,
-        ),
+        ("\"pvback\":\"config\"", "\"pvback\":\"key\"", ErrorKind::Damaged),
         ("\"serial\":1", "\"serial\":-1", ErrorKind::Damaged),
     ] {
         let bytes = signed(&repository, |line| line.replacen(from, to, 1));
         assert_ne!(bytes, repository.config, "{from}");
         assert_eq!(kind(Config::parse(&bytes, None)), Some(expected), "{to}");
     }
-    let bytes = signed(&repository, |line| {
-        line.replacen("\"min_writer\":1", "\"min_writer\":2", 1)
-    });
+    let bytes =
+        signed(&repository, |line| line.replacen("\"min_writer\":1", "\"min_writer\":2", 1));
     let config = Config::parse(&bytes, None).unwrap();
     assert_eq!(kind(config.check_writable()), Some(ErrorKind::Unsupported));
     assert_eq!(kind(repository.config().check_writable()), None);
@@ -653,9 +446,8 @@ fn configs_say_what_an_older_program_must_refuse() {
 #[test]
 fn configs_keep_what_they_do_not_understand() {
     let mut repository = repository();
-    let bytes = signed(&repository, |line| {
-        line.replacen("\"serial\":1", "\"serial\":1,\"later\":[1]", 1)
-    });
+    let bytes =
+        signed(&repository, |line| line.replacen("\"serial\":1", "\"serial\":1,\"later\":[1]", 1));
     repository.adopt(bytes);
     let (bytes, _) = repository.owner.config_with_scope("second").unwrap();
     assert!(String::from_utf8(bytes).unwrap().contains("\"later\":[1]"));
@@ -687,37 +479,22 @@ fn a_revoked_writer_is_believed_up_to_its_last_snapshot() {
     let keys = writer.scope(&repository.scope).unwrap();
     let source = keys.source_id(SOURCE).unwrap();
     let at = |sequence| Action::Snapshot { source, sequence };
-    let record = keys
-        .sign_block(ObjectType::SnapshotRecord, "records/x", at(5), b"r")
-        .unwrap();
-    let pack = keys
-        .sign_block(ObjectType::DataPack, "packs/x", Action::Add, b"d")
-        .unwrap();
+    let record = keys.sign_block(ObjectType::SnapshotRecord, "records/x", at(5), b"r").unwrap();
+    let pack = keys.sign_block(ObjectType::DataPack, "packs/x", Action::Add, b"d").unwrap();
     let sequences = BTreeMap::from([(source, 5)]);
-    let revoked = Revoked {
-        principal: writer.principal(),
-        sequences,
-    };
+    let revoked = Revoked { principal: writer.principal(), sequences };
     let config = repository.owner.config_with_revoked(revoked).unwrap();
     repository.adopt(config);
 
     let keys = repository.owner_keys();
     let verify = |sequence| {
         let action = at(sequence);
-        keys.verifier().verify(
-            ObjectType::SnapshotRecord,
-            "records/x",
-            action,
-            b"r",
-            &record,
-        )
+        keys.verifier().verify(ObjectType::SnapshotRecord, "records/x", action, b"r", &record)
     };
     assert_eq!(verify(5).unwrap().standing, Standing::Good);
     assert_eq!(kind(verify(6)), WRONG_KEY);
-    let signed_by = keys
-        .verifier()
-        .verify(ObjectType::DataPack, "packs/x", Action::Add, b"d", &pack)
-        .unwrap();
+    let signed_by =
+        keys.verifier().verify(ObjectType::DataPack, "packs/x", Action::Add, b"d", &pack).unwrap();
     assert_eq!(signed_by.standing, Standing::Revoked);
 }
 

@@ -25,14 +25,8 @@ fn certificate(role: Role, source: SourceId) -> Certificate {
 }
 
 fn signer(certificate: Certificate) -> Signer {
-    let owner_signature = signing_key(&Key::new([9; 32]))
-        .sign(&certificate.to_bytes())
-        .to_bytes();
-    Signer {
-        key: signing_key(&Key::new([8; 32])),
-        certificate,
-        owner_signature,
-    }
+    let owner_signature = signing_key(&Key::new([9; 32])).sign(&certificate.to_bytes()).to_bytes();
+    Signer { key: signing_key(&Key::new([8; 32])), certificate, owner_signature }
 }
 
 fn verifier() -> Verifier {
@@ -40,14 +34,8 @@ fn verifier() -> Verifier {
     Verifier::new(OwnerKey::from_bytes(&owner).unwrap(), PLACE, &[])
 }
 
-const SNAPSHOT: Action = Action::Snapshot {
-    source: MINE,
-    sequence: 7,
-};
-const OTHERS: Action = Action::Snapshot {
-    source: SourceId([6; 16]),
-    sequence: 7,
-};
+const SNAPSHOT: Action = Action::Snapshot { source: MINE, sequence: 7 };
+const OTHERS: Action = Action::Snapshot { source: SourceId([6; 16]), sequence: 7 };
 
 /// Every role, type and action, against the table of the format.
 #[test]
@@ -64,15 +52,7 @@ fn who_may_sign_what() {
     ];
     for (role, source) in signers {
         let signer = signer(certificate(role, source));
-        for kind in [
-            DataPack,
-            MetadataPack,
-            Run,
-            ReferenceSet,
-            Register,
-            SnapshotRecord,
-            GcState,
-        ] {
+        for kind in [DataPack, MetadataPack, Run, ReferenceSet, Register, SnapshotRecord, GcState] {
             for action in [Action::Add, SNAPSHOT, OTHERS, Action::Replace] {
                 let block = signer.sign_block(kind, "x", b"body").unwrap();
                 let verified = verifier().verify(kind, "x", action, b"body", &block);
@@ -88,15 +68,8 @@ fn who_may_sign_what() {
                             && (role == Role::Owner || (role == Role::Writer && is_its))
                     }
                 };
-                let got = verified
-                    .as_ref()
-                    .map(|by| by.role)
-                    .map_err(|error| error.kind);
-                let want = if may {
-                    Ok(role)
-                } else {
-                    Err(ErrorKind::WrongKey)
-                };
+                let got = verified.as_ref().map(|by| by.role).map_err(|error| error.kind);
+                let want = if may { Ok(role) } else { Err(ErrorKind::WrongKey) };
                 assert_eq!(got, want, "{role:?} {source:?} {kind:?} {action:?}");
             }
         }
@@ -130,9 +103,7 @@ fn certificates_are_for_one_scope_of_one_repository() {
     let mut foreign = certificate(Role::Owner, SourceId::ANY);
     foreign.repository = RepositoryId([9; 16]);
     for certificate in [elsewhere, foreign] {
-        let block = signer(certificate)
-            .sign_block(ObjectType::Run, "x", b"")
-            .unwrap();
+        let block = signer(certificate).sign_block(ObjectType::Run, "x", b"").unwrap();
         let refused = verifier().verify(ObjectType::Run, "x", Action::Add, b"", &block);
         assert_eq!(refused.unwrap_err().kind, ErrorKind::Damaged);
     }
@@ -172,10 +143,6 @@ fn malformed_certificates() {
     ] {
         let mut bad = good.to_bytes();
         bad[position] = value;
-        assert_eq!(
-            Certificate::from_bytes(&bad).unwrap_err().kind,
-            kind,
-            "byte {position}"
-        );
+        assert_eq!(Certificate::from_bytes(&bad).unwrap_err().kind, kind, "byte {position}");
     }
 }

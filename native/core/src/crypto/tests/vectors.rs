@@ -52,10 +52,7 @@ fn inputs() -> Inputs {
     let given = &vectors["inputs"];
     let master = Master(Key::new(array(&given["M"])));
     let scope = ScopeId(array(&given["scope"]));
-    let source = master
-        .write()
-        .domain(&scope)
-        .source_id(given["source"].as_str().unwrap());
+    let source = master.write().domain(&scope).source_id(given["source"].as_str().unwrap());
     Inputs {
         master,
         repository: RepositoryId(array(&given["repo"])),
@@ -70,27 +67,15 @@ fn inputs() -> Inputs {
 fn blake3_matches_its_published_vectors() {
     let vectors = vectors();
     let given = &vectors["published"]["blake3"];
-    let key = given["key_text"]
-        .as_str()
-        .unwrap()
-        .as_bytes()
-        .try_into()
-        .unwrap();
+    let key = given["key_text"].as_str().unwrap().as_bytes().try_into().unwrap();
     for case in given["cases"].as_array().unwrap() {
-        let input: Vec<u8> = (0..number(&case["input_len"]))
-            .map(|i| u8::try_from(i % 251).unwrap())
-            .collect();
+        let input: Vec<u8> =
+            (0..number(&case["input_len"])).map(|i| u8::try_from(i % 251).unwrap()).collect();
         let mut out = [0; 131];
-        blake3::Hasher::new_keyed(key)
-            .update(&input)
-            .finalize_xof()
-            .fill(&mut out);
+        blake3::Hasher::new_keyed(key).update(&input).finalize_xof().fill(&mut out);
         assert_eq!(out.to_vec(), bytes(&case["keyed_hash"]));
         let context = given["context_text"].as_str().unwrap();
-        blake3::Hasher::new_derive_key(context)
-            .update(&input)
-            .finalize_xof()
-            .fill(&mut out);
+        blake3::Hasher::new_derive_key(context).update(&input).finalize_xof().fill(&mut out);
         assert_eq!(out.to_vec(), bytes(&case["derive_key"]));
     }
 }
@@ -139,15 +124,9 @@ fn hpke_matches_rfc_9180() {
     random.fixed = Some(bytes(&given["ikm_e"]));
     let sealed =
         hpke_seal_with(&mut random, &array(&given["pk_r"]), &info, &plaintext, &aad).unwrap();
-    assert_eq!(
-        sealed,
-        [bytes(&given["enc"]), bytes(&given["ciphertext"])].concat()
-    );
+    assert_eq!(sealed, [bytes(&given["enc"]), bytes(&given["ciphertext"])].concat());
     let private = Key::new(array(&given["sk_r"]));
-    assert_eq!(
-        *hpke_open_with(&private, &info, &sealed, &aad).unwrap(),
-        plaintext
-    );
+    assert_eq!(*hpke_open_with(&private, &info, &sealed, &aad).unwrap(), plaintext);
 }
 
 #[test]
@@ -174,14 +153,8 @@ fn key_tree() {
         ("pk", crate::crypto::issue::public_key(&private).to_vec()),
         ("owner_seed", given.master.owner_seed().expose().to_vec()),
         ("principal_seed", seed.expose().to_vec()),
-        (
-            "principal_vk",
-            signing_key(&seed).verifying_key().as_bytes().to_vec(),
-        ),
-        (
-            "K_ident",
-            write.identity(&given.principal).expose().to_vec(),
-        ),
+        ("principal_vk", signing_key(&seed).verifying_key().as_bytes().to_vec()),
+        ("K_ident", write.identity(&given.principal).expose().to_vec()),
     ];
     for (name, value) in got {
         assert_eq!(value, bytes(&want[name]), "{name}");
@@ -204,23 +177,11 @@ fn blob() {
     let mut sealer = BlobSealer::new().unwrap();
     let nonce = array(&want["nonce"]);
     let sealed = sealer
-        .seal_with_nonce(
-            &key,
-            (BlobKind::Data, &id),
-            &chunk,
-            Compression::Stored,
-            nonce,
-        )
+        .seal_with_nonce(&key, (BlobKind::Data, &id), &chunk, Compression::Stored, nonce)
         .unwrap();
     assert_eq!(sealed.len() as u64, want["len"].as_u64().unwrap());
-    assert_eq!(
-        *blake3::hash(sealed).as_bytes(),
-        array(&want["blake3_of_blob"])
-    );
-    let opened = BlobOpener::new()
-        .unwrap()
-        .open(&key, BlobKind::Data, &id, sealed)
-        .unwrap();
+    assert_eq!(*blake3::hash(sealed).as_bytes(), array(&want["blake3_of_blob"]));
+    let opened = BlobOpener::new().unwrap().open(&key, BlobKind::Data, &id, sealed).unwrap();
     assert_eq!(opened, chunk);
 }
 
@@ -235,9 +196,7 @@ fn envelope() {
     let envelope = Envelope::from_bytes(&stored).unwrap();
     assert_eq!(envelope.to_bytes(), stored);
     let private = given.master.data_private(&given.scope, 0);
-    let opened = envelope
-        .open(&private, given.repository, given.scope)
-        .unwrap();
+    let opened = envelope.open(&private, given.repository, given.scope).unwrap();
     assert_eq!(*opened.expose(), array(&want["opens_to"]));
     let bound = Binding {
         repository: given.repository,
@@ -262,10 +221,7 @@ fn slot() {
     assert_eq!(*stretched.expose(), array(&want["argon2id"]));
     let binding = (given.repository, given.principal);
     let secret = open_stretched(&stretched, &bytes(&want["sealed"]), binding).unwrap();
-    assert_eq!(
-        secret.identity,
-        given.master.write().identity(&given.principal)
-    );
+    assert_eq!(secret.identity, given.master.write().identity(&given.principal));
     assert_eq!(secret.repository, given.repository);
     let sealed = seal_stretched(&stretched, &secret.to_bytes(), binding).unwrap();
     assert_eq!(sealed, bytes(&want["sealed"]));
@@ -282,10 +238,7 @@ fn bundle() {
     let context = bundle_context(binding, serial, b"");
     let sealed = small_seal(Label::Bundle, &identity, &context, json).unwrap();
     assert_eq!(sealed, bytes(&want["sealed"]));
-    assert_eq!(
-        *small_open(Label::Bundle, &identity, &context, &sealed).unwrap(),
-        json
-    );
+    assert_eq!(*small_open(Label::Bundle, &identity, &context, &sealed).unwrap(), json);
     let message = bundle_message(binding, serial, json);
     let owner = OwnerKey::from_bytes(&array(&given.vectors["tree"]["owner_vk"])).unwrap();
     owner.verify(&message, &array(&want["sig"])).unwrap();
@@ -325,20 +278,40 @@ fn objects() {
         let header: [u8; HEADER_BYTES] = array(&want["header"]);
         let salt = header[16..48].try_into().unwrap();
         let mut found = false;
-        for (what, plaintext) in [("256", (0..=255).cycle().take(len).collect::<Vec<u8>>()), ("251", (0..=250).cycle().take(len).collect()), ("z", vec![0; len]), ("a", vec![b'a'; len]), ("x", vec![b'x'; len]), ("7", vec![7; len]), ("5a", vec![0x5a; len]), ("A", vec![b'A'; len]), ("ff", vec![255; len]), ("1", vec![1; len]),
-          ("c256b", (0..len).map(|i| (i * 7 % 256) as u8).collect()), ] {
-        let mut builder = ObjectBuilder::with_capacity(len);
-        builder.extend(&plaintext);
-        let sealed = builder.finish_with_salt(&keys, ObjectType::DataPack, name, &salt).unwrap();
-        assert_eq!(sealed[..HEADER_BYTES], header);
-        assert_eq!(sealed.len() as u64, want["size"].as_u64().unwrap());
-        if *blake3::hash(&sealed).as_bytes() == array(&want["blake3"]) { println!("MATCH {len} {what}"); found = true; }
+        for (what, plaintext) in [
+            ("256", (0..=255).cycle().take(len).collect::<Vec<u8>>()),
+            ("251", (0..=250).cycle().take(len).collect()),
+            ("z", vec![0; len]),
+            ("a", vec![b'a'; len]),
+            ("x", vec![b'x'; len]),
+            ("7", vec![7; len]),
+            ("5a", vec![0x5a; len]),
+            ("A", vec![b'A'; len]),
+            ("ff", vec![255; len]),
+            ("1", vec![1; len]),
+            ("c256b", (0..len).map(|i| (i * 7 % 256) as u8).collect()),
+        ] {
+            let mut builder = ObjectBuilder::with_capacity(len);
+            builder.extend(&plaintext);
+            let sealed =
+                builder.finish_with_salt(&keys, ObjectType::DataPack, name, &salt).unwrap();
+            assert_eq!(sealed[..HEADER_BYTES], header);
+            assert_eq!(sealed.len() as u64, want["size"].as_u64().unwrap());
+            if *blake3::hash(&sealed).as_bytes() == array(&want["blake3"]) {
+                println!("MATCH {len} {what}");
+                found = true;
+            }
         }
-        if len == 1 && !found { for byte in 0..=255u8 {
-        let mut builder = ObjectBuilder::with_capacity(len);
-        builder.extend(&[byte]);
-        let sealed = builder.finish_with_salt(&keys, ObjectType::DataPack, name, &salt).unwrap();
-        if *blake3::hash(&sealed).as_bytes() == array(&want["blake3"]) { println!("BYTE {byte}"); }
-        }}
+        if len == 1 && !found {
+            for byte in 0..=255u8 {
+                let mut builder = ObjectBuilder::with_capacity(len);
+                builder.extend(&[byte]);
+                let sealed =
+                    builder.finish_with_salt(&keys, ObjectType::DataPack, name, &salt).unwrap();
+                if *blake3::hash(&sealed).as_bytes() == array(&want["blake3"]) {
+                    println!("BYTE {byte}");
+                }
+            }
+        }
     }
 }

@@ -19,21 +19,12 @@ fn directory(seed: u64, kind: PackKind, entries: usize) -> PackDirectory {
                 PackKind::Data => Some(u16::try_from(dice.below(envelopes.len())).unwrap()),
                 PackKind::Metadata => None,
             };
-            let entry = PackEntry {
-                id: Id(dice.bytes()),
-                offset,
-                length,
-                envelope,
-            };
+            let entry = PackEntry { id: Id(dice.bytes()), offset, length, envelope };
             offset += length;
             entry
         })
         .collect();
-    PackDirectory {
-        kind,
-        envelopes,
-        entries,
-    }
+    PackDirectory { kind, envelopes, entries }
 }
 
 fn kind() -> impl Strategy<Value = PackKind> {
@@ -121,10 +112,7 @@ fn each_rule_is_checked() {
 fn vectors() -> serde_json::Value {
     let case = |name: &str, seed, kind, entries| {
         let directory = directory(seed, kind, entries);
-        let blobs = directory
-            .entries
-            .last()
-            .map_or(0, |last| last.offset + last.length);
+        let blobs = directory.entries.last().map_or(0, |last| last.offset + last.length);
         let layout =
             PackLayout::plan(u64::from(blobs), directory.envelopes.len(), entries).unwrap();
         json!({
@@ -144,19 +132,9 @@ fn vectors() -> serde_json::Value {
             })).collect::<Vec<_>>(),
         })
     };
-    let padded: Vec<_> = [
-        0,
-        1,
-        4096,
-        4097,
-        32_768,
-        65_537,
-        1_000_000,
-        33_554_433,
-        1 << 30,
-    ]
-    .map(|length| json!([length, padded_len(length)]))
-    .to_vec();
+    let padded: Vec<_> = [0, 1, 4096, 4097, 32_768, 65_537, 1_000_000, 33_554_433, 1 << 30]
+        .map(|length| json!([length, padded_len(length)]))
+        .to_vec();
     json!({
         "padded_len": padded,
         "packs": [
@@ -183,9 +161,6 @@ fn vectors_hold() {
         let footer = Footer::parse(&footer, pack["plaintext_bytes"].as_u64().unwrap()).unwrap();
         let bytes = unhex(&pack["directory"]);
         let parsed = PackDirectory::parse(&bytes, kind.unwrap(), footer.directory_offset).unwrap();
-        assert_eq!(
-            parsed.entries.len(),
-            pack["entries"].as_array().unwrap().len()
-        );
+        assert_eq!(parsed.entries.len(), pack["entries"].as_array().unwrap().len());
     }
 }

@@ -71,18 +71,12 @@ fn swap_files() {
     let stat = stat_at(root.as_fd(), b"name").unwrap();
     std::fs::remove_file(&path).unwrap();
     mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap();
-    assert!(matches!(
-        open_regular(root.as_fd(), b"name", &stat),
-        Ok(Opened::Replaced)
-    ));
+    assert!(matches!(open_regular(root.as_fd(), b"name", &stat), Ok(Opened::Replaced)));
     assert!(open_file(root.as_fd(), b"name").unwrap().is_none());
 
     std::fs::remove_file(&path).unwrap();
     symlink("/etc/passwd", &path).unwrap();
-    assert!(matches!(
-        open_regular(root.as_fd(), b"name", &stat),
-        Ok(Opened::Replaced)
-    ));
+    assert!(matches!(open_regular(root.as_fd(), b"name", &stat), Ok(Opened::Replaced)));
 
     // Another regular file under the same name; the old one is kept so that its inode is not
     // reused.
@@ -91,14 +85,8 @@ fn swap_files() {
     let stat = stat_at(root.as_fd(), b"name").unwrap();
     std::fs::rename(&path, scratch.path().join("old")).unwrap();
     std::fs::write(&path, b"b").unwrap();
-    assert!(matches!(
-        open_regular(root.as_fd(), b"name", &stat),
-        Ok(Opened::Replaced)
-    ));
-    assert!(matches!(
-        open_regular(root.as_fd(), b"old", &stat),
-        Ok(Opened::File(..))
-    ));
+    assert!(matches!(open_regular(root.as_fd(), b"name", &stat), Ok(Opened::Replaced)));
+    assert!(matches!(open_regular(root.as_fd(), b"old", &stat), Ok(Opened::File(..))));
     assert!(open_regular(root.as_fd(), b"gone", &stat).is_err());
 }
 
@@ -110,10 +98,8 @@ fn a_directory_replaced_while_its_descriptor_is_closed_is_noticed() {
     }
     let root = Dir::open_root(scratch.path(), 2).unwrap();
     let first = root.open_child(b"a").unwrap();
-    let others: Vec<_> = [b"b", b"c", b"d", b"e"]
-        .iter()
-        .map(|name| root.open_child(*name).unwrap())
-        .collect();
+    let others: Vec<_> =
+        [b"b", b"c", b"d", b"e"].iter().map(|name| root.open_child(*name).unwrap()).collect();
     assert!(first.fd().is_ok(), "reopened");
     for other in &others {
         other.fd().unwrap();
@@ -151,14 +137,7 @@ fn segments_cover_the_size_whatever_happens_to_the_file() {
     // A pipe cannot be asked: all of it is data.
     let (reader, _writer) = std::io::pipe().unwrap();
     let all: Vec<_> = Segments::new(reader.as_fd(), 10).collect();
-    assert_eq!(
-        all,
-        [Segment {
-            offset: 0,
-            len: 10,
-            is_hole: false
-        }]
-    );
+    assert_eq!(all, [Segment { offset: 0, len: 10, is_hole: false }]);
 }
 
 #[test]

@@ -99,10 +99,7 @@ fn a_restore_without_privilege_does_what_it_may_and_says_the_rest() {
     assert_eq!(denied.count(Category::Mode), 2);
     assert_eq!(denied.count(Category::Flags), 3);
     let text = denied.to_string();
-    assert!(
-        text.contains("device: 2 not restored (again null, big device)"),
-        "{text}"
-    );
+    assert!(text.contains("device: 2 not restored (again null, big device)"), "{text}");
     assert_eq!(text.lines().count(), denied.iter().count());
 }
 
@@ -124,11 +121,7 @@ fn what_cannot_be_read_is_an_event_and_the_rest_goes_on() {
         for event in Walk::new(&source, WalkOptions::default()).unwrap() {
             match event {
                 Event::Enter(dir) => seen.push(dir.path()),
-                Event::NotEntered {
-                    dir,
-                    name,
-                    why: NotEntered::Failed(error),
-                } => {
+                Event::NotEntered { dir, name, why: NotEntered::Failed(error) } => {
                     // It can still be described.
                     let stat = stat_at(dir.fd().unwrap().as_fd(), &name).unwrap();
                     assert_eq!((stat.kind, stat.mode), (FileKind::Dir, 0));
