@@ -1,4 +1,4 @@
-"""Fixtures for all tests. A test that draws random numbers takes them from `seed`, so that it can be run again."""
+"""Fixtures for all tests. What draws random numbers takes them from `seed`, to be run again."""
 
 import os
 import secrets

@@ -104,7 +104,8 @@ class ObjectStore(Protocol):
     def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
         """Replace the object if it still is the one that `etag` names, and return the new etag.
 
-        Raises ObjectChanged when it is another one or gone. After StorageUnavailable as with `create`.
+        Raises ObjectChanged when it is another one or gone. After StorageUnavailable read the key, as with
+        `create`; finding somebody else's may mean that one's own was there in between.
         """
         ...
 

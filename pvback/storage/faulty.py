@@ -125,7 +125,7 @@ class FaultyStore(WrappedStore):
                 yield info
 
     def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
-        while self._pending and self._fraction() < 0.25:
+        while self._pending and self._fraction() < 0.5:
             self._land_one()
         if kind.is_write:
             self._recent.append(key)

@@ -1,6 +1,7 @@
 """Processes that test_local_store.py starts, races and kills. Usage: local_worker.py ROLE ROOT ARGUMENT..."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from pvback.errors import ObjectChanged, ObjectExists
@@ -47,6 +48,5 @@ def overwrite(store: LocalStore, size: str) -> None:
 if __name__ == "__main__":
     # Wait for the word, so that all start together.
     sys.stdin.readline()
-    {"add": add, "claim": claim, "overwrite": overwrite}[sys.argv[1]](
-        LocalStore(Path(sys.argv[2])), *sys.argv[3:]
-    )
+    roles: dict[str, Callable[..., None]] = {"add": add, "claim": claim, "overwrite": overwrite}
+    roles[sys.argv[1]](LocalStore(Path(sys.argv[2])), *sys.argv[3:])

@@ -41,7 +41,9 @@ def race(workers: list[subprocess.Popen[str]]) -> list[str]:
 
 
 def files(root: Path) -> set[str]:
-    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock"}
+    return {
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and path.name != ".lock"
+    }
 
 
 def test_no_swap_is_lost_among_processes(tmp_path: Path) -> None:
@@ -108,12 +110,21 @@ def test_flushes_before_it_names_and_after(tmp_path: Path, monkeypatch: pytest.M
     events: list[str] = []
 
     def name_of(descriptor: int) -> str:
-        path = os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path)
+        path = os.path.relpath(Path(f"/proc/self/fd/{descriptor}").readlink(), tmp_path)
         return "temporary" if ".tmp-" in path else path
 
     real_fsync, real_rename = os.fsync, os.rename
-    monkeypatch.setattr(os, "fsync", lambda fd: (events.append(f"flush {name_of(fd)}"), real_fsync(fd)))
-    monkeypatch.setattr(os, "rename", lambda old, new: (events.append("rename"), real_rename(old, new)))
+
+    def fsync(descriptor: int) -> None:
+        events.append(f"flush {name_of(descriptor)}")
+        real_fsync(descriptor)
+
+    def rename(old: str, new: str) -> None:
+        events.append("rename")
+        real_rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
     store.put("a/b/c", b"1")
     assert events == ["flush .", "flush a", "flush temporary", "rename", "flush a/b"]
     events.clear()
@@ -138,7 +149,7 @@ def test_who_comes_during_a_flush_shares_the_next(tmp_path: Path, monkeypatch: p
             return super().wait(timeout)
 
     monkeypatch.setattr(durable, "_flush_directory", flush)
-    monkeypatch.setattr(durable.threading, "Condition", Condition)
+    monkeypatch.setattr("pvback.storage.durable.threading.Condition", Condition)
     with ThreadPoolExecutor(6) as pool:
         first = pool.submit(sync.flush, "x")
         assert running.wait(30)
