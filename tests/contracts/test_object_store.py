@@ -35,7 +35,7 @@ class SettlingStore(RetryingStore):
     """Settles conditional writes in doubt as every caller has to: by reading who won.
 
     Bytes written in this suite differ from call to call, so finding one's own means having won. Finding
-    others' means having lost or having been replaced since: the caller has to be able to tell, or not to mind.
+    others' means having lost or having been replaced since: the caller has to be able to tell.
     """
 
     def create(self, key: str, data: ReadBuffer) -> str:
