@@ -182,14 +182,8 @@ def test_every_exit_code_is_in_operations() -> None:
 
 def machine_words() -> set[str]:
     """What would give this machine away: its folders, and the package mirrors that it is set up with."""
-    words = {str(ROOT), f"{Path.home()}/", f"/{ROOT.parts[1]}/"} - {
-        "/",
-        "/src/",
-        "/tmp/",
-        "/usr/",
-        "/opt/",
-        "/home/",
-    }
+    words = {str(ROOT), f"{Path.home()}/", f"/{ROOT.parts[1]}/"}
+    words -= {"/", "//", "/src/", "/tmp/", "/usr/", "/opt/", "/home/", "/app/"}
     for name, value in os.environ.items():
         if re.search(r"INDEX|REGISTRY|MIRROR|PROXY|FIND_LINKS", name, re.IGNORECASE):
             for part in re.split(r"[\s,|]+", value):
