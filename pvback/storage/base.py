@@ -73,7 +73,10 @@ class StoredObject:
 
     data: bytes
     etag: str
-    """Names this content to `swap`. Equal bytes may have equal tags: put a nonce into what is swapped."""
+    """Names this content to `swap`. Equal bytes may have equal tags: put a nonce into what is swapped.
+
+    May be empty for an object of more than `limits.SWAPPED_BYTES_MAX`, which is never swapped.
+    """
 
 
 class ObjectStore(Protocol):
@@ -94,7 +97,7 @@ class ObjectStore(Protocol):
         ...
 
     def create(self, key: str, data: ReadBuffer) -> str:
-        """Write an object that must not exist yet, and return its etag.
+        """Write an object that must not exist yet, and return its etag as `read` would.
 
         Raises ObjectExists, and then leaves what is there. After StorageUnavailable read the key to learn
         who won: never just call again, the first call may be what the second one meets.
@@ -105,7 +108,8 @@ class ObjectStore(Protocol):
         """Replace the object if it still is the one that `etag` names, and return the new etag.
 
         Raises ObjectChanged when it is another one or gone. After StorageUnavailable read the key, as with
-        `create`; finding somebody else's may mean that one's own was there in between.
+        `create`; finding somebody else's may mean that one's own was there in between. Both the old and
+        the new object have at most `limits.SWAPPED_BYTES_MAX`, and the etag is not empty.
         """
         ...
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from pvback import limits
 from pvback.errors import (
     ObjectChanged,
     ObjectExists,
@@ -63,7 +64,7 @@ _REFUSED = {
 
 
 class LocalStore:
-    """Objects as files below `root`, a directory that exists; etags are BLAKE3 of the content.
+    """Objects as files below `root`, a directory that exists; etags of small ones are BLAKE3 of the content.
 
     With `is_new`, the root's own name is flushed too. Raises OSError if that fails.
     """
@@ -102,6 +103,8 @@ class LocalStore:
 
     def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
         """See `ObjectStore.swap`."""
+        assert etag, "an object without an etag is not swapped"
+        assert memoryview(data).nbytes <= limits.SWAPPED_BYTES_MAX, "too big to be swapped"
         if not os.path.isfile(self._path(key)):
             raise ObjectChanged("object is gone", key=key)
         with self._written(key, data) as (temporary, path), _locked(os.path.dirname(path)):
@@ -283,6 +286,9 @@ def _write_all(descriptor: int, view: memoryview) -> None:
 
 
 def _etag(data: ReadBuffer) -> str:
+    # Packs are never swapped, and at the speed of a backup hashing them once more would be noticed.
+    if memoryview(data).nbytes > limits.SWAPPED_BYTES_MAX:
+        return ""
     return blake3(data).hexdigest()
 
 

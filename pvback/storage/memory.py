@@ -66,6 +66,8 @@ class MemoryStore:
 
     def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
         """See `ObjectStore.swap`."""
+        assert etag, "an object without an etag is not swapped"
+        assert memoryview(data).nbytes <= limits.SWAPPED_BYTES_MAX, "too big to be swapped"
         entry = self._entry(key, data)
         with self._lock:
             old = self._objects.get(key)

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pvback import limits
 from pvback.errors import ObjectChanged, ObjectExists
 from pvback.storage.local import LocalStore
 
@@ -38,7 +39,7 @@ def overwrite(store: LocalStore, size: str) -> None:
     while True:
         data = letters[number % 26 :][:1] * int(size)
         print(chr(data[0]), flush=True)
-        if number % 2:
+        if number % 2 or int(size) > limits.SWAPPED_BYTES_MAX:
             store.put("victim", data)
         else:
             store.swap("victim", data, etag=store.read("victim").etag)
