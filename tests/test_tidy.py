@@ -166,8 +166,10 @@ def test_every_module_is_in_the_architecture() -> None:
         elif match := re.match(r"native/\w+/src/(?:\w+\.rs|\w+/)", path):
             # A Rust module in a folder is one line, with the slash: `native/core/src/chunk/`.
             there.add(match[0])
-    assert there - named == set(), "docs/architecture.md has no line for these"
-    assert named - there == set(), "docs/architecture.md names what does not exist"
+    assert not there - named, "no line in docs/architecture.md: " + " ".join(sorted(there - named))
+    assert not named - there, "docs/architecture.md names what is not there: " + " ".join(
+        sorted(named - there)
+    )
 
 
 def test_every_exit_code_is_in_operations() -> None:
@@ -182,8 +184,13 @@ def test_every_exit_code_is_in_operations() -> None:
 
 def machine_words() -> set[str]:
     """What would give this machine away: its folders, and the package mirrors that it is set up with."""
-    words = {str(ROOT), f"{Path.home()}/", f"/{ROOT.parts[1]}/"}
-    words -= {"/", "//", "/src/", "/tmp/", "/usr/", "/opt/", "/home/", "/app/"}
+    words = {str(ROOT), f"{Path.home()}/"} - {"/", "//"}
+    # The folder at the top of this path says something about the machine unless many machines have it.
+    if (
+        f" {ROOT.parts[1]} "
+        not in " app build builds cache code data home mnt opt repo root src srv tmp usr var "
+    ):
+        words.add(f"/{ROOT.parts[1]}/")
     for name, value in os.environ.items():
         if re.search(r"INDEX|REGISTRY|MIRROR|PROXY|FIND_LINKS", name, re.IGNORECASE):
             for part in re.split(r"[\s,|]+", value):

@@ -6,6 +6,7 @@ one serves all who wait.
 """
 
 import contextlib
+import errno
 import os
 import threading
 
@@ -81,5 +82,9 @@ def _flush_directory(folder: str) -> None:
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
+    except OSError as exc:
+        # Some network and FUSE file systems cannot flush directories: names are as durable as they get.
+        if exc.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)

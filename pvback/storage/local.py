@@ -74,7 +74,9 @@ class LocalStore:
         self._random = random or SystemRandom()
         self._sync = DirectorySync(self._root)
         if is_new:
-            self._sync.flush(os.path.dirname(self._root))
+            # A parent that may be entered but not read cannot be flushed by us.
+            with contextlib.suppress(PermissionError):
+                self._sync.flush(os.path.dirname(self._root))
 
     @property
     def address(self) -> str:

@@ -162,6 +162,22 @@ def test_who_comes_during_a_flush_shares_the_next(tmp_path: Path, monkeypatch: p
     assert flushes == ["x", "x"]
 
 
+@pytest.mark.parametrize(("number", "is_told"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_directories_that_cannot_be_flushed_are_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_told: bool
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    sync = durable.DirectorySync(str(tmp_path))
+    if is_told:
+        with pytest.raises(OSError, match="output error"):
+            sync.flush(str(tmp_path))
+    else:
+        sync.flush(str(tmp_path))
+
+
 def test_a_failed_flush_is_told_to_its_caller_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sync = durable.DirectorySync(str(tmp_path))
     results = iter([OSError(errno.EIO, "input/output error"), None])
