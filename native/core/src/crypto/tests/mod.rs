@@ -3,7 +3,11 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::indexing_slicing
+    clippy::indexing_slicing,
+    clippy::similar_names,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::reversed_empty_ranges
 )]
 
 mod blob;
