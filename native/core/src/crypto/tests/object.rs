@@ -286,7 +286,7 @@ fn names_are_bounded() {
 fn throughput() {
     const LEN: usize = 32 << 20;
     let whole = plaintext(LEN);
-    let (mut buffer, mut opened) = (Vec::new(), Vec::new());
+    let (mut buffer, mut opened): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
     let rate = |seconds: f64| LEN as f64 / 1e6 / seconds;
     for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
         let keys = keys().with_suite(suite);
