@@ -233,12 +233,9 @@ fn throughput() {
             let finished = start.elapsed().as_secs_f64();
             opened.clear();
             let header = sealed.first_chunk().unwrap();
-            let reader = keys
-                .reader(ObjectType::DataPack, NAME, header, sealed.len() as u64)
-                .unwrap();
-            reader
-                .open_segments(0, &sealed[HEADER_BYTES..], &mut opened)
-                .unwrap();
+            let reader =
+                keys.reader(ObjectType::DataPack, NAME, header, sealed.len() as u64).unwrap();
+            reader.open_segments(0, &sealed[HEADER_BYTES..], &mut opened).unwrap();
             let all = start.elapsed().as_secs_f64();
             assert_eq!(blake3::hash(&opened), blake3::hash(&whole));
             buffer = sealed;

@@ -279,19 +279,11 @@ fn objects() {
         let salt = header[16..48].try_into().unwrap();
         let mut builder = ObjectBuilder::with_capacity(len);
         builder.extend(&vec![b'P'; len]);
-        let sealed = builder
-            .finish_with_salt(&keys, ObjectType::DataPack, name, &salt)
-            .unwrap();
+        let sealed = builder.finish_with_salt(&keys, ObjectType::DataPack, name, &salt).unwrap();
         assert_eq!(sealed[..HEADER_BYTES], header);
         assert_eq!(sealed.len() as u64, want["size"].as_u64().unwrap());
-        assert_eq!(
-            *blake3::hash(&sealed).as_bytes(),
-            array(&want["blake3"]),
-            "{suite:?} {len}"
-        );
-        let opened = keys
-            .open_object(ObjectType::DataPack, name, &sealed)
-            .unwrap();
+        assert_eq!(*blake3::hash(&sealed).as_bytes(), array(&want["blake3"]), "{suite:?} {len}");
+        let opened = keys.open_object(ObjectType::DataPack, name, &sealed).unwrap();
         assert_eq!(opened, vec![b'P'; len]);
     }
 }
