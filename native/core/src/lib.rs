@@ -4,5 +4,6 @@
 
 pub mod error;
 pub mod format;
+pub mod tree;
 
 pub use error::{Error, ErrorKind, Result};
