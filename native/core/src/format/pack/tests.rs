@@ -8,7 +8,7 @@ use crate::format::testing::{Dice, hex, load_vectors, mutate, save_vectors, unhe
 fn directory(seed: u64, kind: PackKind, entries: usize) -> PackDirectory {
     let mut dice = Dice(seed);
     let envelopes = match kind {
-        PackKind::Data => (0..1 + dice.below(3)).map(|_| dice.bytes()).collect(),
+        PackKind::Data => (0..=dice.below(3)).map(|_| dice.bytes()).collect(),
         PackKind::Metadata => Vec::new(),
     };
     let mut offset = 0;
