@@ -97,9 +97,7 @@ pub const fn padded_len(length: u64) -> u64 {
 /// as section 5.1 wants.
 pub(crate) fn padded_body_len(bare: usize) -> usize {
     let padded = padded_len((bare + SIGNATURE_BYTES) as u64);
-    usize::try_from(padded)
-        .unwrap_or(usize::MAX)
-        .saturating_sub(SIGNATURE_BYTES)
+    usize::try_from(padded).unwrap_or(usize::MAX).saturating_sub(SIGNATURE_BYTES)
 }
 
 #[cfg(test)]
@@ -117,14 +115,8 @@ mod tests {
         raw[0] = 1;
         raw[16] = 0;
         let id = Id(raw);
-        assert_eq!(
-            id.to_string(),
-            format!("01{}00{}", "ab".repeat(15), "ab".repeat(15))
-        );
-        assert_eq!(
-            format!("{:?}", id.short()),
-            format!("01{}", "ab".repeat(15))
-        );
+        assert_eq!(id.to_string(), format!("01{}00{}", "ab".repeat(15), "ab".repeat(15)));
+        assert_eq!(format!("{:?}", id.short()), format!("01{}", "ab".repeat(15)));
         assert_eq!(id.short().rank(), 0x01ab_abab_abab_abab);
     }
 

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub const PACK_BYTES_MAX: u64 = 1 << 30;
 /// The most blobs in one pack.
 pub const PACK_ENTRIES_MAX: usize = 1 << 20;
-/// The most envelopes in one pack: 0xffff says "none".
+/// The most envelopes in one pack.
 pub const PACK_ENVELOPES_MAX: usize = 0xffff;
 /// Bytes of one sealed data key.
 pub const ENVELOPE_BYTES: usize = 104;
@@ -20,7 +20,6 @@ pub const FOOTER_BYTES: usize = 16;
 
 const HEAD_BYTES: usize = 6;
 const ENTRY_BYTES: usize = 44;
-const NO_ENVELOPE: u16 = 0xffff;
 const FOOTER_MAGIC: &[u8; 8] = b"PVBKEND1";
 
 /// A data key sealed to the scope, as it is stored.
@@ -29,9 +28,9 @@ pub type Envelope = [u8; ENVELOPE_BYTES];
 /// What a pack holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PackKind {
-    /// Chunks, each under an envelope.
+    /// Chunks.
     Data,
-    /// Tree and extent pages, without envelopes.
+    /// Tree and extent pages.
     Metadata,
 }
 
@@ -63,8 +62,8 @@ pub struct PackEntry {
     pub offset: u32,
     /// Length of the sealed blob, in bytes, not 0.
     pub length: u32,
-    /// Which of the pack's envelopes holds its data key; none in metadata packs.
-    pub envelope: Option<u16>,
+    /// Which of the pack's envelopes tells how to open it.
+    pub envelope: u16,
 }
 
 /// The directory of one pack.
@@ -86,12 +85,10 @@ impl PackDirectory {
 
     /// The directory's bytes. Refuses what [`parse`](Self::parse) would refuse, as a bug of the caller.
     pub fn encode(&self) -> Result<Vec<u8>> {
-        self.check(PACK_BYTES_MAX)
-            .map_err(|(what, _)| Error::internal(what))?;
-        let (Ok(envelopes), Ok(entries)) = (
-            u16::try_from(self.envelopes.len()),
-            u32::try_from(self.entries.len()),
-        ) else {
+        self.check(PACK_BYTES_MAX).map_err(|(what, _)| Error::internal(what))?;
+        let (Ok(envelopes), Ok(entries)) =
+            (u16::try_from(self.envelopes.len()), u32::try_from(self.entries.len()))
+        else {
             return Err(Error::internal("pack directory is too long"));
         };
         let bytes =
@@ -106,7 +103,7 @@ impl PackDirectory {
             out.extend_from_slice(&entry.id.0);
             out.extend_from_slice(&entry.offset.to_le_bytes());
             out.extend_from_slice(&entry.length.to_le_bytes());
-            out.extend_from_slice(&entry.envelope.unwrap_or(NO_ENVELOPE).to_le_bytes());
+            out.extend_from_slice(&entry.envelope.to_le_bytes());
             out.extend_from_slice(&[self.kind.code(), 0]);
         }
         Ok(out)
@@ -130,31 +127,20 @@ impl PackDirectory {
             let id = Id(reader.array()?);
             let offset = reader.u32()?;
             let length = reader.u32()?;
-            let envelope = Some(reader.u16()?).filter(|envelope| *envelope != NO_ENVELOPE);
+            let envelope = reader.u16()?;
             if reader.u8()? != kind.code() {
                 return Err(reader.damaged("blob of another kind than its pack"));
             }
             if reader.u8()? != 0 {
                 return Err(reader.damaged("unknown flags of a blob"));
             }
-            entries.push(PackEntry {
-                id,
-                offset,
-                length,
-                envelope,
-            });
+            entries.push(PackEntry { id, offset, length, envelope });
         }
-        let directory = Self {
-            kind,
-            envelopes,
-            entries,
-        };
-        directory
-            .check(u64::from(directory_offset))
-            .map_err(|(what, at)| {
-                let offset = Self::encoded_bytes(envelope_count, at);
-                Error::damaged(what).offset(offset)
-            })?;
+        let directory = Self { kind, envelopes, entries };
+        directory.check(u64::from(directory_offset)).map_err(|(what, at)| {
+            let offset = Self::encoded_bytes(envelope_count, at);
+            Error::damaged(what).offset(offset)
+        })?;
         Ok(directory)
     }
 
@@ -163,9 +149,6 @@ impl PackDirectory {
         if self.entries.len() > PACK_ENTRIES_MAX || self.envelopes.len() > PACK_ENVELOPES_MAX {
             return Err(("pack of too many blobs", 0));
         }
-        if self.kind == PackKind::Metadata && !self.envelopes.is_empty() {
-            return Err(("metadata pack with envelopes", 0));
-        }
         let mut end = 0;
         for (index, entry) in self.entries.iter().enumerate() {
             let offset = u64::from(entry.offset);
@@ -173,10 +156,7 @@ impl PackDirectory {
                 return Err(("blobs overlap or are out of order", index));
             }
             end = offset + u64::from(entry.length);
-            let has_envelope = match entry.envelope {
-                Some(envelope) => usize::from(envelope) < self.envelopes.len(),
-                None => self.kind == PackKind::Metadata,
-            };
+            let has_envelope = usize::from(entry.envelope) < self.envelopes.len();
             if !has_envelope {
                 return Err(("blob without its envelope", index));
             }
@@ -220,10 +200,7 @@ impl Footer {
         let at = plaintext_bytes.saturating_sub(FOOTER_BYTES as u64);
         let damaged = |what: &'static str| Error::damaged(what).offset(at);
         let mut reader = ByteReader::new(footer);
-        let footer = Self {
-            directory_offset: reader.u32()?,
-            directory_length: reader.u32()?,
-        };
+        let footer = Self { directory_offset: reader.u32()?, directory_length: reader.u32()? };
         if reader.array()? != *FOOTER_MAGIC {
             return Err(damaged("pack without its footer"));
         }
@@ -278,11 +255,7 @@ impl PackLayout {
             directory_offset: u32::try_from(blob_bytes + padding_bytes).map_err(|_| too_long())?,
             directory_length: u32::try_from(directory).map_err(|_| too_long())?,
         };
-        Ok(Self {
-            padding_bytes,
-            plaintext_bytes,
-            footer,
-        })
+        Ok(Self { padding_bytes, plaintext_bytes, footer })
     }
 }
 

@@ -141,14 +141,9 @@ mod tests {
         let mut parts: Vec<Vec<u8>> = (0..count).filter_map(|n| builder.insert(id(n))).collect();
         assert_eq!(parts.len(), 2);
         parts.extend(builder.finish());
-        let sets: Vec<RefSet> = parts
-            .into_iter()
-            .map(|part| RefSet::parse(part).unwrap())
-            .collect();
-        assert_eq!(
-            sets.iter().map(RefSet::len).collect::<Vec<_>>(),
-            [1 << 20, 1 << 20, 5]
-        );
+        let sets: Vec<RefSet> =
+            parts.into_iter().map(|part| RefSet::parse(part).unwrap()).collect();
+        assert_eq!(sets.iter().map(RefSet::len).collect::<Vec<_>>(), [1 << 20, 1 << 20, 5]);
         assert!((0..count).all(|n| sets.iter().any(|set| set.contains(&id(n)))));
         assert!(!sets.iter().any(|set| set.contains(&id(count))));
     }

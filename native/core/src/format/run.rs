@@ -27,7 +27,6 @@ pub const RUN_PACK_BYTES: usize = 32;
 
 const MAGIC: &[u8; 8] = b"PVBKRUN1";
 const SPAN_BYTES: usize = 8;
-const NO_SECTION: u32 = 0xffff_ffff;
 
 type RawEntry = [u8; RUN_ENTRY_BYTES];
 
@@ -131,8 +130,8 @@ pub struct PackRecord {
     pub kind: PackKind,
     /// Bytes of the whole object in the store.
     pub object_bytes: u32,
-    /// Where its part of the envelope section starts; none for metadata packs.
-    pub section_offset: Option<u32>,
+    /// Where its part of the envelope section starts.
+    pub section_offset: u32,
 }
 
 impl PackRecord {
@@ -144,32 +143,24 @@ impl PackRecord {
             .ok_or_else(|| reader.damaged("unknown kind of pack in an index run"))?;
         let reserved: [u8; 3] = reader.array()?;
         let object_bytes = reader.u32()?;
-        let section_offset = Some(reader.u32()?).filter(|offset| *offset != NO_SECTION);
+        let section_offset = reader.u32()?;
         if reserved != [0; 3] || reader.u32()? != 0 {
             return Err(reader.damaged("unknown field of a pack in an index run"));
         }
         reader.finish()?;
-        if section_offset.is_some() != (kind == PackKind::Data) {
-            return Err(reader.damaged("envelopes do not fit the kind of the pack"));
-        }
-        Ok(Self {
-            name,
-            kind,
-            object_bytes,
-            section_offset,
-        })
+        Ok(Self { name, kind, object_bytes, section_offset })
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.name);
         out.extend_from_slice(&[self.kind.code(), 0, 0, 0]);
         out.extend_from_slice(&self.object_bytes.to_le_bytes());
-        out.extend_from_slice(&self.section_offset.unwrap_or(NO_SECTION).to_le_bytes());
+        out.extend_from_slice(&self.section_offset.to_le_bytes());
         out.extend_from_slice(&[0; 4]);
     }
 }
 
-/// The envelopes of one data pack, and which blobs each is for.
+/// The envelopes of one pack, and which blobs each is for.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvelopeSection<'a> {
     envelopes: &'a [Envelope],
@@ -182,11 +173,7 @@ fn span_parts(span: [u8; SPAN_BYTES]) -> (u32, u16, u16) {
     let [.., low, high, reserved_low, reserved_high] = span;
     #[allow(clippy::cast_possible_truncation)] // the low half is what is wanted
     let start = number as u32;
-    (
-        start,
-        u16::from_le_bytes([low, high]),
-        u16::from_le_bytes([reserved_low, reserved_high]),
-    )
+    (start, u16::from_le_bytes([low, high]), u16::from_le_bytes([reserved_low, reserved_high]))
 }
 
 impl<'a> EnvelopeSection<'a> {
@@ -214,17 +201,13 @@ impl<'a> EnvelopeSection<'a> {
 
     /// The envelope for the blob at `offset` of the pack.
     pub fn envelope_at(&self, offset: u32) -> Option<&'a Envelope> {
-        let after = self
-            .spans
-            .partition_point(|span| span_parts(*span).0 <= offset);
+        let after = self.spans.partition_point(|span| span_parts(*span).0 <= offset);
         let (_, envelope, _) = span_parts(*self.spans.get(after.checked_sub(1)?)?);
         self.envelopes.get(usize::from(envelope))
     }
 
     fn first_offset(&self) -> u64 {
-        self.spans
-            .first()
-            .map_or(u64::MAX, |span| u64::from(span_parts(*span).0))
+        self.spans.first().map_or(u64::MAX, |span| u64::from(span_parts(*span).0))
     }
 }
 
@@ -237,11 +220,7 @@ fn entry_location(entry: &RawEntry) -> Location {
         let bytes = entry.get(at..).and_then(|rest| rest.first_chunk());
         u32::from_le_bytes(bytes.copied().unwrap_or_default())
     };
-    Location {
-        pack: number(16),
-        offset: number(20),
-        length: number(24),
-    }
+    Location { pack: number(16), offset: number(20), length: number(24) }
 }
 
 fn entry_order(entry: &RawEntry) -> (ShortId, u32, u32) {
@@ -262,9 +241,7 @@ impl Run {
     pub fn parse(body: Vec<u8>) -> Result<Self> {
         let header = RunHeader::parse(&body)?;
         let end = header.envelopes_range().end;
-        let padding = usize::try_from(end)
-            .ok()
-            .and_then(|end| Some((end, body.get(end..)?)));
+        let padding = usize::try_from(end).ok().and_then(|end| Some((end, body.get(end..)?)));
         let Some((at, padding)) = padding else {
             return Err(Error::damaged("index run ends too early").offset(body.len() as u64));
         };
@@ -276,38 +253,28 @@ impl Run {
     }
 
     /// Sections lie in the order of their packs without gaps; entries are in order and lie inside
-    /// their packs, those of data packs under an envelope.
+    /// their packs and under an envelope.
     fn check(&self) -> Result<()> {
         let section_bytes = self.part(self.header.envelopes_range());
         let mut section_end = 0;
         let mut bounds = Vec::with_capacity(self.header.packs as usize);
         for ordinal in 0..self.header.packs {
             let record = self.pack(ordinal)?;
-            let mut first_offset = 0;
-            if let Some(offset) = record.section_offset {
-                let bytes = section_bytes.get(section_end..).unwrap_or_default();
-                let (section, length) = EnvelopeSection::parse(bytes)?;
-                if offset as usize != section_end {
-                    return Err(Error::damaged("envelope sections are not in order"));
-                }
-                section_end += length;
-                first_offset = section.first_offset();
+            let bytes = section_bytes.get(section_end..).unwrap_or_default();
+            let (section, length) = EnvelopeSection::parse(bytes)?;
+            if record.section_offset as usize != section_end {
+                return Err(Error::damaged("envelope sections are not in order"));
             }
-            bounds.push((first_offset, u64::from(record.object_bytes)));
+            section_end += length;
+            bounds.push((section.first_offset(), u64::from(record.object_bytes)));
         }
         if section_end != section_bytes.len() {
-            return Err(Error::damaged(
-                "envelope section longer than its packs need",
-            ));
+            return Err(Error::damaged("envelope section longer than its packs need"));
         }
         let mut last = None;
         for (index, entry) in self.entries().iter().enumerate() {
             let order = entry_order(entry);
-            let Location {
-                pack,
-                offset,
-                length,
-            } = entry_location(entry);
+            let Location { pack, offset, length } = entry_location(entry);
             let end = u64::from(offset) + u64::from(length);
             let inside = bounds.get(pack as usize).is_some_and(|(first, limit)| {
                 u64::from(offset) >= *first && end <= *limit && length > 0
@@ -360,18 +327,12 @@ impl Run {
         let id = *id;
         let start = lower_bound(entries, &id);
         let mut rest = entries.get(start..).unwrap_or_default().iter();
-        iter::from_fn(move || {
-            rest.next()
-                .filter(|entry| entry_id(entry) == id)
-                .map(entry_location)
-        })
+        iter::from_fn(move || rest.next().filter(|entry| entry_id(entry) == id).map(entry_location))
     }
 
     /// All entries in order.
     pub fn iter(&self) -> impl Iterator<Item = (ShortId, Location)> + '_ {
-        self.entries()
-            .iter()
-            .map(|entry| (entry_id(entry), entry_location(entry)))
+        self.entries().iter().map(|entry| (entry_id(entry), entry_location(entry)))
     }
 
     /// What it says about one of its packs.
@@ -381,11 +342,9 @@ impl Run {
         PackRecord::parse(self.part(range))
     }
 
-    /// The envelope for the blob at `offset` of a pack; none in metadata packs.
+    /// The envelope for the blob at `offset` of a pack; none where it has no blob.
     pub fn envelope(&self, pack: u32, offset: u32) -> Result<Option<&Envelope>> {
-        let Some(section) = self.pack(pack)?.section_offset else {
-            return Ok(None);
-        };
+        let section = self.pack(pack)?.section_offset;
         let bytes = self.part(self.header.envelopes_range());
         let bytes = bytes.get(section as usize..).unwrap_or_default();
         let (section, _) = EnvelopeSection::parse(bytes)?;
@@ -409,11 +368,7 @@ fn lower_bound(entries: &[RawEntry], id: &ShortId) -> usize {
             None => break,
         }
     }
-    let below = |index: usize| {
-        entries
-            .get(index)
-            .is_some_and(|entry| entry_id(entry) < *id)
-    };
+    let below = |index: usize| entries.get(index).is_some_and(|entry| entry_id(entry) < *id);
     let (mut low, mut high) = (guess, guess);
     let mut step = 8;
     if below(guess) {
@@ -439,9 +394,7 @@ fn interpolate(rank: u64, low: u64, high: u64, count: u64) -> u64 {
     let span = u128::from(high.saturating_sub(low)) + 1;
     let distance = u128::from(rank.saturating_sub(low).min(high.saturating_sub(low)));
     let position = distance * u128::from(count) / span;
-    u64::try_from(position)
-        .unwrap_or(count)
-        .min(count.saturating_sub(1))
+    u64::try_from(position).unwrap_or(count).min(count.saturating_sub(1))
 }
 
 #[cfg(test)]

@@ -68,10 +68,8 @@ impl<'a> ByteReader<'a> {
     /// The next `length` bytes.
     #[inline]
     pub fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let taken = self
-            .position
-            .checked_add(length)
-            .and_then(|end| self.bytes.get(self.position..end));
+        let taken =
+            self.position.checked_add(length).and_then(|end| self.bytes.get(self.position..end));
         let Some(taken) = taken else {
             return Err(self.damaged("bytes end too early"));
         };
@@ -181,11 +179,7 @@ impl<'a> ByteReader<'a> {
 
     /// Refuses bytes that nobody asked for.
     pub fn finish(&self) -> Result<()> {
-        if self.remaining() == 0 {
-            Ok(())
-        } else {
-            Err(self.damaged("bytes after the end"))
-        }
+        if self.remaining() == 0 { Ok(()) } else { Err(self.damaged("bytes after the end")) }
     }
 }
 
@@ -233,14 +227,7 @@ mod tests {
     fn refuses_long_wide_and_short_forms() {
         let wide = [vec![0xff; 9], vec![2]].concat();
         let endless = vec![0xff; 11];
-        for bytes in [
-            &[0x80, 0][..],
-            &[0xff, 0x80, 0],
-            &wide,
-            &endless,
-            &[0x80],
-            &[],
-        ] {
+        for bytes in [&[0x80, 0][..], &[0xff, 0x80, 0], &wide, &endless, &[0x80], &[]] {
             let error = ByteReader::new(bytes).varint().unwrap_err();
             assert!(error.offset.is_some(), "{bytes:x?}");
         }

@@ -18,7 +18,7 @@ pub struct NewPack {
     pub kind: PackKind,
     /// Bytes of the whole object in the store.
     pub object_bytes: u32,
-    /// Its envelopes, none for a metadata pack.
+    /// Its envelopes.
     pub envelopes: Vec<Envelope>,
     /// From which plaintext offset on which envelope counts, in order of offsets.
     pub spans: Vec<(u32, u16)>,
@@ -52,10 +52,7 @@ impl RunBuilder {
     /// Adds a pack; returns its position, which its entries name.
     pub fn add_pack(&mut self, pack: &NewPack) -> Result<u32> {
         let too_long = || Error::internal("index run is too long");
-        let section_offset = match pack.kind {
-            PackKind::Data => Some(u32::try_from(self.sections.len()).map_err(|_| too_long())?),
-            PackKind::Metadata => None,
-        };
+        let section_offset = u32::try_from(self.sections.len()).map_err(|_| too_long())?;
         let record = PackRecord {
             name: pack.name,
             kind: pack.kind,
@@ -65,18 +62,15 @@ impl RunBuilder {
         let ordinal = self.pack_count;
         self.pack_count = ordinal.checked_add(1).ok_or_else(too_long)?;
         record.encode(&mut self.packs);
-        if pack.kind == PackKind::Data {
-            let envelopes = u16::try_from(pack.envelopes.len()).map_err(|_| too_long())?;
-            let spans = u32::try_from(pack.spans.len()).map_err(|_| too_long())?;
-            self.sections.extend_from_slice(&envelopes.to_le_bytes());
-            self.sections
-                .extend_from_slice(pack.envelopes.as_flattened());
-            self.sections.extend_from_slice(&spans.to_le_bytes());
-            for (start, envelope) in &pack.spans {
-                self.sections.extend_from_slice(&start.to_le_bytes());
-                self.sections.extend_from_slice(&envelope.to_le_bytes());
-                self.sections.extend_from_slice(&[0; 2]);
-            }
+        let envelopes = u16::try_from(pack.envelopes.len()).map_err(|_| too_long())?;
+        let spans = u32::try_from(pack.spans.len()).map_err(|_| too_long())?;
+        self.sections.extend_from_slice(&envelopes.to_le_bytes());
+        self.sections.extend_from_slice(pack.envelopes.as_flattened());
+        self.sections.extend_from_slice(&spans.to_le_bytes());
+        for (start, envelope) in &pack.spans {
+            self.sections.extend_from_slice(&start.to_le_bytes());
+            self.sections.extend_from_slice(&envelope.to_le_bytes());
+            self.sections.extend_from_slice(&[0; 2]);
         }
         Ok(ordinal)
     }
@@ -84,19 +78,14 @@ impl RunBuilder {
     /// Adds where a blob lies; `location.pack` comes from [`add_pack`](Self::add_pack).
     pub fn add_entry(&mut self, id: ShortId, location: Location) -> Result<()> {
         if location.pack >= self.pack_count {
-            return Err(Error::internal(
-                "entry of a pack that the index run does not have",
-            ));
+            return Err(Error::internal("entry of a pack that the index run does not have"));
         }
         let mut entry = [0; super::RUN_ENTRY_BYTES];
         let fields = (id.0.into_iter())
             .chain(location.pack.to_le_bytes())
             .chain(location.offset.to_le_bytes())
             .chain(location.length.to_le_bytes());
-        entry
-            .iter_mut()
-            .zip(fields)
-            .for_each(|(to, from)| *to = from);
+        entry.iter_mut().zip(fields).for_each(|(to, from)| *to = from);
         self.entries.push(entry);
         Ok(())
     }
@@ -110,10 +99,8 @@ impl RunBuilder {
     ) -> Result<u32> {
         let mut spans: Vec<(u32, u16)> = Vec::new();
         for entry in &directory.entries {
-            if let Some(envelope) = entry.envelope
-                && spans.last().map(|(_, last)| *last) != Some(envelope)
-            {
-                spans.push((entry.offset, envelope));
+            if spans.last().map(|(_, last)| *last) != Some(entry.envelope) {
+                spans.push((entry.offset, entry.envelope));
             }
         }
         let pack = self.add_pack(&NewPack {
@@ -124,11 +111,7 @@ impl RunBuilder {
             spans,
         })?;
         for entry in &directory.entries {
-            let location = Location {
-                pack,
-                offset: entry.offset,
-                length: entry.length,
-            };
+            let location = Location { pack, offset: entry.offset, length: entry.length };
             self.add_entry(entry.id.short(), location)?;
         }
         Ok(pack)
@@ -140,11 +123,8 @@ impl RunBuilder {
     pub fn finish(mut self) -> Result<Vec<u8>> {
         self.entries.sort_unstable_by_key(entry_order);
         self.entries.dedup();
-        let mut keys: Vec<u64> = self
-            .entries
-            .iter()
-            .map(|entry| filter_key(&entry_id(entry)))
-            .collect();
+        let mut keys: Vec<u64> =
+            self.entries.iter().map(|entry| filter_key(&entry_id(entry))).collect();
         keys.dedup(); // the same first bytes stand together
         let filter = build_filter(&keys)?;
         drop(keys);

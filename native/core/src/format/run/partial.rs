@@ -32,10 +32,7 @@ impl RunParts {
             return Err(Error::damaged("index run ends in its filter").offset(bytes.len() as u64));
         };
         Filter::parse(filter)?;
-        Ok(Self {
-            header,
-            filter: filter.to_vec(),
-        })
+        Ok(Self { header, filter: filter.to_vec() })
     }
 
     /// The sizes of the run's parts.
@@ -123,10 +120,7 @@ impl Probe {
         let (Some(first), Some(last)) = (block.first(), block.last()) else {
             return Err(wrong());
         };
-        let block_low = (range
-            .start
-            .checked_sub(self.entries_start)
-            .ok_or_else(wrong)?)
+        let block_low = (range.start.checked_sub(self.entries_start).ok_or_else(wrong)?)
             / RUN_ENTRY_BYTES as u64;
         let block_high = block_low + block.len() as u64;
         if block_low >= self.high || block_high <= self.low || block_high > self.entries {
@@ -159,9 +153,7 @@ impl Probe {
 
     fn collect(&mut self, entries: &[RawEntry], block_high: u64) {
         let before = self.found.len();
-        let matches = entries
-            .iter()
-            .take_while(|entry| entry_id(entry) == self.id);
+        let matches = entries.iter().take_while(|entry| entry_id(entry) == self.id);
         self.found.extend(matches.map(entry_location));
         let all_match = self.found.len() - before == entries.len();
         self.collecting = true;
