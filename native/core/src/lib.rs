@@ -11,6 +11,12 @@ pub mod crypto;
 pub mod documents;
 pub mod error;
 pub mod format;
+pub mod fs;
+pub mod globs;
+pub mod index;
+pub mod job;
+pub mod pages;
+pub mod scope;
 pub mod tree;
 
 pub use error::{Error, ErrorKind, Result};
