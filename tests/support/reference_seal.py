@@ -40,8 +40,8 @@ def _labeled_expand(suite: bytes, key: bytes, label: bytes, info: bytes, length:
     return _expand(key, length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + info, length)
 
 
-def hpke_seal(public: bytes, ephemeral: bytes, info: bytes, plaintext: bytes) -> bytes:
-    """Base mode, 0x0020 / 0x0001 / 0x0003, empty AAD, first message: enc and ciphertext."""
+def hpke_seal(public: bytes, ephemeral: bytes, info: bytes, plaintext: bytes, *, aad: bytes = b"") -> bytes:
+    """Base mode, 0x0020 / 0x0001 / 0x0003, first message: enc and ciphertext."""
     private = X25519PrivateKey.from_private_bytes(ephemeral)
     enc = private.public_key().public_bytes_raw()
     shared = private.exchange(X25519PublicKey.from_public_bytes(public))
@@ -54,7 +54,7 @@ def hpke_seal(public: bytes, ephemeral: bytes, info: bytes, plaintext: bytes) ->
     master = _labeled_extract(suite, secret, b"secret", b"")
     key = _labeled_expand(suite, master, b"key", context, 32)
     nonce = _labeled_expand(suite, master, b"base_nonce", context, 12)
-    return enc + ChaCha20Poly1305(key).encrypt(nonce, plaintext, b"")
+    return enc + ChaCha20Poly1305(key).encrypt(nonce, plaintext, aad)
 
 
 def cipher(suite: int, key: bytes) -> AESGCM | ChaCha20Poly1305:
@@ -111,6 +111,7 @@ def certificate(
     place: Place,
     principal: bytes,
     seed: bytes,
+    *,
     role: int,
     source: bytes = bytes(16),
 ) -> bytes:

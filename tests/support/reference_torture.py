@@ -92,8 +92,7 @@ def deep(session: Session, depth: int) -> tuple[list[Node], bytes]:
     """Nested directories whose path is much longer than PATH_MAX, a file at the bottom."""
     names = [b"%03d-%s" % (index, b"d" * 200) for index in range(depth)]
     nodes = [directory("")]
-    for index in range(depth):
-        nodes.append(directory(b"/".join(names[: index + 1])))
+    nodes += [directory(b"/".join(names[: index + 1])) for index in range(depth)]
     path = b"/".join([*names, b"bottom"])
     nodes.append(plain_file(session, path, *session.data(b"found"), link_group=1))
     nodes.append(replace(nodes[-1], key=b"zz link at the top"))

@@ -162,7 +162,7 @@ class RepositoryWriter:
         master = self.restore if role in (OWNER, RESTORER) else self.write
         seed = kdf.principal_seed(self.write, id_)
         kind = _CERTIFICATE_ROLES.get(role, 2)
-        certified = seal.certificate(self.owner_seed, self.place(""), id_, seed, kind, source)
+        certified = seal.certificate(self.owner_seed, self.place(""), id_, seed, role=kind, source=source)
         secret = kdf.identity_key(master, id_) + self.owner_vk + self.repository
         return Principal(id_, role, seed, certified, secret)
 
@@ -376,7 +376,9 @@ class Session:
             directory += id_ + struct.pack("<IIHBB", len(body), len(blob), ordinal, kind, 0)
             body += blob
         head = struct.pack("<HI", bool(envelope), len(entries))
-        size = write_pack_object(writer, key, kind, body, head + envelope + directory, signer)
+        size = write_pack_object(
+            writer, key, kind, body=body, directory=head + envelope + directory, signer=signer
+        )
         return PackIndex(name, kind, size, envelope, entries)
 
     def upload(self) -> str | None:
@@ -444,7 +446,7 @@ class Session:
 
 
 def write_pack_object(
-    writer: RepositoryWriter, key: str, kind: int, body: bytes, directory: bytes, signer: Principal
+    writer: RepositoryWriter, key: str, kind: int, *, body: bytes, directory: bytes, signer: Principal
 ) -> int:
     """Assemble and store a pack; returns the bytes of the sealed object."""
     body += bytes(seal.padding(len(body) + len(directory) + 256))
