@@ -8,7 +8,6 @@ from pvback.reference.errors import DamagedError
 from pvback.reference.sealing import ENVELOPE_BYTES, Envelope, parse_envelope
 from pvback.reference.wire import U64, Cursor
 
-NO_SECTION = 0xFFFFFFFF
 REFS_MAX = 1 << 20
 PACK_DATA, PACK_META = 1, 2
 
@@ -123,9 +122,7 @@ def _parse_run_pack(cursor: Cursor, section: bytes) -> RunPack:
     cursor.zero(3)
     object_bytes, offset = cursor.u32(), cursor.u32()
     cursor.zero(4)
-    if kind == PACK_META and offset == NO_SECTION:
-        return RunPack(name, kind, object_bytes, (), (), ())
-    if kind != PACK_DATA or offset > len(section):
+    if kind not in (PACK_DATA, PACK_META) or offset > len(section):
         cursor.fail("a pack is of no known kind, or its section is not there")
     raw, spans = _parse_section(Cursor(section[offset:], "envelope section of a run"))
     envelopes = tuple(parse_envelope(one, "envelope in a run") for one in raw)

@@ -27,6 +27,10 @@ EPOCH = VECTORS["inputs"]["epoch"]
 PLACE = Place(REPOSITORY, SCOPE, "x")
 
 
+def open_blob(key: bytes, kind: int, id_: bytes, data: bytes, suite: int = 1) -> bytes:
+    return sealing.open_blob(sealing.BlobSeal(kind, id_, suite, key), PLACE, data)
+
+
 def test_key_tree() -> None:
     write, restore = kdf.write_master(MASTER), kdf.restore_master(MASTER)
     dedup, meta = kdf.dedup_key(write, SCOPE), kdf.meta_key(write, SCOPE, EPOCH)
@@ -102,15 +106,15 @@ def test_blob() -> None:
     assert kdf.keyed(TREE["K_id"], raw) == id_
     blob = seal.seal_blob(key, PLACE, 1, id_, raw, nonce=nonce, compress=False)
     assert (len(blob), kdf.digest(blob).hex()) == (vector["len"], vector["blake3_of_blob"])
-    assert sealing.open_blob(key, PLACE, 1, id_, blob) == raw
+    assert open_blob(key, 1, id_, blob) == raw
     for suite in (1, 2):
         packed = seal.seal_blob(key, PLACE, 1, id_, raw, nonce=nonce, suite=suite)
         assert len(packed) < len(blob)
-        assert sealing.open_blob(key, PLACE, 1, id_, packed) == raw
+        assert open_blob(key, 1, id_, packed, suite) == raw
         with pytest.raises(DamagedError):
-            sealing.open_blob(key, PLACE, 2, id_, packed)
+            open_blob(key, 2, id_, packed)
         with pytest.raises(DamagedError):
-            sealing.open_blob(key, PLACE, 1, bytes(32), packed)
+            open_blob(key, 1, bytes(32), packed)
 
 
 def test_blob_that_inflates_is_refused() -> None:
@@ -123,16 +127,16 @@ def test_blob_that_inflates_is_refused() -> None:
             plaintext = struct.pack("<BBHI", 1, 0, 0, raw_length) + packed
             sealed = seal.cipher(1, kdf.derive("blob", key, context)).encrypt(bytes(12), plaintext, context)
             with pytest.raises(DamagedError):
-                sealing.open_blob(key, PLACE, 1, id_, bytes(12) + sealed)
+                open_blob(key, 1, id_, bytes(12) + sealed)
 
 
 def test_envelope() -> None:
-    envelope = sealing.Envelope(EPOCH, PRINCIPAL, h(VECTORS["envelope"]["enc_ct"]))
+    envelope = sealing.Envelope(1, EPOCH, PRINCIPAL, h(VECTORS["envelope"]["enc_ct"]))
     key = sealing.open_envelope(TREE["sk"], PLACE, envelope)
     assert key.hex() == VECTORS["envelope"]["opens_to"]
     for other in (
-        sealing.Envelope(1, PRINCIPAL, envelope.sealed),
-        sealing.Envelope(0, SCOPE, envelope.sealed),
+        sealing.Envelope(1, 1, PRINCIPAL, envelope.sealed),
+        sealing.Envelope(1, 0, SCOPE, envelope.sealed),
     ):
         with pytest.raises(DamagedError):
             sealing.open_envelope(TREE["sk"], PLACE, other)
