@@ -237,13 +237,14 @@ def test_other_parsers_survive_flips() -> None:
     run += bytes(16) + struct.pack("<B3xIII", 2, 9, 0, 0) + section + bytes(9)
     directory = struct.pack("<HI", 1, 1) + envelope + ID + struct.pack("<IIHBB", 0, 5, 0, 2, 0)
     pack = bytes(8) + directory + bytes(240) + struct.pack("<II", 8, len(directory)) + b"PVBKEND1"
+    refs = b"PVBKREF1" + struct.pack("<II", 2, 0) + bytes(15) + ID[:17]
     cases: list[tuple[Callable[[bytes], object], bytes]] = [
         (lambda data: parse_register(data, name), json.dumps(register).encode()),
         (lambda data: parse_record(data, ""), json.dumps(record).encode()),
         (lambda data: parse_detail(data, b"\xab" * 16), json.dumps(detail).encode()),
         (lambda data: parse_run(data, ""), run),
         (lambda data: parse_pack(data, 2, ""), pack),
-        (lambda data: parse_refs(data, ""), b"PVBKREF1" + struct.pack("<II", 2, 0) + bytes(15) + ID[:17]),
+        (lambda data: parse_refs(data, ""), refs),
     ]
     source = random.Random(7)
     for parse, body in cases:

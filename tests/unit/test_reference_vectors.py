@@ -99,6 +99,32 @@ def test_object_is_bound_and_whole() -> None:
         sealing.open_object(TREE["K_meta"], place, 4, data)
 
 
+def test_object_has_one_form() -> None:
+    """No empty last segment behind a full one, although every tag of it holds."""
+    key, place = TREE["K_index"], Place(REPOSITORY, SCOPE, "refs/a")
+    header = seal.seal_object(key, place, 4, 1, b"", salt=bytes(32))[:80]
+    okm = kdf.derive("object", key, header[:48] + REPOSITORY + SCOPE + place.bound, 64)
+    cipher = seal.cipher(1, okm[32:])
+    full = cipher.encrypt(bytes(12), bytes(65_536), None)
+    empty = cipher.encrypt(bytes(10) + b"\1\1", b"", None)
+    with pytest.raises(DamagedError, match="empty last segment"):
+        sealing.open_object(key, place, 4, header + full + empty)
+    with pytest.raises(DamagedError, match="segment 0"):
+        sealing.open_object(key, place, 4, header + full)
+
+
+def test_certificate_is_for_one_scope() -> None:
+    owner, seed, body = TREE["owner_seed"], TREE["principal_seed"], b"body"
+    for elsewhere in (Place(SCOPE, SCOPE, ""), Place(REPOSITORY, REPOSITORY, "")):
+        certified = seal.certificate(owner, elsewhere, PRINCIPAL, seed, role=3)
+        block = seal.signature_block(certified, seed, PLACE, 3, body)
+        with pytest.raises(DamagedError, match="another repository or scope"):
+            sealing.verify_block(block, PLACE, 3, body, TREE["owner_vk"])
+    certified = seal.certificate(owner, PLACE, PRINCIPAL, seed, role=3)
+    block = seal.signature_block(certified, seed, PLACE, 3, body)
+    assert sealing.verify_block(block, PLACE, 3, body, TREE["owner_vk"]).source is None
+
+
 def test_blob() -> None:
     vector = VECTORS["blob"]
     raw = h(vector["chunk"]["hex"]) * vector["chunk"]["times"]
@@ -126,7 +152,8 @@ def test_blob_that_inflates_is_refused() -> None:
         for raw_length in (0, 10, (1 << 20) - 1, (1 << 20) + 1, (16 << 20) + 1):
             plaintext = struct.pack("<BBHI", 1, 0, 0, raw_length) + packed
             sealed = seal.cipher(1, kdf.derive("blob", key, context)).encrypt(bytes(12), plaintext, context)
-            with pytest.raises(DamagedError):
+            words = "states another length" if packed == payload and raw_length <= 16 << 20 else None
+            with pytest.raises(DamagedError, match=words):
                 open_blob(key, 1, id_, bytes(12) + sealed)
 
 
