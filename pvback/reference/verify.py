@@ -138,7 +138,7 @@ class _Verify:
             if entry is None or entry.length != location.length or entry.id[:16] != id_:
                 raise DamagedError(f"entry {id_.hex()[:8]} is not what its pack says")
             position = listed.envelope_at(location.offset)
-            if position is None or listed.raw_envelopes[position] != pack.raw_envelopes[entry.envelope]:
+            if position is None or listed.envelopes[position] != pack.raw_envelopes[entry.envelope]:
                 raise DamagedError(f"entry {id_.hex()[:8]}: another envelope than its pack says")
 
     def _check_snapshot(self, snapshot: Snapshot) -> None:

@@ -225,8 +225,8 @@ def test_other_parsers_survive_flips() -> None:
         "record": {"name": "records/" + "ab" * 16, "hash": "00" * 32},
         "refs": [{"name": "refs/" + "ab" * 16 + "-0", "hash": "00" * 32}], "runs": [name],
     }  # fmt: skip
-    record = {"v": 1, "snapshot": "ab" * 16, "source": "01" * 16, "seq": 1, "prev": None, "suite": 1, "epoch": 1,
-              "counts": {"chunks": 0, "pages": 0}, "sealed": ""}  # fmt: skip
+    record = {"v": 1, "snapshot": "ab" * 16, "source": "01" * 16, "seq": 1, "prev": None,
+              "suite": 1, "epoch": 1, "counts": {"chunks": 0, "pages": 0}, "sealed": ""}  # fmt: skip
     detail = {"v": 1, "snapshot": "ab" * 16, "source": {"kind": "d", "string": "s"}, "started": "",
               "complete": True, "root": {"page": "00" * 32, "level": 0, "nodes": 1, "bytes": 0}}  # fmt: skip
     entry = ID[:16] + struct.pack("<III", 0, 0, 5)
