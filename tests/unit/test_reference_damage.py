@@ -244,6 +244,16 @@ def test_chunk_under_a_wrong_id(tmp_path: Path) -> None:
         read_all(MemoryStore(tmp_path), writer.owner.secret)
 
 
+def test_extent_beyond_its_chunk(tmp_path: Path) -> None:
+    for length, offset in ((6, 0), (5, 1), (5, 2**63)):
+        writer = RepositoryWriter(tmp_path / str(length + offset), random.Random(SEED).randbytes).init()
+        session = writer.session()
+        one = replace(session.data(b"12345")[0], length=length, offset=offset)
+        session.commit([directory(""), plain_file(session, "f", one)])
+        with pytest.raises(DamagedError, match="beyond chunk"):
+            read_all(MemoryStore(writer.root), writer.owner.secret)
+
+
 def broken(
     change: Callable[[RepositoryWriter], object],
 ) -> Callable[[Path], tuple[RepositoryWriter, MemoryStore]]:
