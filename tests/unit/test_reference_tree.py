@@ -32,7 +32,9 @@ def test_sound_tree() -> None:
         lambda: tree(FIRST, SECOND, [Child(b"", LEFT, 1, 0), Child(b"b", RIGHT, 3, 0)]),
         lambda: tree(FIRST, SECOND, [Child(b"", LEFT, 2, 1), Child(b"b", RIGHT, 2, 0)]),
         lambda: tree(FIRST, SECOND, [Child(b"", LEFT, 2, 0), Child(b"aa", RIGHT, 2, 0)]),
-        lambda: tree(FIRST, SECOND, [Child(b"", LEFT, 2, 0), Child(b"b", RIGHT, 2, 0)], Child(b"", ROOT, 5, 0)),
+        lambda: tree(
+            FIRST, SECOND, [Child(b"", LEFT, 2, 0), Child(b"b", RIGHT, 2, 0)], Child(b"", ROOT, 5, 0)
+        ),
         lambda: tree(
             [*FIRST, Node(b"bb", DIRECTORY)], SECOND, [Child(b"", LEFT, 3, 0), Child(b"b", RIGHT, 2, 0)],
             Child(b"", ROOT, 5, 0),
