@@ -1,0 +1,471 @@
+"""The only importer of the native module: keys, digests, and jobs that move bytes.
+
+A job asks for things and this module does them, in as many threads as the store deserves, until there is
+nothing left to ask; see "The native seam" in docs/architecture.md. Guarantees:
+
+- Outputs are handed over one at a time, each after the one before it was dealt with.
+- A put is answered when the object is durable. One that finds its own bytes under its name has succeeded:
+  the answer to an earlier attempt was lost.
+- When a job fails because the store did, the store's own exception is raised, not the job's echo of it; the
+  same holds for what an output's receiver raises.
+- When `DataJob.run` returns or raises, no thread of it is left and no request is under way.
+"""
+
+import contextlib
+import importlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from pvback import limits
+from pvback.errors import (
+    InternalError,
+    Interrupted,
+    ObjectExists,
+    ObjectNotFound,
+    PvbackError,
+    StorageError,
+    StorageUnavailable,
+)
+from pvback.runtime import Cancel, Clock, Counters, SystemClock
+from pvback.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from pvback import _native
+
+__all__ = [
+    "Argon2",
+    "DataJob",
+    "JobControl",
+    "Keyring",
+    "Listeners",
+    "NewRepository",
+    "UnlockMethod",
+    "blake3",
+    "create_keys",
+    "native_version",
+    "random_id",
+    "run_job",
+    "stream_job",
+    "unlock",
+]
+
+UnlockMethod = Literal["passphrase", "x25519", "secret"]
+Argon2 = tuple[int, int, int]
+"""Memory in KiB, passes, lanes."""
+
+
+class Keyring(Protocol):
+    """An unlocked key bundle. The secrets stay on the native side; its repr shows role and principal only."""
+
+    @property
+    def role(self) -> str:
+        """`owner`, `restorer`, `writer` or `maintainer`."""
+        ...
+
+    @property
+    def principal(self) -> str:
+        """Whose keys these are, in hex."""
+        ...
+
+    @property
+    def repository(self) -> str:
+        """The repository's id in hex."""
+        ...
+
+    @property
+    def owner_fingerprint(self) -> str:
+        """What tells this repository's owner from any other."""
+        ...
+
+    def scopes(self) -> list[tuple[str, str]]:
+        """(scope id, label) of each scope that this keyring opens."""
+        ...
+
+    def source_id(self, scope: str, source: str) -> str:
+        """The keyed id of a source string, in hex."""
+        ...
+
+    def seal_json(self, scope: str, kind: int, name: str, body: bytes) -> bytes:
+        """The object `name` with a JSON body. Raises WrongKeyError when the role may not sign it."""
+        ...
+
+    def open_json(self, scope: str, kind: int, name: str, data: bytes) -> bytes:
+        """The body of an object whose seal, signature and signer have been checked. Raises DamagedError."""
+        ...
+
+    def seal_record(self, scope: str, source: str, snapshot: str, secret_json: bytes) -> tuple[int, int, str]:
+        """Suite, epoch and the sealed half of a record in base64."""
+        ...
+
+    def open_record(
+        self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str
+    ) -> bytes:
+        """The sealed half of a record. Raises WrongKeyError when this role does not hold its key."""
+        ...
+
+    def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
+        """A JSON array: principal, role and label where they can be read, kinds of unlock entries."""
+        ...
+
+    def add_key(
+        self,
+        role: str,
+        label: str,
+        scopes: Sequence[str],
+        method: Literal["passphrase", "x25519"],
+        secret: bytes,
+        argon2: Argon2,
+    ) -> tuple[str, bytes]:
+        """Name and bytes of a new principal's key object."""
+        ...
+
+    def add_slot(
+        self, key_object: bytes, method: Literal["passphrase", "x25519"], secret: bytes, argon2: Argon2
+    ) -> bytes:
+        """This keyring's own key object with one more way to unlock it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewRepository:
+    """What `init` has to store, and the keyring that opens it."""
+
+    keyring: Keyring
+    config: bytes
+    key_name: str
+    key_object: bytes
+
+
+def load_native() -> Any:  # noqa: ANN401 - a module has no type of its own
+    """The extension; InternalError with a hint where it is not built for this machine."""
+    try:
+        return importlib.import_module("pvback._native")
+    except ImportError as exc:
+        raise InternalError(
+            f"the native module does not load: {exc}",
+            hint="run `make build`; `python -m pvback.reference` can list and restore without it",
+        ) from exc
+
+
+def native_version() -> str:
+    """The extension's version."""
+    return str(load_native().__version__)
+
+
+def blake3(data: bytes) -> str:
+    """BLAKE3 of data, in hex."""
+    digest: bytes = load_native().blake3(data)
+    return digest.hex()
+
+
+def random_id() -> str:
+    """16 bytes from the operating system, in hex."""
+    return str(load_native().random_id())
+
+
+def create_keys(
+    label: str, *, chunker: Mapping[str, object], passphrase: bytes, argon2: Argon2
+) -> NewRepository:
+    """Keys, `config` and the owner's key object of a new repository; stores nothing. Raises UsageError."""
+    made = load_native().Keyring.init_repository(label, json.dumps(chunker), passphrase, argon2)
+    return NewRepository(*made)
+
+
+def unlock(
+    config: bytes, key_objects: Sequence[tuple[str, bytes]], *, method: UnlockMethod, secret: bytes
+) -> Keyring:
+    """The first key bundle that `secret` opens. Raises WrongKeyError, DamagedError, UnsupportedFormatError."""
+    keyring: Keyring = load_native().Keyring.unlock(config, list(key_objects), method, secret)
+    return keyring
+
+
+class JobControl(Protocol):
+    """What a listener may do to the job that it listens to."""
+
+    def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any]:
+        """Ask the job for something and return its answer. Not from an output's receiver."""
+        ...
+
+    def cancel(self) -> None:
+        """Make the job fail with Interrupted soon. Safe to repeat, from any thread."""
+        ...
+
+
+def _ignore_output(kind: str, data: memoryview) -> None:
+    """A job without a listener has nothing to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """Who hears what a job says.
+
+    Attributes:
+        on_output: Called with the kind and the bytes of an output, which are valid during the call only.
+        on_counters: Called in the thread of `run`, every `limits.PROGRESS_SECONDS`.
+        on_tick: Likewise, with the job's control. What it raises ends the job and is raised by `run`.
+        on_cancel: Called on each tick once `cancel` is set; by default the job is cancelled at once.
+        cancel: The user's wish to stop.
+    """
+
+    on_output: Callable[[str, memoryview], None] = _ignore_output
+    on_counters: Callable[[Counters], None] | None = None
+    on_tick: Callable[[JobControl], None] | None = None
+    on_cancel: Callable[[JobControl], None] = lambda control: control.cancel()
+    cancel: Cancel = field(default_factory=Cancel)
+
+
+class DataJob:
+    """One native job with the threads that serve it. Use `run_job` unless the job has to be talked to."""
+
+    def __init__(
+        self, verb: str, keyring: Keyring, *, options: Mapping[str, object], store: ObjectStore
+    ) -> None:
+        self._store = store
+        self._threads_count = _thread_count(options, store)
+        self._output_lock = threading.Lock()
+        self._errors_lock = threading.Lock()
+        self._store_errors: list[PvbackError] = []
+        self._listener_error: BaseException | None = None
+        self._job = load_native().Job.start(verb, keyring, json.dumps(options))
+
+    def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any]:
+        """See `JobControl.command`."""
+        answer: dict[str, Any] = json.loads(self._job.command(name, json.dumps(options)))
+        return answer
+
+    def cancel(self) -> None:
+        """See `JobControl.cancel`."""
+        self._job.cancel()
+
+    def run(self, listeners: Listeners, *, clock: Clock | None = None) -> dict[str, Any]:
+        """Serve the job to its end and return its result. Raises what it, its store or a listener raised."""
+        ended = threading.Event()
+        left = threading.Semaphore(0)
+        threads = [
+            threading.Thread(
+                target=self._serve, args=(listeners, left), name=f"pvback-serve-{number}", daemon=True
+            )
+            for number in range(self._threads_count)
+        ]
+        watcher = threading.Thread(target=_wait_for, args=(left, len(threads), ended), daemon=True)
+        for thread in (*threads, watcher):
+            thread.start()
+        try:
+            self._watch(listeners, ended)
+        except BaseException as exc:
+            self._note_listener_error(exc)
+            self._job.cancel()
+        finally:
+            for thread in (*threads, watcher):
+                thread.join()
+        return self._result()
+
+    def _watch(self, listeners: Listeners, ended: threading.Event) -> None:
+        while not ended.wait(limits.PROGRESS_SECONDS):
+            if listeners.on_counters is not None:
+                listeners.on_counters(parse_counters(self._job.progress()))
+            if listeners.on_tick is not None:
+                listeners.on_tick(self)
+            if listeners.cancel.is_set:
+                listeners.on_cancel(self)
+        if listeners.on_counters is not None:
+            listeners.on_counters(parse_counters(self._job.progress()))
+
+    def _serve(self, listeners: Listeners, left: threading.Semaphore) -> None:
+        try:
+            while (request := self._job.next_request()) is not None:
+                self._answer(request, listeners)
+        except BaseException as exc:  # noqa: BLE001 - a thread has nobody else to tell
+            self._note_listener_error(exc)
+            self._job.cancel()
+        finally:
+            left.release()
+
+    def _answer(self, request: "_native.Request", listeners: Listeners) -> None:
+        try:
+            if request.kind == "get":
+                request.complete(self._get(request))
+            elif request.kind == "put":
+                _create(self._store, request.key, memoryview(request))
+                request.complete()
+            else:
+                with self._output_lock:
+                    listeners.on_output(request.key, memoryview(request))
+                request.complete()
+        except PvbackError as exc:
+            if request.kind == "output":
+                self._note_listener_error(exc)
+            else:
+                with self._errors_lock:
+                    self._store_errors.append(exc)
+            request.fail(_failure_kind(exc), exc.what)
+        except BaseException as exc:
+            request.fail("internal", "the request could not be served")
+            self._note_listener_error(exc)
+            self._job.cancel()
+
+    def _get(self, request: "_native.Request") -> bytes:
+        if request.length is None:
+            return self._store.read(request.key).data
+        return self._store.read_range(request.key, offset=request.offset, length=request.length)
+
+    def _note_listener_error(self, exc: BaseException) -> None:
+        with self._errors_lock:
+            if self._listener_error is None:
+                self._listener_error = exc
+
+    def _result(self) -> dict[str, Any]:
+        try:
+            result: dict[str, Any] = json.loads(self._job.result())
+        except PvbackError as exc:
+            if self._listener_error is not None:
+                raise self._listener_error from None
+            raise self._original(exc) from None
+        if self._listener_error is not None:
+            raise self._listener_error
+        return result
+
+    def _original(self, echo: PvbackError) -> PvbackError:
+        """The store's exception that `echo` repeats, or `echo` when it speaks of something else."""
+        if not isinstance(echo, StorageError | Interrupted) or not self._store_errors:
+            return echo
+        same_key = [error for error in self._store_errors if error.key == echo.key]
+        if isinstance(echo, Interrupted):
+            same_key = [error for error in self._store_errors if isinstance(error, Interrupted)]
+            return same_key[0] if same_key else echo
+        return same_key[0] if same_key else self._store_errors[0]
+
+
+def run_job(
+    verb: str,
+    keyring: Keyring,
+    *,
+    options: Mapping[str, object],
+    store: ObjectStore,
+    listeners: Listeners | None = None,
+) -> dict[str, Any]:
+    """Run a job to its end and return its result. Raises as `DataJob.run`."""
+    return DataJob(verb, keyring, options=options, store=store).run(listeners or Listeners())
+
+
+def stream_job(
+    verb: str,
+    keyring: Keyring,
+    *,
+    options: Mapping[str, object],
+    store: ObjectStore,
+    cancel: Cancel | None = None,
+) -> Iterator[tuple[str, bytes]]:
+    """The outputs of a job, (kind, bytes), as they come; a slow taker slows the job down.
+
+    Closing the iterator early cancels the job. Raises as `DataJob.run`, after the last output.
+    """
+    outputs: queue.Queue[tuple[str, bytes] | BaseException | None] = queue.Queue(maxsize=8)
+    stopped = Cancel()
+    job = DataJob(verb, keyring, options=options, store=store)
+
+    def hand_over(kind: str, data: memoryview) -> None:
+        while True:
+            stopped.check()
+            with contextlib.suppress(queue.Full):
+                outputs.put((kind, bytes(data)), timeout=limits.PROGRESS_SECONDS)
+                return
+
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            job.run(Listeners(on_output=hand_over, cancel=stopped))
+        except BaseException as exc:  # noqa: BLE001 - raised again where the iterator is used
+            end = exc
+        while not stopped.is_set:
+            with contextlib.suppress(queue.Full):
+                outputs.put(end, timeout=limits.PROGRESS_SECONDS)
+                return
+
+    thread = threading.Thread(target=work, name=f"pvback-{verb}", daemon=True)
+    thread.start()
+    try:
+        yield from _take(outputs, cancel or Cancel())
+    finally:
+        stopped.set()
+        job.cancel()
+        thread.join()
+
+
+def _take(
+    outputs: "queue.Queue[tuple[str, bytes] | BaseException | None]", cancel: Cancel
+) -> Iterator[tuple[str, bytes]]:
+    while True:
+        cancel.check()
+        try:
+            output = outputs.get(timeout=limits.PROGRESS_SECONDS)
+        except queue.Empty:
+            continue
+        if output is None:
+            return
+        if isinstance(output, BaseException):
+            raise output
+        yield output
+
+
+def parse_counters(text: str) -> Counters:
+    """A job's counters. Fields that it does not have yet are as if nothing had been done."""
+    raw: dict[str, Any] = json.loads(text)
+    names = (
+        "done_bytes",
+        "total_bytes",
+        "done_count",
+        "total_count",
+        "new_bytes",
+        "stored_bytes",
+        "error_count",
+    )
+    known = {name: raw[name] for name in names if raw.get(name) is not None}
+    return Counters(phase=str(raw.get("phase", "")), current=raw.get("current"), **known)
+
+
+def _create(store: ObjectStore, key: str, data: memoryview) -> None:
+    """Create an object under a name that nobody else uses; repeats as long as an answer may have been lost."""
+    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        try:
+            store.create(key, data)
+            return
+        except ObjectExists:
+            if store.read(key).data == data:
+                return
+            raise
+        except StorageUnavailable:
+            if attempt == limits.RETRY_COUNT_MAX:
+                raise
+            _CLOCK.sleep(min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt))
+
+
+_CLOCK = SystemClock()
+
+
+def _thread_count(options: Mapping[str, object], store: ObjectStore) -> int:
+    """Threads that serve requests: the reads worth having in flight, the puts, and one for output."""
+    gets = options.get("gets")
+    puts = options.get("puts", 0)
+    assert isinstance(gets, int), "every job says how many reads it may have in flight"
+    assert isinstance(puts, int), "a number of puts is whole"
+    return gets + puts + 1
+
+
+def _failure_kind(exc: PvbackError) -> str:
+    if isinstance(exc, ObjectNotFound):
+        return "not_found"
+    if isinstance(exc, Interrupted):
+        return "cancelled"
+    return "storage" if isinstance(exc, StorageError) else "internal"
+
+
+def _wait_for(left: threading.Semaphore, count: int, ended: threading.Event) -> None:
+    """Set `ended` when all serving threads have left."""
+    for _ in range(count):
+        left.acquire()
+    ended.set()

@@ -1,0 +1,244 @@
+"""The writer's side of commit and prune without locks: one backup, from OPEN to COMMITTED.
+
+Order, each step durable before the next: `gc/state` is read, the register is created OPEN, `gc/state` is read
+again; packs before the runs that list them, those before reference sets and record, those before the swap to
+COMMITTED. A new generation is acknowledged only when no run of the old one is in flight, and no run of the
+new one is written before the acknowledgement is. Every lost compare-and-swap means that prune ended this
+session: `SessionFencedError`, and the caller starts over.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from pvback import datapath, limits
+from pvback.datapath import JobControl
+from pvback.errors import StorageError
+from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
+from pvback.repository.layout import Area, ScopeLayout, record_name, split_generation
+from pvback.repository.records import RecordDetails, write_record
+from pvback.repository.registers import (
+    Register,
+    RegisterState,
+    SessionFencedError,
+    StoredRegister,
+    create_register,
+    swap_register,
+)
+from pvback.repository.sealed import Named, ScopeObjects
+from pvback.runtime import Clock
+from pvback.storage import ObjectInfo, ObjectStore
+from pvback.storage.wrap import Request, WrappedStore
+
+__all__ = ["FinishedTree", "RunGate", "WriterSession"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTree:
+    """What a checkpoint or the end of a backup says of what is stored by now."""
+
+    refs: tuple[Named, ...]
+    runs: tuple[str, ...]
+    counts: Mapping[str, int]
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "FinishedTree":
+        """From a job's result or a checkpoint output."""
+        return cls(
+            refs=tuple(Named(str(one["name"]), str(one["hash"])) for one in raw.get("refs", ())),
+            runs=tuple(str(name) for name in raw.get("runs", ())),
+            counts={name: int(raw.get("counts", {}).get(name, 0)) for name in ("chunks", "pages")},
+        )
+
+
+class WriterSession:
+    """One OPEN register and what may be done to it. Safe to use from several threads.
+
+    Args:
+        objects: The scope.
+        source: The source id, in hex.
+        clock: Times retries and polls.
+    """
+
+    def __init__(self, objects: ScopeObjects, source: str, *, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._state, self._stored = _start(objects, source, clock=clock)
+        self._polled = clock.monotonic()
+        self._checkpoints = 0
+        self.gate = RunGate(objects.store, objects.layout, self._stored.register.ack)
+
+    @property
+    def snapshot(self) -> str:
+        """The id of the snapshot that this will be, in hex."""
+        return self._stored.register.snapshot
+
+    @property
+    def register(self) -> Register:
+        """The register as this session wrote it last."""
+        with self._lock:
+            return self._stored.register
+
+    def index_view(self) -> IndexView:
+        """The runs that this session may dedup against, under the generation that it has acknowledged."""
+        return list_index(self._objects, self._state, is_writer=True)
+
+    def poll(self, control: JobControl) -> None:
+        """Once a minute look at `gc/state`, and acknowledge a new generation. Quick in between.
+
+        Raises SessionFencedError when prune has not waited.
+        """
+        now = self._clock.monotonic()
+        if now - self._polled < limits.GENERATION_POLL_SECONDS:
+            return
+        self._polled = now
+        state = read_gc_state(self._objects)
+        if state.n > self.register.ack:
+            try:
+                self._acknowledge(state, control)
+            except BaseException:
+                # Nobody will let the runs through that wait at the gate.
+                self.gate.shut()
+                raise
+
+    def _acknowledge(self, state: GcState, control: JobControl) -> None:
+        view = list_index(self._objects, state, is_writer=True)
+        # The job answers when no run is in flight and everything it uses is in trusted copies or named here.
+        answer = control.command(
+            "acknowledge", {"gen": state.n, "condemned": sorted(state.condemned), "index": view.as_options()}
+        )
+        keep = {str(pack) for pack in answer["keep"]}
+        with self._lock:
+            # What an earlier generation kept stays named: that prune may still be under way.
+            kept = tuple(sorted(keep | set(self._stored.register.keep)))
+            self._swap(replace(self._stored.register, ack=state.n, keep=kept))
+            self._state = state
+        self.gate.advance(state.n)
+
+    def checkpoint(
+        self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
+    ) -> None:
+        """Record how far the backup has come, so that another session can go on from there."""
+        with self._lock:
+            number = self._checkpoints + 1
+            named = write_record(
+                self._objects,
+                record_name(self.snapshot, number),
+                source=self._stored.register.source,
+                place=place,
+                counts=tree.counts,
+                details=details,
+            )
+            self._checkpoints = number
+            self._swap(replace(self._stored.register, checkpoint=named, runs=tree.runs))
+
+    def commit(
+        self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
+    ) -> Register:
+        """Make the snapshot exist. Its packs, runs and reference sets are durable already."""
+        with self._lock:
+            named = write_record(
+                self._objects,
+                record_name(self.snapshot),
+                source=self._stored.register.source,
+                place=place,
+                counts=tree.counts,
+                details=details,
+            )
+            self._swap(
+                replace(
+                    self._stored.register,
+                    state=RegisterState.COMMITTED,
+                    record=named,
+                    refs=tree.refs,
+                    runs=tree.runs,
+                )
+            )
+            return self._stored.register
+
+    def _swap(self, new: Register) -> None:
+        try:
+            self._stored = swap_register(self._objects, self._stored, new, clock=self._clock)
+        except SessionFencedError:
+            self.gate.shut()
+            raise
+
+
+def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState, StoredRegister]:
+    """Create a register of the generation that is current before and after."""
+    for _ in range(limits.SESSION_START_COUNT_MAX):
+        before = read_gc_state(objects)
+        stored = create_register(
+            objects,
+            Register(
+                generation=before.n,
+                snapshot=datapath.random_id(),
+                source=source,
+                state=RegisterState.OPEN,
+                ack=before.n,
+                started=clock.now(),
+            ),
+        )
+        if stored is None:
+            continue
+        after = read_gc_state(objects)
+        if after.n == before.n:
+            # The later one: packs may have been condemned, or doomed, between the two.
+            return after, stored
+    raise StorageError(
+        "prune moved on each time that a session was begun", key=objects.layout.key("gc/state")
+    )
+
+
+class RunGate(WrappedStore):
+    """A store that holds back runs of a generation which the register does not acknowledge yet.
+
+    Between the job's answer to `acknowledge` and the swap that makes it known, the job may go on; its
+    packs may be written at once, its runs wait here.
+    """
+
+    def __init__(self, inner: ObjectStore, layout: ScopeLayout, generation: int) -> None:
+        super().__init__(inner)
+        self._layout = layout
+        self._changed = threading.Condition()
+        self._generation = generation
+        self._is_closed = False
+
+    def advance(self, generation: int) -> None:
+        """Let runs up to `generation` through."""
+        with self._changed:
+            self._generation = generation
+            self._changed.notify_all()
+
+    def shut(self) -> None:
+        """Let no run through ever again; who waits gets SessionFencedError."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
+
+    def _pass(self, key: str) -> None:
+        found = self._layout.classify(key)
+        parts = split_generation(found[1]) if found and found[0] is Area.INDEX else None
+        if parts is None:
+            return
+        with self._changed:
+            while not self._is_closed and parts[0] > self._generation:
+                self._changed.wait()
+            if self._is_closed:
+                raise SessionFencedError("the session was ended by prune", key=key)
+
+    def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
+        if kind in (Request.CREATE, Request.PUT):
+            self._pass(key)
+        return act()
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list_objects`."""
+        return self._inner.list_objects(prefix, after=after)
+
+    def close(self) -> None:
+        """Nothing: the store outlives the session."""
