@@ -26,7 +26,10 @@ class Keyring:
 
     @staticmethod
     def unlock(
-        config: bytes, key_objects: Sequence[tuple[str, bytes]], method: Literal["passphrase", "x25519", "secret"], secret: bytes
+        config: bytes,
+        key_objects: Sequence[tuple[str, bytes]],
+        method: Literal["passphrase", "x25519", "secret"],
+        secret: bytes,
     ) -> Keyring:
         """Tries the key objects in turn. Raises WrongKeyError when none opens, DamagedError, UnsupportedError."""
 
@@ -51,16 +54,30 @@ class Keyring:
     def seal_record(self, scope: str, source: str, snapshot: str, secret_json: bytes) -> tuple[int, int, str]:
         """(suite, epoch, base64 blob) for the public part of a record."""
 
-    def open_record(self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str) -> bytes: ...
+    def open_record(
+        self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str
+    ) -> bytes: ...
     def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
         """JSON array: principal, role and label where they can be read, kinds of unlock entries."""
 
-    def add_key(self, role: str, label: str, scopes: Sequence[str], method: Literal["passphrase", "x25519"], secret: bytes,
-                argon2: tuple[int, int, int]) -> tuple[str, bytes]:
+    def add_key(
+        self,
+        role: str,
+        label: str,
+        scopes: Sequence[str],
+        method: Literal["passphrase", "x25519"],
+        secret: bytes,
+        argon2: tuple[int, int, int],
+    ) -> tuple[str, bytes]:
         """A new principal (owner only): name and bytes of its key object."""
 
-    def add_slot(self, key_object: bytes, method: Literal["passphrase", "x25519"], secret: bytes,
-                 argon2: tuple[int, int, int]) -> bytes:
+    def add_slot(
+        self,
+        key_object: bytes,
+        method: Literal["passphrase", "x25519"],
+        secret: bytes,
+        argon2: tuple[int, int, int],
+    ) -> bytes:
         """Another way to unlock this keyring's own key object; returns its new bytes."""
 
 @final
