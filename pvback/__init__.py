@@ -1,25 +1,33 @@
 """Backup and restore of Kubernetes persistent volumes. What is in `__all__` is the public API.
 
-Names are loaded when they are first used, so that `import pvback` costs nothing and errors, configuration
-and the reference reader work on machines where the native module does not.
+Most names are loaded when they are first used, so that `import pvback.reference` works on machines where the
+native module does not. Errors are there at once: they need nothing.
 """
 
 import importlib
 from typing import TYPE_CHECKING
 
+from pvback.errors import (
+    ClusterError,
+    ConflictError,
+    DamagedError,
+    FileError,
+    InternalError,
+    Interrupted,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    PartlyDone,
+    PvbackError,
+    RepositoryNotFound,
+    StorageError,
+    StorageUnavailable,
+    UnsupportedFormatError,
+    UsageError,
+    WrongKeyError,
+)
+
 if TYPE_CHECKING:
-    from pvback.errors import (
-        ConflictError,
-        DamagedError,
-        FileError,
-        Interrupted,
-        PvbackError,
-        RepositoryNotFound,
-        StorageError,
-        UnsupportedFormatError,
-        UsageError,
-        WrongKeyError,
-    )
     from pvback.model import Consistency, Finding, FindingSeverity, Stats
     from pvback.ops.backup import BackupOptions, BackupResult
     from pvback.ops.check import CheckResult
@@ -39,6 +47,7 @@ __all__ = [
     "Cancel",
     "Change",
     "CheckResult",
+    "ClusterError",
     "ConflictError",
     "Consistency",
     "Counters",
@@ -46,10 +55,15 @@ __all__ = [
     "FileError",
     "Finding",
     "FindingSeverity",
+    "InternalError",
     "Interrupted",
     "KeyInfo",
     "Match",
     "Node",
+    "ObjectChanged",
+    "ObjectExists",
+    "ObjectNotFound",
+    "PartlyDone",
     "Problem",
     "Progress",
     "PvbackError",
@@ -62,6 +76,7 @@ __all__ = [
     "Source",
     "Stats",
     "StorageError",
+    "StorageUnavailable",
     "UnsupportedFormatError",
     "UsageError",
     "WrongKeyError",
@@ -90,9 +105,9 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
-    if name not in __all__:
+    if name not in _HOME_OF:
         raise AttributeError(f"module 'pvback' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME_OF.get(name, "pvback.errors")), name)
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
 
 
 def __dir__() -> list[str]:

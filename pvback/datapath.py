@@ -30,16 +30,16 @@ from pvback.errors import (
     StorageError,
     StorageUnavailable,
 )
-from pvback.runtime import Cancel, Clock, Counters, SystemClock
-from pvback.storage import ObjectStore
+from pvback.runtime import Cancel, Counters, SystemClock
 
 if TYPE_CHECKING:
-    from pvback import _native
+    from pvback._native import Keyring, Request
 
 __all__ = [
     "Argon2",
     "DataJob",
     "JobControl",
+    "JobStore",
     "Keyring",
     "Listeners",
     "NewRepository",
@@ -58,75 +58,28 @@ Argon2 = tuple[int, int, int]
 """Memory in KiB, passes, lanes."""
 
 
-class Keyring(Protocol):
-    """An unlocked key bundle. The secrets stay on the native side; its repr shows role and principal only."""
+class JobStore(Protocol):
+    """What a job needs of an object store; see `pvback.storage.ObjectStore` for what each promises."""
+
+    def create(self, key: str, data: bytes | bytearray | memoryview) -> str:
+        """Write an object that does not exist yet. Raises ObjectExists, StorageUnavailable, StorageError."""
+        ...
+
+    def read(self, key: str) -> "WholeObject":
+        """Read an object whole. Raises ObjectNotFound."""
+        ...
+
+    def read_range(self, key: str, *, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes from `offset`. Raises ObjectNotFound."""
+        ...
+
+
+class WholeObject(Protocol):
+    """An object that was read whole."""
 
     @property
-    def role(self) -> str:
-        """`owner`, `restorer`, `writer` or `maintainer`."""
-        ...
-
-    @property
-    def principal(self) -> str:
-        """Whose keys these are, in hex."""
-        ...
-
-    @property
-    def repository(self) -> str:
-        """The repository's id in hex."""
-        ...
-
-    @property
-    def owner_fingerprint(self) -> str:
-        """What tells this repository's owner from any other."""
-        ...
-
-    def scopes(self) -> list[tuple[str, str]]:
-        """(scope id, label) of each scope that this keyring opens."""
-        ...
-
-    def source_id(self, scope: str, source: str) -> str:
-        """The keyed id of a source string, in hex."""
-        ...
-
-    def seal_json(self, scope: str, kind: int, name: str, body: bytes) -> bytes:
-        """The object `name` with a JSON body. Raises WrongKeyError when the role may not sign it."""
-        ...
-
-    def open_json(self, scope: str, kind: int, name: str, data: bytes) -> bytes:
-        """The body of an object whose seal, signature and signer have been checked. Raises DamagedError."""
-        ...
-
-    def seal_record(self, scope: str, source: str, snapshot: str, secret_json: bytes) -> tuple[int, int, str]:
-        """Suite, epoch and the sealed half of a record in base64."""
-        ...
-
-    def open_record(
-        self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str
-    ) -> bytes:
-        """The sealed half of a record. Raises WrongKeyError when this role does not hold its key."""
-        ...
-
-    def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
-        """A JSON array: principal, role and label where they can be read, kinds of unlock entries."""
-        ...
-
-    def add_key(
-        self,
-        role: str,
-        label: str,
-        scopes: Sequence[str],
-        method: Literal["passphrase", "x25519"],
-        secret: bytes,
-        argon2: Argon2,
-    ) -> tuple[str, bytes]:
-        """Name and bytes of a new principal's key object."""
-        ...
-
-    def add_slot(
-        self, key_object: bytes, method: Literal["passphrase", "x25519"], secret: bytes, argon2: Argon2
-    ) -> bytes:
-        """This keyring's own key object with one more way to unlock it."""
+    def data(self) -> bytes:
+        """Its bytes."""
         ...
 
 
@@ -134,7 +87,7 @@ class Keyring(Protocol):
 class NewRepository:
     """What `init` has to store, and the keyring that opens it."""
 
-    keyring: Keyring
+    keyring: "Keyring"
     config: bytes
     key_name: str
     key_object: bytes
@@ -170,14 +123,14 @@ def random_id() -> str:
 def create_keys(
     label: str, *, chunker: Mapping[str, object], passphrase: bytes, argon2: Argon2
 ) -> NewRepository:
-    """Keys, `config` and the owner's key object of a new repository; stores nothing. Raises UsageError."""
+    """Keys, `config` and key object of a new repository; stores nothing. Raises UsageError."""
     made = load_native().Keyring.init_repository(label, json.dumps(chunker), passphrase, argon2)
     return NewRepository(*made)
 
 
 def unlock(
     config: bytes, key_objects: Sequence[tuple[str, bytes]], *, method: UnlockMethod, secret: bytes
-) -> Keyring:
+) -> "Keyring":
     """The first key bundle that `secret` opens. Raises WrongKeyError, DamagedError, UnsupportedFormatError."""
     keyring: Keyring = load_native().Keyring.unlock(config, list(key_objects), method, secret)
     return keyring
@@ -195,7 +148,7 @@ class JobControl(Protocol):
         ...
 
 
-def _ignore_output(kind: str, data: memoryview) -> None:
+def _ignore_output(_kind: str, _data: memoryview) -> None:
     """A job without a listener has nothing to say."""
 
 
@@ -222,10 +175,10 @@ class DataJob:
     """One native job with the threads that serve it. Use `run_job` unless the job has to be talked to."""
 
     def __init__(
-        self, verb: str, keyring: Keyring, *, options: Mapping[str, object], store: ObjectStore
+        self, verb: str, keyring: "Keyring", *, options: Mapping[str, object], store: JobStore
     ) -> None:
         self._store = store
-        self._threads_count = _thread_count(options, store)
+        self._threads_count = _thread_count(options)
         self._output_lock = threading.Lock()
         self._errors_lock = threading.Lock()
         self._store_errors: list[PvbackError] = []
@@ -241,7 +194,7 @@ class DataJob:
         """See `JobControl.cancel`."""
         self._job.cancel()
 
-    def run(self, listeners: Listeners, *, clock: Clock | None = None) -> dict[str, Any]:
+    def run(self, listeners: Listeners) -> dict[str, Any]:
         """Serve the job to its end and return its result. Raises what it, its store or a listener raised."""
         ended = threading.Event()
         left = threading.Semaphore(0)
@@ -256,7 +209,7 @@ class DataJob:
             thread.start()
         try:
             self._watch(listeners, ended)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised again when all threads have ended
             self._note_listener_error(exc)
             self._job.cancel()
         finally:
@@ -285,7 +238,7 @@ class DataJob:
         finally:
             left.release()
 
-    def _answer(self, request: "_native.Request", listeners: Listeners) -> None:
+    def _answer(self, request: "Request", listeners: Listeners) -> None:
         try:
             if request.kind == "get":
                 request.complete(self._get(request))
@@ -303,12 +256,12 @@ class DataJob:
                 with self._errors_lock:
                     self._store_errors.append(exc)
             request.fail(_failure_kind(exc), exc.what)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised again in the thread of `run`
             request.fail("internal", "the request could not be served")
             self._note_listener_error(exc)
             self._job.cancel()
 
-    def _get(self, request: "_native.Request") -> bytes:
+    def _get(self, request: "Request") -> bytes:
         if request.length is None:
             return self._store.read(request.key).data
         return self._store.read_range(request.key, offset=request.offset, length=request.length)
@@ -342,10 +295,10 @@ class DataJob:
 
 def run_job(
     verb: str,
-    keyring: Keyring,
+    keyring: "Keyring",
     *,
     options: Mapping[str, object],
-    store: ObjectStore,
+    store: JobStore,
     listeners: Listeners | None = None,
 ) -> dict[str, Any]:
     """Run a job to its end and return its result. Raises as `DataJob.run`."""
@@ -354,10 +307,10 @@ def run_job(
 
 def stream_job(
     verb: str,
-    keyring: Keyring,
+    keyring: "Keyring",
     *,
     options: Mapping[str, object],
-    store: ObjectStore,
+    store: JobStore,
     cancel: Cancel | None = None,
 ) -> Iterator[tuple[str, bytes]]:
     """The outputs of a job, (kind, bytes), as they come; a slow taker slows the job down.
@@ -428,8 +381,8 @@ def parse_counters(text: str) -> Counters:
     return Counters(phase=str(raw.get("phase", "")), current=raw.get("current"), **known)
 
 
-def _create(store: ObjectStore, key: str, data: memoryview) -> None:
-    """Create an object under a name that nobody else uses; repeats as long as an answer may have been lost."""
+def _create(store: JobStore, key: str, data: memoryview) -> None:
+    """Create an object under a name that nobody else uses; repeats while an answer may have been lost."""
     for attempt in range(limits.RETRY_COUNT_MAX + 1):
         try:
             store.create(key, data)
@@ -447,7 +400,7 @@ def _create(store: ObjectStore, key: str, data: memoryview) -> None:
 _CLOCK = SystemClock()
 
 
-def _thread_count(options: Mapping[str, object], store: ObjectStore) -> int:
+def _thread_count(options: Mapping[str, object]) -> int:
     """Threads that serve requests: the reads worth having in flight, the puts, and one for output."""
     gets = options.get("gets")
     puts = options.get("puts", 0)

@@ -35,6 +35,8 @@ CONFIG_FILE_BYTES_MAX = 1 * MIB
 # --- object storage ---------------------------------------------------------------------------------
 KEY_BYTES_MAX = 512
 """S3 allows 1,024 with the repository's own prefix."""
+SWAPPED_BYTES_MAX = 1 * MIB
+"""What is compared and swapped is small; a store need not name the content of anything bigger."""
 LIST_PAGE_COUNT = 1000
 """Objects in one answer to a list request, as S3 has it."""
 DELETE_BATCH_COUNT = 1000
@@ -82,6 +84,7 @@ PROGRESS_SECONDS = 0.1
 assert CHUNK_BYTES_MIN < CHUNK_BYTES_AVERAGE < CHUNK_BYTES_MAX <= BLOB_RAW_BYTES_MAX
 assert PAGE_BYTES_AVERAGE < BLOB_RAW_BYTES_MAX < PACK_BYTES_DEFAULT <= PACK_BYTES_MAX
 assert 2 * PACK_BYTES_DEFAULT < MEMORY_BYTES_MIN <= MEMORY_BYTES_DEFAULT
+assert SWAPPED_BYTES_MAX < PACK_BYTES_DEFAULT
 assert READ_REQUEST_BYTES <= PACK_BYTES_DEFAULT
 assert 0 < RETRY_SECONDS_MIN < RETRY_SECONDS_MAX < GENERATION_POLL_SECONDS
 assert FENCE_SECONDS_MIN >= 10 * GENERATION_POLL_SECONDS

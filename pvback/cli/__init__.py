@@ -16,7 +16,8 @@ def main() -> None:
     """Back up and restore Kubernetes persistent volumes.
 
     The options below are accepted before and after the command. Each has a variable: PVBACK_REPOSITORY,
-    PVBACK_PASSWORD, PVBACK_PASSWORD_FILE, PVBACK_PASSWORD_COMMAND, PVBACK_KEY_FILE, PVBACK_CACHE_DIR and so on.
+    PVBACK_PASSWORD, PVBACK_PASSWORD_FILE, PVBACK_PASSWORD_COMMAND, PVBACK_KEY_FILE, PVBACK_CACHE_DIR,
+    PVBACK_MEMORY, PVBACK_S3_ENDPOINT, PVBACK_LIMIT_UPLOAD, PVBACK_LIMIT_DOWNLOAD.
     """
 
 

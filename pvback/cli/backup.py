@@ -19,8 +19,12 @@ __all__ = ["backup"]
 
 @click.command(epilog=exit_codes(3, 11))
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.UNPROCESSED)
-@click.option("--command", "is_command", is_flag=True, help="SOURCE... after `--` is a program: store its output.")
-@click.option("--stdin-name", metavar="NAME", help="Name of the file that standard input or a program becomes.")
+@click.option(
+    "--command", "is_command", is_flag=True, help="SOURCE... after `--` is a program: store its output."
+)
+@click.option(
+    "--stdin-name", metavar="NAME", help="Name of the file that standard input or a program becomes."
+)
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Stored with the snapshot.")
 @click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out what fits.")
 @click.option("--one-file-system", is_flag=True, help="Stay on the source's file system.")
@@ -37,6 +41,7 @@ __all__ = ["backup"]
 @pass_invocation
 def backup(
     invocation: Invocation,
+    /,
     sources: tuple[str, ...],
     *,
     is_command: bool,
@@ -100,7 +105,8 @@ def _show(output: Output, result: BackupResult) -> None:
     stats = result.stats
     rate = stats.read_bytes / stats.duration_seconds if stats.duration_seconds else 0
     output.remark(
-        f"{stats.file_count} files, {format_bytes(stats.source_bytes)}; {stats.file_unchanged_count} unchanged; "
+        f"{stats.file_count} files, {format_bytes(stats.source_bytes)}; "
+        f"{stats.file_unchanged_count} unchanged; "
         f"{format_bytes(stats.new_bytes)} new, {format_bytes(stats.stored_bytes)} stored; "
         f"{stats.duration_seconds:.1f} s, {format_bytes(rate)}/s read"
     )

@@ -81,7 +81,7 @@ def exit_codes(*extra: int, has_repository: bool = True) -> str:
 
 
 def global_options(*, is_hidden: bool = True) -> Callable[[F], F]:
-    """The options that every command takes; shown in the help of the program, hidden in that of its commands."""
+    """The options that every command takes; help shows them for the program only."""
 
     def decorate(function: F) -> F:
         for make in reversed(_OPTIONS):
@@ -115,8 +115,8 @@ def _mark(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F
     )
 
 
-def _no_cache(is_hidden: bool) -> Callable[[F], F]:  # noqa: FBT001
-    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+def _no_cache(is_hidden: bool) -> Callable[[F], F]:
+    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
             context.ensure_object(Invocation).flags["cache_dir"] = False
 
@@ -136,7 +136,10 @@ _OPTIONS = (
     ),
     _flag("--password-file", to="password_file", metavar="FILE", help="Its first line is the password."),
     _flag(
-        "--password-command", to="password_command", metavar="CMD", help="Its output's first line is the password."
+        "--password-command",
+        to="password_command",
+        metavar="CMD",
+        help="Its output's first line is the password.",
     ),
     _flag("--key-file", to="key_file", metavar="FILE", help="A private key, in place of a password."),
     _mark("--scope", to="scope", metavar="NAME", help="Which scope of the repository; default: `default`."),

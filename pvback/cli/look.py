@@ -89,9 +89,7 @@ def _snapshot_row(one: SnapshotInfo) -> tuple[str, ...]:
 @click.option("-R", "--recursive", is_flag=True, help="All below PATH; without a PATH that is so anyway.")
 @global_options()
 @pass_invocation
-def ls(
-    invocation: Invocation, snapshot: str, *, source: str | None, is_long: bool, recursive: bool
-) -> int:
+def ls(invocation: Invocation, snapshot: str, *, source: str | None, is_long: bool, recursive: bool) -> int:
     """List what is in a snapshot. SNAP is the beginning of an id, or `latest`."""
     name, path = split_snapshot_path(snapshot)
     with invocation.repository() as access:
@@ -176,7 +174,9 @@ def _show_change(change: Change) -> str:
 
 
 @click.command(epilog=exit_codes())
-@click.option("--mode", type=click.Choice(["restore", "unique"]), help="Also read the trees and count in them.")
+@click.option(
+    "--mode", type=click.Choice(["restore", "unique"]), help="Also read the trees and count in them."
+)
 @click.option("--source", metavar="SOURCE", help="Only snapshots of this source.")
 @global_options()
 @pass_invocation
@@ -199,4 +199,3 @@ def stats(invocation: Invocation, *, mode: str | None, source: str | None) -> in
     for name, value in found.trees.items():
         output.line(f"{name}: {format_bytes(value) if name.endswith('bytes') else value}")
     return 0
-

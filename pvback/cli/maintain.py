@@ -114,7 +114,9 @@ def key_list(invocation: Invocation) -> int:
 @key.command("add", epilog=exit_codes(11))
 @click.option("--role", type=click.Choice(keys.ROLES), default="owner", help="What it may do; default: all.")
 @click.option("--label", default="", metavar="TEXT", help="Whose it is.")
-@click.option("--self", "is_self", is_flag=True, help="No new key, but one more way to unlock the one in use.")
+@click.option(
+    "--self", "is_self", is_flag=True, help="No new key, but one more way to unlock the one in use."
+)
 @click.option("--new-password-file", metavar="FILE", help="Its first line is the new password.")
 @click.option("--recipient", metavar="HEX", help="Seal it to this X25519 public key.")
 @global_options()
@@ -179,7 +181,7 @@ def bench_limits(invocation: Invocation) -> int:
     return 0
 
 
-def _new_secret(password_file: str | None, recipient: str | None) -> tuple[keys.Method, bytes]:
+def _new_secret(password_file: str | None, recipient: str | None) -> tuple[keys.SlotMethod, bytes]:
     if (password_file is None) == (recipient is None):
         raise UsageError("give one of `--new-password-file` and `--recipient`")
     if recipient is not None:

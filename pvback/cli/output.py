@@ -1,4 +1,4 @@
-"""Results on standard output: tables for people, JSON for programs. Everything else goes to standard error."""
+"""Results on standard output: tables or JSON. Everything else goes to standard error."""
 
 import base64
 import dataclasses
@@ -49,7 +49,7 @@ def format_moment(time: datetime) -> str:
 
 
 def to_json(value: object) -> Any:  # noqa: ANN401 - JSON has no type
-    """Values of the API as JSON: fields by name, times as RFC 3339, undecodable bytes as surrogate escapes."""
+    """Values of the API as JSON: fields by name, times as RFC 3339."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)}
     if isinstance(value, PvbackError):

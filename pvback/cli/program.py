@@ -73,7 +73,8 @@ def _report(exc: BaseException, invocation: Invocation) -> int:
         return exc.code if isinstance(exc.code, int) else 1
     else:
         error = InternalError(
-            f"{type(exc).__name__}: {exc}", hint="this is a bug; run again with `-v` and report what it prints"
+            f"{type(exc).__name__}: {exc}",
+            hint="this is a bug; run again with `-v` and report what it prints",
         )
     if (invocation.is_verbose or is_debugging()) and not isinstance(exc, click.ClickException):
         traceback.print_exception(exc)

@@ -24,7 +24,9 @@ __all__ = ["dump", "restore"]
 @click.option("--include", "includes", multiple=True, metavar="GLOB", help="Restore only what fits.")
 @click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out what fits.")
 @click.option("--delete", is_flag=True, help="Remove from the target what is not in the snapshot.")
-@click.option("--overwrite", type=click.Choice(OVERWRITE), default="if-changed", help="What is there already.")
+@click.option(
+    "--overwrite", type=click.Choice(OVERWRITE), default="if-changed", help="What is there already."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--verify", is_flag=True, help="Read everything back and compare.")
 @click.option("--reference", is_flag=True, help="Use the slow second reader, without the native module.")
@@ -32,6 +34,7 @@ __all__ = ["dump", "restore"]
 @pass_invocation
 def restore(
     invocation: Invocation,
+    /,
     snapshot: str,
     *,
     target: str,
@@ -48,10 +51,14 @@ def restore(
     output = invocation.output
     used = RestoreOptions(**options)  # type: ignore[arg-type]
     if reference:
-        if used != RestoreOptions():
-            raise UsageError("`--reference` restores everything to an empty place", hint="leave the other options out")
+        if used != RestoreOptions() or source is not None:
+            raise UsageError(
+                "`--reference` restores everything to an empty place", hint="leave the other options out"
+            )
         with stopping():
-            summary = restore_by_reference(invocation.config(), snapshot, target, source=source)
+            summary = restore_by_reference(
+                invocation.config(), snapshot, target=target, scope=invocation.scope
+            )
         return _show_reference(output, summary)
     name, path = split_snapshot_path(snapshot)
     with invocation.repository() as access:

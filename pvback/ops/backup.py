@@ -180,7 +180,7 @@ class _Run:
                 "gen": generation,
             }
             job = DataJob("backup", self._access.keyring, options=job_options, store=store)
-            result = job.run(self._listeners(), clock=self._clock)
+            result = job.run(self._listeners())
         if self._session is not None:
             tree = FinishedTree.from_json(result)
             self._session.commit(tree, self._details(result, is_complete=True), place=self._place)
@@ -208,9 +208,9 @@ class _Run:
 
     def _choose_parent(self, catalog: Catalog) -> CommittedSnapshot | None:
         if self._options.parent is not None:
-            parent = find_snapshot(catalog.snapshots, self._options.parent)
-            parent.require_details()
-            return parent
+            chosen = find_snapshot(catalog.snapshots, self._options.parent)
+            chosen.require_details()
+            return chosen
         parent = latest_of_source(catalog.snapshots, self._source_id)
         return parent if parent is not None and parent.details is not None else None
 

@@ -9,7 +9,7 @@ __all__ = ["measure_limits"]
 
 
 def measure_limits(access: RepositoryAccess) -> Mapping[str, float]:
-    """Gigabytes (10^9 bytes) of plaintext per second for each stage, on one core unless its name says otherwise."""
+    """Gigabytes (10^9 bytes) of plaintext a second for each stage, by its name."""
     options = access.job_options({"runs": [], "dead": [], "condemned": []})
     result = run_job("limits", access.keyring, options=options, store=access.store)
     return {str(stage): float(rate) for stage, rate in result.items()}

@@ -1,7 +1,7 @@
 """Examining a repository. What is wrong is a finding, not an exception: the examination goes on.
 
-First everything that is listed, registers, records and their chain; then the data path follows every snapshot's
-tree to packs that are there and large enough, compares reference sets, and reads packs if asked to.
+First everything that is listed, registers, records and their chain; then the data path follows every
+snapshot's tree to packs that are there and large enough, compares reference sets, and reads packs if asked.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -60,8 +60,8 @@ def open_repository(
 class Repository:
     """An open repository. Its methods block; use it from one thread at a time, and close it or use `with`.
 
-    A snapshot is named by the first digits of its id or by `latest`; sizes are bytes, times are UTC. All
-    methods raise StorageError when the store fails, and DamagedError when stored bytes are not what was written
+    A snapshot is named by the first digits of its id or by `latest`; sizes are bytes, times UTC. All methods
+    raise StorageError when the store fails, and DamagedError when stored bytes are not what was written
     or the repository was rolled back.
     """
 

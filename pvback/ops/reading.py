@@ -20,13 +20,13 @@ _RELOAD_COUNT_MAX = 3
 
 
 def split_snapshot_path(text: str) -> tuple[str, str]:
-    """(snapshot, path) of `SNAP[:PATH]`; the path is relative to the source, whether it begins with `/` or not."""
+    """(snapshot, path) of `SNAP[:PATH]`; the path is relative to the source, with or without a `/`."""
     snapshot, _, path = text.partition(":")
     return snapshot, path.strip("/")
 
 
 def find_in(access: RepositoryAccess, text: str, *, source: str | None = None) -> CommittedSnapshot:
-    """The snapshot that a user means. Raises as `find_snapshot`, and DamagedError for a rolled-back repository."""
+    """The snapshot that a user means. Raises as `find_snapshot`, and DamagedError for a roll-back."""
     return find_snapshot(access.catalog().snapshots, text, source=source)
 
 

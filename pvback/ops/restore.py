@@ -80,9 +80,9 @@ def restore(
 ) -> RestoreResult:
     """Make `target` the image of what was backed up, or of `path` below it.
 
-    Every chunk's id is checked before its bytes count. A missing or damaged chunk costs the files that hold it,
-    not the restore. Raises UsageError, FileError when the target is not usable, Interrupted, DamagedError when
-    the tree itself is not readable, StorageError.
+    Every chunk's id is checked before its bytes count. A missing or damaged chunk costs the files that hold
+    it, not the restore. Raises UsageError, FileError when the target is not usable, Interrupted, DamagedError
+    when the tree itself is not readable, StorageError.
     """
     used, heard = options or RestoreOptions(), progress or NoProgress()
     if used.overwrite not in OVERWRITE:

@@ -1,9 +1,9 @@
-"""What can be backed up, and what it is called.
+r"""What can be backed up, and what it is called.
 
 A source string names a source for life: the chain of its snapshots, its parent and its checkpoints are found
 by it. It is `<host>:<absolute path>` for directories, files and devices, and `<host>:stdin/<name>` or
 `<host>:command/<name>` for streams, which no path collides with. Backslashes and bytes that are not UTF-8 are
-written as `\\\\` and `\\xff`, so that different paths never have the same string.
+written as `\\` and `\xff`, so that different paths never have the same string.
 """
 
 import os

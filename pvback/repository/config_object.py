@@ -99,7 +99,7 @@ def check_writable(config: RepositoryConfig) -> None:
     """Raise UnsupportedFormatError when this program may read the repository, but not write to it."""
     if config.min_writer > FORMAT_VERSION:
         raise UnsupportedFormatError(
-            f"the repository needs a writer of format {config.min_writer}; this program writes {FORMAT_VERSION}",
+            f"the repository needs a writer of format {config.min_writer}; this one writes {FORMAT_VERSION}",
             key=CONFIG_KEY,
             hint="use a newer pvback; this one can still restore",
         )

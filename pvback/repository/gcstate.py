@@ -20,7 +20,7 @@ _LISTS = ("condemned", "known", "dead", "base", "roster")
 
 @dataclass(frozen=True, slots=True)
 class GcState:
-    """One version of the state, its lists loaded. Packs stand by name, runs and registers as `<gen>-<name>`."""
+    """One version, its lists loaded. Packs stand by name, runs and registers as `<gen>-<name>`."""
 
     n: int
     is_condemning: bool

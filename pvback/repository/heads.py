@@ -1,8 +1,8 @@
 """What this client remembers of repositories, so that one that was rolled back is noticed.
 
 The provider of the storage can serve old objects, but not make a client forget. Remembered are the serial
-of `config`, n of each scope's `gc/state`, and the newest record of each source. Losing the memory costs only this
-protection; it is kept in the cache directory and not at all without one.
+of `config`, n of each scope's `gc/state`, and the newest record of each source. Losing the memory costs only
+this protection; it is kept in the cache directory and not at all without one.
 """
 
 import contextlib

@@ -11,10 +11,10 @@ from pvback.errors import ConflictError, DamagedError, PvbackError, UsageError, 
 from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, key_object_key
 from pvback.repository.repository import RepositoryAccess, read_key_objects
 
-__all__ = ["ROLES", "KeyInfo", "add_key", "add_way_to_unlock", "list_keys", "remove_key"]
+__all__ = ["ROLES", "KeyInfo", "SlotMethod", "add_key", "add_way_to_unlock", "list_keys", "remove_key"]
 
 ROLES = ("owner", "restorer", "writer", "maintainer")
-Method = Literal["passphrase", "x25519"]
+SlotMethod = Literal["passphrase", "x25519"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +51,7 @@ def list_keys(access: RepositoryAccess) -> list[KeyInfo]:
     )
 
 
-def add_key(access: RepositoryAccess, *, role: str, label: str, method: Method, secret: bytes) -> str:
+def add_key(access: RepositoryAccess, *, role: str, label: str, method: SlotMethod, secret: bytes) -> str:
     """Make a principal with access to the scope in use, and return its id. Owners only: WrongKeyError.
 
     The secret is the new passphrase, or the recipient's X25519 public key. Raises UsageError.
@@ -65,7 +65,7 @@ def add_key(access: RepositoryAccess, *, role: str, label: str, method: Method, 
     return name.removeprefix(KEYS_PREFIX).removesuffix(".json")
 
 
-def add_way_to_unlock(access: RepositoryAccess, *, method: Method, secret: bytes) -> None:
+def add_way_to_unlock(access: RepositoryAccess, *, method: SlotMethod, secret: bytes) -> None:
     """Give the key in use one more passphrase or recipient. Raises ObjectChanged when a race was lost."""
     key = key_object_key(access.keyring.principal)
     stored = access.store.read(key)

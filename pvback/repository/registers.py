@@ -1,4 +1,4 @@
-"""Snapshot registers: one object per snapshot that moves OPEN -> COMMITTED -> FORGOTTEN -> DEAD, or to FENCED.
+"""Snapshot registers: one per snapshot. OPEN -> COMMITTED -> FORGOTTEN -> DEAD, or OPEN -> FENCED.
 
 Invariants: every write is a compare-and-swap with a fresh nonce, so that a writer whose answer was lost finds
 out by reading whether the version that is there is its own. No state is ever left for an earlier one, except

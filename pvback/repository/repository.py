@@ -9,10 +9,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pvback import datapath, limits
 from pvback.config import Config, load_password
-from pvback.datapath import Keyring, UnlockMethod
+from pvback.datapath import UnlockMethod
 from pvback.errors import (
     ConflictError,
     ObjectChanged,
@@ -34,6 +35,9 @@ from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
 from pvback.storage.retry import RetryingStore
 
+if TYPE_CHECKING:
+    from pvback.datapath import Keyring
+
 __all__ = [
     "RepositoryAccess",
     "create_repository",
@@ -52,7 +56,7 @@ class RepositoryAccess:
     config: Config
     facts: RepositoryConfig
     store: ObjectStore
-    keyring: Keyring
+    keyring: "Keyring"
     objects: ScopeObjects
     clock: Clock
 
@@ -194,7 +198,7 @@ def read_key_objects(store: ObjectStore) -> list[tuple[str, bytes]]:
 def read_secret(config: Config) -> tuple[UnlockMethod, bytes]:
     """How to unlock: a key file if one was named, or else the password. Raises UsageError without either.
 
-    A key file holds an X25519 private key (32 bytes) or the secret of an unlock entry (80 bytes), raw or in hex.
+    A key file holds an X25519 private key (32 bytes) or the secret of an unlock entry (80 bytes), raw or hex.
     """
     if config.key_file is not None:
         return _read_key_file(config.key_file)
@@ -232,7 +236,7 @@ def _read_config(store: ObjectStore) -> bytes:
         ) from None
 
 
-def _choose_scope(keyring: Keyring, wanted: str | None) -> str:
+def _choose_scope(keyring: "Keyring", wanted: str | None) -> str:
     scopes = keyring.scopes()
     if not scopes:
         raise WrongKeyError("this key opens no scope")

@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pvback import datapath
-from pvback.datapath import Keyring
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.body import Body, parse_body
 from pvback.repository.layout import Area, ObjectType, ScopeLayout
 from pvback.storage import ObjectInfo, ObjectStore
+
+if TYPE_CHECKING:
+    from pvback.datapath import Keyring
 
 __all__ = ["Named", "ScopeObjects", "SealedBody", "parse_named"]
 
@@ -47,7 +50,7 @@ class ScopeObjects:
     """The objects of one scope, opened and sealed with one keyring."""
 
     store: ObjectStore
-    keyring: Keyring
+    keyring: "Keyring"
     layout: ScopeLayout
 
     @property
@@ -78,7 +81,7 @@ class ScopeObjects:
         return self.keyring.seal_json(self.scope, kind, name, data)
 
     def list_area(self, area: Area) -> Iterator[tuple[str, ObjectInfo]]:
-        """(last part of the name, info) of each object of an area, in key order; foreign ones are left out."""
+        """(last part of the name, info) of each object of an area, in key order, without foreign ones."""
         for info in self.store.list_objects(self.layout.area(area)):
             found = self.layout.classify(info.key)
             if found is not None and found[0] is area:

@@ -104,7 +104,7 @@ class SnapshotFilter:
 
 
 def matches_source(details: RecordDetails, wanted: str) -> bool:
-    """Whether `wanted` is a record's source string, its path (a slash at the end does not count) or its name."""
+    """Whether `wanted` is a source's string, its path (with a slash at its end or not) or its name."""
     source = details.source
     return wanted in (source.string, source.path, source.name) or (
         source.path is not None and len(wanted) > 1 and wanted.rstrip("/") == source.path
