@@ -131,7 +131,7 @@ def create_keys(
 def unlock(
     config: bytes, key_objects: Sequence[tuple[str, bytes]], *, method: UnlockMethod, secret: bytes
 ) -> "Keyring":
-    """The first key bundle that `secret` opens. Raises WrongKeyError, DamagedError, UnsupportedFormatError."""
+    """The first key bundle that `secret` opens. Raises WrongKeyError, DamagedError or as `config` does."""
     keyring: Keyring = load_native().Keyring.unlock(config, list(key_objects), method, secret)
     return keyring
 

@@ -127,8 +127,8 @@ def judge_damaged(errors: Sequence[PvbackError]) -> Iterator[Finding]:
 def judge_chain(catalog: Catalog) -> Iterator[Finding]:
     """Each record has to continue one of its source's records, as far as those are still there. Pure.
 
-    Writers that ran at once make records with the same sequence, and forgotten ones leave gaps: what cannot be
-    told is not reported.
+    Writers that ran at once make records with the same sequence, and forgotten ones leave gaps: what cannot
+    be told is not reported.
     """
     by_place: dict[tuple[str, int], list[CommittedSnapshot]] = {}
     for one in (*catalog.snapshots, *catalog.forgotten):

@@ -162,7 +162,7 @@ class Repository:
         )
 
     def dump(self, snapshot: str, output: BinaryIO, *, source: str | None = None) -> int:
-        """Write the file `SNAP:PATH` to `output`, and return how many bytes. Raises PvbackError, UsageError."""
+        """Write the file `SNAP:PATH` to `output`; returns how many bytes. Raises PvbackError, UsageError."""
         name, path = split_snapshot_path(snapshot)
         return dump.dump_file(self._access, find_in(self._access, name, source=source), path, output)
 
@@ -173,7 +173,7 @@ class Repository:
         progress: Progress | None = None,
         cancel: Cancel | None = None,
     ) -> checks.CheckResult:
-        """Examine the repository; `read_percent` of 100 reads and opens all that is stored. Raises UsageError."""
+        """Examine the repository; a `read_percent` of 100 opens all that is stored. Raises UsageError."""
         return checks.check(self._access, read_percent=read_percent, progress=progress, cancel=cancel)
 
     def list_keys(self) -> Sequence[keys.KeyInfo]:
@@ -181,7 +181,7 @@ class Repository:
         return keys.list_keys(self._access)
 
     def add_key(self, role: str, label: str, password: str) -> str:
-        """Let somebody in, with a password of their own, and return the id. Raises WrongKeyError, UsageError."""
+        """Let somebody in, with a password of their own; returns the id. Raises WrongKeyError, UsageError."""
         return keys.add_key(
             self._access, role=role, label=label, method="passphrase", secret=password.encode()
         )
