@@ -11,12 +11,10 @@ nothing left to ask; see "The native seam" in docs/architecture.md. Guarantees:
 - When `DataJob.run` returns or raises, no thread of it is left and no request is under way.
 """
 
-import contextlib
 import importlib
 import json
-import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -49,7 +47,6 @@ __all__ = [
     "native_version",
     "random_id",
     "run_job",
-    "stream_job",
     "unlock",
 ]
 
@@ -139,8 +136,11 @@ def unlock(
 class JobControl(Protocol):
     """What a listener may do to the job that it listens to."""
 
-    def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any]:
-        """Ask the job for something and return its answer. Not from an output's receiver."""
+    def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
+        """Ask the job for something and return its answer; None when it has ended meanwhile.
+
+        Not from an output's receiver: the answer may have to wait for requests.
+        """
         ...
 
     def cancel(self) -> None:
@@ -179,15 +179,22 @@ class DataJob:
     ) -> None:
         self._store = store
         self._threads_count = _thread_count(options)
+        self._ended = threading.Event()
         self._output_lock = threading.Lock()
         self._errors_lock = threading.Lock()
         self._store_errors: list[PvbackError] = []
         self._listener_error: BaseException | None = None
         self._job = load_native().Job.start(verb, keyring, json.dumps(options))
 
-    def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any]:
+    def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
         """See `JobControl.command`."""
-        answer: dict[str, Any] = json.loads(self._job.command(name, json.dumps(options)))
+        try:
+            answer: dict[str, Any] = json.loads(self._job.command(name, json.dumps(options)))
+        except PvbackError:
+            # A job that ends while it is asked fails the question; its own result says how it went.
+            if self._ended.wait(limits.JOB_END_SECONDS):
+                return None
+            raise
         return answer
 
     def cancel(self) -> None:
@@ -196,7 +203,6 @@ class DataJob:
 
     def run(self, listeners: Listeners) -> dict[str, Any]:
         """Serve the job to its end and return its result. Raises what it, its store or a listener raised."""
-        ended = threading.Event()
         left = threading.Semaphore(0)
         threads = [
             threading.Thread(
@@ -204,11 +210,11 @@ class DataJob:
             )
             for number in range(self._threads_count)
         ]
-        watcher = threading.Thread(target=_wait_for, args=(left, len(threads), ended), daemon=True)
+        watcher = threading.Thread(target=_wait_for, args=(left, len(threads), self._ended), daemon=True)
         for thread in (*threads, watcher):
             thread.start()
         try:
-            self._watch(listeners, ended)
+            self._watch(listeners)
         except BaseException as exc:  # noqa: BLE001 - raised again when all threads have ended
             self._note_listener_error(exc)
             self._job.cancel()
@@ -217,8 +223,8 @@ class DataJob:
                 thread.join()
         return self._result()
 
-    def _watch(self, listeners: Listeners, ended: threading.Event) -> None:
-        while not ended.wait(limits.PROGRESS_SECONDS):
+    def _watch(self, listeners: Listeners) -> None:
+        while not self._ended.wait(limits.PROGRESS_SECONDS):
             if listeners.on_counters is not None:
                 listeners.on_counters(parse_counters(self._job.progress()))
             if listeners.on_tick is not None:
@@ -305,80 +311,25 @@ def run_job(
     return DataJob(verb, keyring, options=options, store=store).run(listeners or Listeners())
 
 
-def stream_job(
-    verb: str,
-    keyring: "Keyring",
-    *,
-    options: Mapping[str, object],
-    store: JobStore,
-    cancel: Cancel | None = None,
-) -> Iterator[tuple[str, bytes]]:
-    """The outputs of a job, (kind, bytes), as they come; a slow taker slows the job down.
-
-    Closing the iterator early cancels the job. Raises as `DataJob.run`, after the last output.
-    """
-    outputs: queue.Queue[tuple[str, bytes] | BaseException | None] = queue.Queue(maxsize=8)
-    stopped = Cancel()
-    job = DataJob(verb, keyring, options=options, store=store)
-
-    def hand_over(kind: str, data: memoryview) -> None:
-        while True:
-            stopped.check()
-            with contextlib.suppress(queue.Full):
-                outputs.put((kind, bytes(data)), timeout=limits.PROGRESS_SECONDS)
-                return
-
-    def work() -> None:
-        end: BaseException | None = None
-        try:
-            job.run(Listeners(on_output=hand_over, cancel=stopped))
-        except BaseException as exc:  # noqa: BLE001 - raised again where the iterator is used
-            end = exc
-        while not stopped.is_set:
-            with contextlib.suppress(queue.Full):
-                outputs.put(end, timeout=limits.PROGRESS_SECONDS)
-                return
-
-    thread = threading.Thread(target=work, name=f"pvback-{verb}", daemon=True)
-    thread.start()
-    try:
-        yield from _take(outputs, cancel or Cancel())
-    finally:
-        stopped.set()
-        job.cancel()
-        thread.join()
-
-
-def _take(
-    outputs: "queue.Queue[tuple[str, bytes] | BaseException | None]", cancel: Cancel
-) -> Iterator[tuple[str, bytes]]:
-    while True:
-        cancel.check()
-        try:
-            output = outputs.get(timeout=limits.PROGRESS_SECONDS)
-        except queue.Empty:
-            continue
-        if output is None:
-            return
-        if isinstance(output, BaseException):
-            raise output
-        yield output
-
-
 def parse_counters(text: str) -> Counters:
-    """A job's counters. Fields that it does not have yet are as if nothing had been done."""
+    """A job's counters. What it does not count is as if nothing had been done."""
     raw: dict[str, Any] = json.loads(text)
-    names = (
-        "done_bytes",
-        "total_bytes",
-        "done_count",
-        "total_count",
-        "new_bytes",
-        "stored_bytes",
-        "error_count",
+
+    def total(*names: str) -> int:
+        return sum(int(raw.get(name) or 0) for name in names)
+
+    return Counters(
+        phase=str(raw.get("phase") or ""),
+        # A large file counts in `bytes` when it is done, and in the others while it is read.
+        done_bytes=max(total("bytes"), total("bytes_read", "bytes_sparse"), total("bytes_done")),
+        total_bytes=raw.get("bytes_total"),
+        done_count=total("files", "directories", "others", "items_done"),
+        total_count=raw.get("items_total"),
+        new_bytes=total("bytes_new"),
+        stored_bytes=total("bytes_stored"),
+        error_count=total("errors"),
+        current=raw.get("current"),
     )
-    known = {name: raw[name] for name in names if raw.get(name) is not None}
-    return Counters(phase=str(raw.get("phase", "")), current=raw.get("current"), **known)
 
 
 def _create(store: JobStore, key: str, data: memoryview) -> None:

@@ -50,7 +50,7 @@ READ_REQUEST_BYTES = 8 * MIB
 READS_IN_FLIGHT = 32
 """From a store where a request costs milliseconds."""
 READS_IN_FLIGHT_LOCAL = 4
-PUTS_IN_FLIGHT = 4
+PUTS_IN_FLIGHT = 2
 """Packs on their way up. Each costs its size in memory."""
 
 # --- sessions and prune -----------------------------------------------------------------------------
@@ -69,6 +69,9 @@ SESSION_START_COUNT_MAX = 20
 """Attempts to begin a session between two prunes."""
 SESSION_RETRY_COUNT_MAX = 3
 """How often a backup whose session prune has ended starts over."""
+
+JOB_END_SECONDS = 1.0
+"""How long a command that failed waits to see whether its job was just ending."""
 
 # --- keys -------------------------------------------------------------------------------------------
 ARGON2_MEMORY_KIB = 128 * 1024

@@ -1,6 +1,7 @@
 """`pvback backup`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import click
 
@@ -74,15 +75,16 @@ def backup(
 
 
 def _run_all(
-    invocation: Invocation, sources: Sequence[Source], options: BackupOptions
+    invocation: Invocation, sources: Sequence[Callable[[], Source]], options: BackupOptions
 ) -> tuple[list[BackupResult], list[PvbackError]]:
     """One after the other; a source that is not readable does not keep the others from being stored."""
     output = invocation.output
     results: list[BackupResult] = []
     failures: list[PvbackError] = []
     with invocation.repository(is_writer=not options.dry_run) as access:
-        for source in sources:
+        for find_source in sources:
             try:
+                source = find_source()
                 with watching(output) as progress, stopping() as cancel:
                     result = run_backup(access, source, options=options, progress=progress, cancel=cancel)
             except FileError as exc:
@@ -120,11 +122,12 @@ def _show(output: Output, result: BackupResult) -> None:
 
 def _choose_sources(
     sources: Sequence[str], *, is_command: bool, stdin_name: str | None, host: str | None
-) -> list[Source]:
+) -> list[Callable[[], Source]]:
+    """How to get at each source; a path is looked at when its turn comes."""
     if is_command:
-        return [command_source(sources, name=stdin_name, host=host)]
+        return [partial(command_source, sources, name=stdin_name, host=host)]
     if stdin_name is not None and not sources:
-        return [stdin_source(stdin_name, host=host)]
+        return [partial(stdin_source, stdin_name, host=host)]
     if not sources:
         raise UsageError("there is no source", hint="name a directory, a file or a device, or `-`")
     if "-" in sources and len(sources) > 1:
@@ -132,5 +135,5 @@ def _choose_sources(
     if stdin_name is not None and "-" not in sources:
         raise UsageError("`--stdin-name` is for standard input and programs")
     if sources[0] == "-":
-        return [stdin_source(stdin_name or "stdin", host=host)]
-    return [path_source(source, host=host) for source in sources]
+        return [partial(stdin_source, stdin_name or "stdin", host=host)]
+    return [partial(path_source, source, host=host) for source in sources]

@@ -94,29 +94,29 @@ def global_options(*, is_hidden: bool = True) -> Callable[[F], F]:
 def _flag(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F], F]]:  # noqa: ANN401
     """An option that goes to a field of Config."""
 
-    def remember(context: click.Context, _: click.Parameter, value: object) -> None:
+    def _remember(context: click.Context, _: click.Parameter, value: object) -> None:
         if value is not None:
             context.ensure_object(Invocation).flags[to] = value
 
     return lambda is_hidden: click.option(
-        *names, expose_value=False, callback=remember, hidden=is_hidden, **settings
+        *names, expose_value=False, callback=_remember, hidden=is_hidden, **settings
     )
 
 
 def _mark(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F], F]]:  # noqa: ANN401
     """An option that goes to a field of Invocation."""
 
-    def remember(context: click.Context, _: click.Parameter, value: object) -> None:
+    def _remember(context: click.Context, _: click.Parameter, value: object) -> None:
         if value:
             setattr(context.ensure_object(Invocation), to, value)
 
     return lambda is_hidden: click.option(
-        *names, expose_value=False, callback=remember, hidden=is_hidden, is_eager=True, **settings
+        *names, expose_value=False, callback=_remember, hidden=is_hidden, is_eager=True, **settings
     )
 
 
 def _no_cache(is_hidden: bool) -> Callable[[F], F]:
-    def remember(context: click.Context, _: click.Parameter, value: bool) -> None:
+    def _remember(context: click.Context, _: click.Parameter, value: bool) -> None:
         if value:
             context.ensure_object(Invocation).flags["cache_dir"] = False
 
@@ -124,7 +124,7 @@ def _no_cache(is_hidden: bool) -> Callable[[F], F]:
         "--no-cache",
         is_flag=True,
         expose_value=False,
-        callback=remember,
+        callback=_remember,
         hidden=is_hidden,
         help="Remember nothing on this machine.",
     )

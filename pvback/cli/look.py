@@ -25,8 +25,8 @@ _KIND_BITS = {
     "symlink": stat.S_IFLNK,
     "fifo": stat.S_IFIFO,
     "socket": stat.S_IFSOCK,
-    "character_device": stat.S_IFCHR,
-    "block_device": stat.S_IFBLK,
+    "chardev": stat.S_IFCHR,
+    "blockdev": stat.S_IFBLK,
 }
 _CHANGE_MARKS = {"added": "+", "removed": "-", "content": "M", "attributes": "U", "kind": "T"}
 
@@ -94,7 +94,7 @@ def ls(invocation: Invocation, snapshot: str, *, source: str | None, is_long: bo
     name, path = split_snapshot_path(snapshot)
     with invocation.repository() as access:
         found = find_in(access, name, source=source)
-        nodes = list_nodes(access, found, path, recursive=recursive or not path)
+        nodes = list_nodes(access, found, path=path, recursive=recursive or not path)
         invocation.output.stream(nodes, _show_long if is_long else _show_path)
     return 0
 
@@ -143,7 +143,7 @@ def find(
         if ids:
             named = {find_snapshot(catalog.snapshots, one, source=source).id for one in ids}
             chosen = [one for one in chosen if one.id in named]
-        invocation.output.stream(find_nodes(access, chosen, patterns), _show_match)
+        invocation.output.stream(find_nodes(access, chosen, patterns=patterns), _show_match)
     return 0
 
 
@@ -157,14 +157,14 @@ def _show_match(match: Match) -> str:
 @click.option("--source", metavar="SOURCE", help="Whose `latest`.")
 @global_options()
 @pass_invocation
-def diff(invocation: Invocation, old: str, new: str, *, source: str | None) -> int:
+def diff(invocation: Invocation, old: str, *, new: str, source: str | None) -> int:
     """Show what changed from one snapshot to another.
 
     The first column: + added, - removed, M content, U attributes only, T another kind of file.
     """
     with invocation.repository() as access:
         before, after = find_in(access, old, source=source), find_in(access, new, source=source)
-        count = invocation.output.stream(diff_snapshots(access, before, after), _show_change)
+        count = invocation.output.stream(diff_snapshots(access, old=before, new=after), _show_change)
     invocation.output.remark(f"{count} differences")
     return 0
 
@@ -175,7 +175,9 @@ def _show_change(change: Change) -> str:
 
 @click.command(epilog=exit_codes())
 @click.option(
-    "--mode", type=click.Choice(["restore", "unique"]), help="Also read the trees and count in them."
+    "--mode",
+    type=click.Choice(["restore-size", "raw-data", "index"]),
+    help="Also read the trees and count in them.",
 )
 @click.option("--source", metavar="SOURCE", help="Only snapshots of this source.")
 @global_options()

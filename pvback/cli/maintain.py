@@ -167,17 +167,24 @@ def bench() -> None:
 
 
 @bench.command("limits", epilog=exit_codes())
+@click.option("--path", metavar="FILE", help="Take the data from this file; default: made up.")
 @global_options()
 @pass_invocation
-def bench_limits(invocation: Invocation) -> int:
-    """Measure each stage of the data path alone, in memory: what a backup can at best reach here."""
+def bench_limits(invocation: Invocation, *, path: str | None) -> int:
+    """Measure each stage of the data path alone: what a backup can at best reach here."""
     output = invocation.output
     with invocation.repository() as access:
-        rates = measure_limits(access)
+        rates = measure_limits(access, path=path)
     if output.is_json:
         output.document(rates)
     else:
-        output.table(("STAGE", "GB/s"), [(stage, f"{rate:.2f}") for stage, rate in rates.items()])
+        columns = list(dict.fromkeys(name for stage in rates.values() for name in stage))
+        header = ("STAGE", *(f"GB/s, {name}" for name in columns))
+        rows = [
+            (stage, *(f"{found[name]:.2f}" if name in found else "" for name in columns))
+            for stage, found in rates.items()
+        ]
+        output.table(header, rows)
     return 0
 
 

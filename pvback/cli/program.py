@@ -1,5 +1,6 @@
 """The program around the commands: what errors look like, and how it ends."""
 
+import io
 import os
 import signal
 import sys
@@ -21,38 +22,29 @@ __all__ = ["Program"]
 class Program(click.Group):
     """A group whose errors are ours: one line, a hint, an exit code, and never a traceback without a bug."""
 
-    def main(
+    def main(  # type: ignore[override]
         self,
         args: Sequence[str] | None = None,
         prog_name: str | None = None,
-        complete_var: str | None = None,
-        standalone_mode: bool = True,
-        windows_expand_args: bool = True,
-        **extra: Any,  # noqa: ANN401 - click's own signature
+        **extra: Any,  # noqa: ANN401 - click's own
     ) -> NoReturn:
         """Run one command and exit with its code."""
         words = list(sys.argv[1:] if args is None else args)
         invocation = Invocation(is_json=_wants_json(words))
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="backslashreplace")
-        code = self._run(words, invocation, complete_var, extra)
-        sys.exit(code)
-
-    def _run(
-        self, words: list[str], invocation: Invocation, complete_var: str | None, extra: dict[str, Any]
-    ) -> int:
+        extra["standalone_mode"] = False
         old = signal.signal(signal.SIGTERM, _terminate)
         try:
-            result = super().main(
-                words, "pvback", complete_var, standalone_mode=False, obj=invocation, **extra
-            )
+            result = super().main(words, prog_name or "pvback", obj=invocation, **extra)
             sys.stdout.flush()
+            code = result if isinstance(result, int) else 0
         except BaseException as exc:  # noqa: BLE001 - the last resort of the program
-            return _report(exc, invocation)
+            code = _report(exc, invocation)
         finally:
             signal.signal(signal.SIGTERM, old)
-        return result if isinstance(result, int) else 0
+        sys.exit(code)
 
 
 def _report(exc: BaseException, invocation: Invocation) -> int:

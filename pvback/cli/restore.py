@@ -1,6 +1,7 @@
 """`pvback restore` and `pvback dump`."""
 
 import sys
+from dataclasses import replace
 
 import click
 
@@ -61,12 +62,11 @@ def restore(
             )
         return _show_reference(output, summary)
     name, path = split_snapshot_path(snapshot)
+    used = replace(used, path=path)
     with invocation.repository() as access:
         found = find_in(access, name, source=source)
         with watching(output) as progress, stopping() as cancel:
-            result = run_restore(
-                access, found, target, path=path, options=used, progress=progress, cancel=cancel
-            )
+            result = run_restore(access, found, target=target, options=used, progress=progress, cancel=cancel)
     _show(output, result, is_dry=used.dry_run)
     if result.error_count:
         raise PartlyDone(f"{result.error_count} files could not be restored; the rest was")
@@ -113,6 +113,7 @@ def dump(invocation: Invocation, snapshot: str, *, source: str | None) -> int:
     if sys.stdout.isatty():
         raise UsageError("standard output is a terminal", hint="redirect it to a file or a program")
     with invocation.repository() as access:
-        dump_file(access, find_in(access, name, source=source), path, sys.stdout.buffer)
+        found = find_in(access, name, source=source)
+        dump_file(access, found, path=path, output=sys.stdout.buffer)
         sys.stdout.buffer.flush()
     return 0

@@ -11,7 +11,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,11 +33,24 @@ from pvback.repository.snapshots import (
     latest_checkpoint,
     latest_of_source,
 )
-from pvback.runtime import Cancel, NoProgress, Progress
+from pvback.runtime import Cancel, Counters, NoProgress, Progress
 
 __all__ = ["BackupOptions", "BackupResult", "backup", "stats_from_json"]
 
 _PROBLEM_COUNT_MAX = 1000
+_JOB_STATS = {
+    "file_count": ("files",),
+    "directory_count": ("directories",),
+    "other_count": ("others",),
+    "file_unchanged_count": ("files_unmodified",),
+    "error_count": ("errors",),
+    "source_bytes": ("bytes",),
+    "read_bytes": ("bytes_read",),
+    "chunk_count": ("chunks_new", "chunks_known"),
+    "chunk_new_count": ("chunks_new",),
+    "new_bytes": ("bytes_new",),
+    "stored_bytes": ("bytes_stored",),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,9 +133,13 @@ def backup(
 
 
 def stats_from_json(raw: Mapping[str, Any]) -> Stats:
-    """The counts that a job or record gives; unknown ones are left out, missing ones are 0."""
+    """What a record says under the names of `Stats`, or a job under its own; missing ones are 0."""
     known = {item.name for item in fields(Stats)}
-    return Stats(**{name: value for name, value in raw.items() if name in known})
+    values = {name: value for name, value in raw.items() if name in known}
+    for name, theirs in _JOB_STATS.items():
+        if any(one in raw for one in theirs):
+            values[name] = sum(int(raw.get(one, 0)) for one in theirs)
+    return Stats(**values)
 
 
 class _Run:
@@ -166,10 +183,10 @@ class _Run:
         """Everything, in order."""
         if self._options.dry_run:
             view = list_index(self._access.objects, self._state, is_writer=True)
-            snapshot, generation, store = datapath.random_id(), self._state.n, self._access.store
+            snapshot, generation = datapath.random_id(), self._state.n
         else:
             self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
-            view, store = self._session.index_view(), self._session.gate
+            view = self._session.index_view()
             snapshot, generation = self._session.snapshot, self._session.register.ack
         with _open_source(self._source) as where:
             job_options = {
@@ -179,7 +196,7 @@ class _Run:
                 "snapshot": snapshot,
                 "gen": generation,
             }
-            job = DataJob("backup", self._access.keyring, options=job_options, store=store)
+            job = DataJob("backup", self._access.keyring, options=job_options, store=self._access.store)
             result = job.run(self._listeners())
         if self._session is not None:
             tree = FinishedTree.from_json(result)
@@ -237,7 +254,7 @@ class _Run:
     def _listeners(self) -> Listeners:
         return Listeners(
             on_output=self._on_output,
-            on_counters=self._progress.update,
+            on_counters=self._on_counters,
             on_tick=self._on_tick,
             on_cancel=self._on_cancel,
             cancel=self._cancel,
@@ -254,6 +271,13 @@ class _Run:
             details = self._details(raw, is_complete=False)
             self._session.checkpoint(FinishedTree.from_json(raw), details, place=self._place)
             self._checkpoint_count += 1
+
+    def _on_counters(self, counters: Counters) -> None:
+        """The source's size is known at its end; until then the parent's is the best guess."""
+        guess = self._parent.details.root.bytes if self._parent and self._parent.details else 0
+        if counters.total_bytes is None and guess > counters.done_bytes:
+            counters = replace(counters, total_bytes=guess)
+        self._progress.update(counters)
 
     def _on_tick(self, control: JobControl) -> None:
         if self._session is None:
@@ -280,7 +304,8 @@ class _Run:
 
     def _details(self, raw: Mapping[str, Any], *, is_complete: bool) -> RecordDetails:
         assert self._session is not None, "a dry run records nothing"
-        unstable = int(raw.get("unstable", 0))
+        stats = replace(stats_from_json(raw["stats"]), duration_seconds=self._seconds())
+        unstable = int(raw["stats"].get("unstable", 0))
         default = Consistency.FUZZY if unstable else Consistency.CRASH
         root = raw["root"]
         return RecordDetails(
@@ -293,8 +318,8 @@ class _Run:
             is_complete=is_complete,
             grade=self._options.grade or default,
             tags=self._options.tags,
-            stats={**raw.get("stats", {}), "duration_seconds": self._seconds()},
-            error_count=int(raw.get("errors", 0)),
+            stats=asdict(stats),
+            error_count=stats.error_count,
             unstable_count=unstable,
             program=f"pvback {datapath.native_version()}",
         )
@@ -303,15 +328,15 @@ class _Run:
         return round(self._clock.monotonic() - self._began, 3)
 
     def _report(self, result: Mapping[str, Any]) -> BackupResult:
-        stats = stats_from_json({**result.get("stats", {}), "duration_seconds": self._seconds()})
+        stats = replace(stats_from_json(result["stats"]), duration_seconds=self._seconds())
         return BackupResult(
             snapshot=self._session.snapshot if self._session else None,
             source=self._source.identity.string,
             parent=self._parent.id if self._parent else None,
             resumed=self._resumed,
             stats=stats,
-            error_count=int(result.get("errors", 0)),
-            unstable_count=int(result.get("unstable", 0)),
+            error_count=stats.error_count,
+            unstable_count=int(result["stats"].get("unstable", 0)),
             problems=tuple(self._problems),
         )
 

@@ -12,7 +12,7 @@ from pvback.datapath import Listeners
 from pvback.errors import PvbackError, UsageError
 from pvback.model import Finding, FindingSeverity
 from pvback.ops.reading import run_reading, tree_options
-from pvback.ops.rows import parse_lines
+from pvback.ops.rows import decode_path, parse_lines
 from pvback.ops.stats import refs_json
 from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, Area
 from pvback.repository.registers import RegisterState
@@ -196,11 +196,13 @@ def _list_objects(access: RepositoryAccess) -> _Listing:
 
 
 def _finding(raw: Mapping[str, Any]) -> Finding:
-    offset = raw.get("offset")
+    offset, path = raw.get("offset"), raw.get("path_b64")
     return Finding(
         severity=_SEVERITIES.get(str(raw.get("severity")), FindingSeverity.NOTE),
         kind=str(raw.get("what", "unknown")),
         what=str(raw.get("detail", "")),
         key=raw.get("object"),
         offset=None if offset is None else int(offset),
+        paths=() if path is None else (decode_path(path),),
+        path_count=0 if path is None else 1,
     )

@@ -12,7 +12,7 @@ __all__ = ["diff_snapshots"]
 
 
 def diff_snapshots(
-    access: RepositoryAccess, old: CommittedSnapshot, new: CommittedSnapshot, *, cancel: Cancel | None = None
+    access: RepositoryAccess, *, old: CommittedSnapshot, new: CommittedSnapshot, cancel: Cancel | None = None
 ) -> Iterator[Change]:
     """Differences in path order; trees that are the same are not read. Raises DamagedError, StorageError."""
     options = {"old": tree_options(old), "new": tree_options(new)}

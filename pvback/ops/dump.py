@@ -14,9 +14,9 @@ __all__ = ["dump_file"]
 def dump_file(
     access: RepositoryAccess,
     snapshot: CommittedSnapshot,
+    *,
     path: str,
     output: BinaryIO,
-    *,
     cancel: Cancel | None = None,
 ) -> int:
     """Write a file's content to `output`, every chunk checked before, and return how many bytes.

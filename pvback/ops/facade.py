@@ -1,5 +1,6 @@
 """The Python API: one class with the verbs of the command line. Exported by `import pvback`."""
 
+import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
@@ -124,20 +125,21 @@ class Repository:
         """The nodes of `SNAP[:PATH]`, in path order, as they are read. Raises PvbackError, UsageError."""
         name, path = split_snapshot_path(snapshot)
         found = find_in(self._access, name, source=source)
-        return ls.list_nodes(self._access, found, path, recursive=recursive)
+        return ls.list_nodes(self._access, found, path=path, recursive=recursive)
 
     def find(self, patterns: Sequence[str], *, source: str | None = None) -> Iterator[find.Match]:
         """Files whose names fit a glob pattern, in all snapshots, or those of a source. Raises UsageError."""
         wanted = lists.SnapshotFilter(source=source)
         fitting = [one for one in self._access.catalog().snapshots if one.details and wanted.matches(one)]
-        return find.find_nodes(self._access, fitting, patterns)
+        return find.find_nodes(self._access, fitting, patterns=patterns)
 
     def diff(self, old: str, new: str) -> Iterator[Change]:
         """What changed from one snapshot to another, in path order. Raises PvbackError, UsageError."""
-        return diff.diff_snapshots(self._access, find_in(self._access, old), find_in(self._access, new))
+        before, after = find_in(self._access, old), find_in(self._access, new)
+        return diff.diff_snapshots(self._access, old=before, new=after)
 
     def stats(self, *, mode: str | None = None) -> stats.RepositoryStats:
-        """What is stored. With a mode, `restore` or `unique`, also what the trees hold, which reads them."""
+        """What is stored. A mode, `restore-size` or `raw-data`, also reads the trees."""
         return stats.repository_stats(self._access, self._access.catalog().snapshots, mode=mode)
 
     def restore(
@@ -157,14 +159,17 @@ class Repository:
         """
         name, path = split_snapshot_path(snapshot)
         found = find_in(self._access, name, source=source)
+        used = options or restores.RestoreOptions()
+        used = dataclasses.replace(used, path=path) if path else used
         return restores.restore(
-            self._access, found, target, path=path, options=options, progress=progress, cancel=cancel
+            self._access, found, target=target, options=used, progress=progress, cancel=cancel
         )
 
     def dump(self, snapshot: str, output: BinaryIO, *, source: str | None = None) -> int:
         """Write the file `SNAP:PATH` to `output`; returns how many bytes. Raises PvbackError, UsageError."""
         name, path = split_snapshot_path(snapshot)
-        return dump.dump_file(self._access, find_in(self._access, name, source=source), path, output)
+        found = find_in(self._access, name, source=source)
+        return dump.dump_file(self._access, found, path=path, output=output)
 
     def check(
         self,
@@ -180,7 +185,7 @@ class Repository:
         """Who can open the repository."""
         return keys.list_keys(self._access)
 
-    def add_key(self, role: str, label: str, password: str) -> str:
+    def add_key(self, role: str, *, label: str, password: str) -> str:
         """Let somebody in, with a password of their own; returns the id. Raises WrongKeyError, UsageError."""
         return keys.add_key(
             self._access, role=role, label=label, method="passphrase", secret=password.encode()

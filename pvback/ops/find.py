@@ -25,8 +25,8 @@ class Match:
 def find_nodes(
     access: RepositoryAccess,
     snapshots: Sequence[CommittedSnapshot],
-    patterns: Sequence[str],
     *,
+    patterns: Sequence[str],
     cancel: Cancel | None = None,
 ) -> Iterator[Match]:
     """Nodes that fit any of the glob patterns, snapshot by snapshot in the given order, in path order each.

@@ -14,8 +14,8 @@ __all__ = ["list_nodes"]
 def list_nodes(
     access: RepositoryAccess,
     snapshot: CommittedSnapshot,
-    path: str = "",
     *,
+    path: str = "",
     recursive: bool = False,
     cancel: Cancel | None = None,
 ) -> Iterator[Node]:

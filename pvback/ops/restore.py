@@ -26,6 +26,7 @@ class RestoreOptions:
     """How to restore.
 
     Attributes:
+        path: What to restore, relative to the source; empty: all of it.
         includes: Patterns of paths; when there are any, only what fits one is restored, with its directories.
         excludes: Patterns of paths that are not restored.
         delete: Remove from the target what is not in the snapshot.
@@ -35,6 +36,7 @@ class RestoreOptions:
         use_journal: Note what is done, so that an interrupted restore goes on where it was.
     """
 
+    path: str = ""
     includes: Sequence[str] = ()
     excludes: Sequence[str] = ()
     delete: bool = False
@@ -71,14 +73,13 @@ class RestoreResult:
 def restore(
     access: RepositoryAccess,
     snapshot: CommittedSnapshot,
-    target: str | os.PathLike[str],
     *,
-    path: str = "",
+    target: str | os.PathLike[str],
     options: RestoreOptions | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> RestoreResult:
-    """Make `target` the image of what was backed up, or of `path` below it.
+    """Make `target` the image of what was backed up, or of a path below it.
 
     Every chunk's id is checked before its bytes count. A missing or damaged chunk costs the files that hold
     it, not the restore. Raises UsageError, FileError when the target is not usable, Interrupted, DamagedError
@@ -100,7 +101,11 @@ def restore(
     result = run_reading(
         access,
         "restore",
-        options={**tree_options(snapshot), **_options_json(used, absolute), "subtree_b64": encode_path(path)},
+        options={
+            **tree_options(snapshot),
+            **_options_json(used, absolute),
+            "subtree_b64": encode_path(used.path),
+        },
         listeners=Listeners(on_output=on_output, on_counters=heard.update, cancel=cancel or Cancel()),
     )
     return RestoreResult(

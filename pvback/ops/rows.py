@@ -19,7 +19,7 @@ class Node:
 
     path: str
     kind: str
-    """`file`, `directory`, `symlink`, `fifo`, `socket`, `character_device` or `block_device`."""
+    """`file`, `directory`, `symlink`, `fifo`, `socket`, `chardev` or `blockdev`."""
     mode: int
     """Permission bits, 07777."""
     uid: int
@@ -89,11 +89,11 @@ def parse_lines(data: bytes | memoryview) -> Iterator[dict[str, Any]]:
 def parse_problem(data: bytes | memoryview) -> Problem:
     """A `problem` output."""
     raw = json.loads(bytes(data))
-    path = raw.get("path_b64")
+    path, shown = raw.get("path_b64"), raw.get("path")
     offset = raw.get("offset")
     return Problem(
-        what=str(raw.get("what", "unknown")),
-        path=None if path is None else decode_path(path),
+        what=str(raw.get("what") or raw.get("message") or "unknown"),
+        path=shown if path is None else decode_path(path),
         offset=None if offset is None else int(offset),
     )
 

@@ -38,7 +38,7 @@ class RepositoryStats:
 def repository_stats(
     access: RepositoryAccess, snapshots: Sequence[CommittedSnapshot], *, mode: str | None = None
 ) -> RepositoryStats:
-    """Count what is stored, and with a mode (`restore`, `unique`) also what the snapshots' trees hold.
+    """Count what is stored, and with a mode (`restore-size`, `raw-data`, `index`) what the trees hold.
 
     Only a mode reads trees; without one it is a listing. Raises DamagedError, StorageError.
     """
@@ -52,7 +52,8 @@ def repository_stats(
             )
     trees: Mapping[str, Any] = {}
     if mode is not None:
-        described = [{"snapshot": one.id, **tree_options(one), "refs": refs_json(one)} for one in snapshots]
+        readable = [one for one in snapshots if one.details is not None]
+        described = [{"snapshot": one.id, **tree_options(one), "refs": refs_json(one)} for one in readable]
         trees = run_reading(access, "stats", options={"snapshots": described, "mode": mode})
     return RepositoryStats(
         snapshot_count=len(snapshots),

@@ -37,7 +37,7 @@ class Memory:
     heads: Mapping[str, Head] = field(default_factory=dict)
 
 
-def judge(remembered: Memory, seen: Memory, present: Mapping[str, str]) -> str | None:
+def judge(remembered: Memory, seen: Memory, *, present: Mapping[str, str]) -> str | None:
     """What shows that the repository is older than it was, in words; None when nothing does. Pure.
 
     Args:
@@ -83,7 +83,7 @@ class HeadsFile:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._locked():
                 remembered = self._load()
-                verdict = judge(remembered, seen, present)
+                verdict = judge(remembered, seen, present=present)
                 if verdict is None:
                     self._save(merge(remembered, seen))
         except OSError as exc:

@@ -193,7 +193,7 @@ def write_record(
         "counts": dict(counts),
         "sealed": blob,
     }
-    data = objects.seal(ObjectType.RECORD, name, dump_body(public))
+    data = objects.seal(ObjectType.RECORD, name=name, data=dump_body(public))
     key = objects.layout.key(name)
     try:
         objects.store.create(key, data)

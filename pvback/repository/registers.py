@@ -143,7 +143,7 @@ def create_register(objects: ScopeObjects, register: Register) -> StoredRegister
     A create whose answer was lost is looked up, never repeated: the first one may still be under way.
     """
     mine = replace(register, nonce=datapath.random_id())
-    data = objects.seal(ObjectType.REGISTER, mine.object_name, mine.as_body())
+    data = objects.seal(ObjectType.REGISTER, name=mine.object_name, data=mine.as_body())
     try:
         return StoredRegister(mine, objects.store.create(objects.layout.key(mine.object_name), data))
     except (StorageUnavailable, ObjectExists):
@@ -152,7 +152,7 @@ def create_register(objects: ScopeObjects, register: Register) -> StoredRegister
 
 
 def swap_register(
-    objects: ScopeObjects, old: StoredRegister, new: Register, *, clock: Clock
+    objects: ScopeObjects, old: StoredRegister, *, new: Register, clock: Clock
 ) -> StoredRegister:
     """Replace a register as this session wrote it last.
 
@@ -163,7 +163,7 @@ def swap_register(
     assert old.register.name == new.name, "a register keeps its name"
     mine = replace(new, nonce=datapath.random_id())
     key = objects.layout.key(mine.object_name)
-    data = objects.seal(ObjectType.REGISTER, mine.object_name, mine.as_body())
+    data = objects.seal(ObjectType.REGISTER, name=mine.object_name, data=mine.as_body())
     for attempt in range(limits.RETRY_COUNT_MAX + 1):
         try:
             return StoredRegister(mine, objects.store.swap(key, data, etag=old.etag))

@@ -76,7 +76,7 @@ class ScopeObjects:
             raise DamagedError("the object is not the one that was recorded", key=key)
         return self.keyring.open_json(self.scope, kind, named.name, stored.data)
 
-    def seal(self, kind: ObjectType, name: str, data: bytes) -> bytes:
+    def seal(self, kind: ObjectType, *, name: str, data: bytes) -> bytes:
         """The bytes of a JSON object, signed and sealed; nothing is stored."""
         return self.keyring.seal_json(self.scope, kind, name, data)
 

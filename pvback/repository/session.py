@@ -8,32 +8,27 @@ session: `SessionFencedError`, and the caller starts over.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from pvback import datapath, limits
 from pvback.datapath import JobControl
 from pvback.errors import StorageError
 from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
-from pvback.repository.layout import Area, ScopeLayout, record_name, split_generation
+from pvback.repository.layout import record_name
 from pvback.repository.records import RecordDetails, write_record
 from pvback.repository.registers import (
     Register,
     RegisterState,
-    SessionFencedError,
     StoredRegister,
     create_register,
     swap_register,
 )
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.runtime import Clock
-from pvback.storage import ObjectInfo, ObjectStore
-from pvback.storage.wrap import Request, WrappedStore
 
-__all__ = ["FinishedTree", "RunGate", "WriterSession"]
-
-T = TypeVar("T")
+__all__ = ["FinishedTree", "WriterSession"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +65,6 @@ class WriterSession:
         self._state, self._stored = _start(objects, source, clock=clock)
         self._polled = clock.monotonic()
         self._checkpoints = 0
-        self.gate = RunGate(objects.store, objects.layout, self._stored.register.ack)
 
     @property
     def snapshot(self) -> str:
@@ -98,26 +92,25 @@ class WriterSession:
         self._polled = now
         state = read_gc_state(self._objects)
         if state.n > self.register.ack:
-            try:
-                self._acknowledge(state, control)
-            except BaseException:
-                # Nobody will let the runs through that wait at the gate.
-                self.gate.shut()
-                raise
+            self._acknowledge(state, control)
 
     def _acknowledge(self, state: GcState, control: JobControl) -> None:
         view = list_index(self._objects, state, is_writer=True)
         # The job answers when no run is in flight and everything it uses is in trusted copies or named here.
+        # From then on it holds runs back until it is told that the register says so.
         answer = control.command(
             "acknowledge", {"gen": state.n, "condemned": sorted(state.condemned), "index": view.as_options()}
         )
+        if answer is None:
+            # The job has ended: what is left is the commit, which needs no acknowledgement.
+            return
         keep = {str(pack) for pack in answer["keep"]}
         with self._lock:
             # What an earlier generation kept stays named: that prune may still be under way.
             kept = tuple(sorted(keep | set(self._stored.register.keep)))
             self._swap(replace(self._stored.register, ack=state.n, keep=kept))
             self._state = state
-        self.gate.advance(state.n)
+        control.command("acknowledged", {"gen": state.n})
 
     def checkpoint(
         self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
@@ -161,11 +154,7 @@ class WriterSession:
             return self._stored.register
 
     def _swap(self, new: Register) -> None:
-        try:
-            self._stored = swap_register(self._objects, self._stored, new, clock=self._clock)
-        except SessionFencedError:
-            self.gate.shut()
-            raise
+        self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock)
 
 
 def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState, StoredRegister]:
@@ -192,53 +181,3 @@ def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState
     raise StorageError(
         "prune moved on each time that a session was begun", key=objects.layout.key("gc/state")
     )
-
-
-class RunGate(WrappedStore):
-    """A store that holds back runs of a generation which the register does not acknowledge yet.
-
-    Between the job's answer to `acknowledge` and the swap that makes it known, the job may go on; its
-    packs may be written at once, its runs wait here.
-    """
-
-    def __init__(self, inner: ObjectStore, layout: ScopeLayout, generation: int) -> None:
-        super().__init__(inner)
-        self._layout = layout
-        self._changed = threading.Condition()
-        self._generation = generation
-        self._is_closed = False
-
-    def advance(self, generation: int) -> None:
-        """Let runs up to `generation` through."""
-        with self._changed:
-            self._generation = generation
-            self._changed.notify_all()
-
-    def shut(self) -> None:
-        """Let no run through ever again; who waits gets SessionFencedError."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-
-    def _pass(self, key: str) -> None:
-        found = self._layout.classify(key)
-        parts = split_generation(found[1]) if found and found[0] is Area.INDEX else None
-        if parts is None:
-            return
-        with self._changed:
-            while not self._is_closed and parts[0] > self._generation:
-                self._changed.wait()
-            if self._is_closed:
-                raise SessionFencedError("the session was ended by prune", key=key)
-
-    def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
-        if kind in (Request.CREATE, Request.PUT):
-            self._pass(key)
-        return act()
-
-    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.list_objects`."""
-        return self._inner.list_objects(prefix, after=after)
-
-    def close(self) -> None:
-        """Nothing: the store outlives the session."""
