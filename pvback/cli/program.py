@@ -37,7 +37,7 @@ class Program(click.Group):
         extra["standalone_mode"] = False
         old = signal.signal(signal.SIGTERM, _terminate)
         try:
-            result = super().main(words, prog_name or "pvback", obj=invocation, **extra)
+            result = super().main(words, "pvback", obj=invocation, **extra)
             sys.stdout.flush()
             code = result if isinstance(result, int) else 0
         except BaseException as exc:  # noqa: BLE001 - the last resort of the program

@@ -109,7 +109,7 @@ def dump_body(raw: dict[str, Any]) -> bytes:
 
 def format_time(time: datetime) -> str:
     """RFC 3339 in UTC with nine digits."""
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f000Z")
+    return time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "000Z"
 
 
 def parse_time(text: str) -> datetime | None:

@@ -164,7 +164,7 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
-    used = RetryingStore(store or open_store(config.require_repository()))
+    used = RetryingStore(store or open_store(config.require_repository()), clock=clock)
     try:
         data = _read_config(used)
         facts = parse_config(data)

@@ -1,4 +1,4 @@
-"""What goes wrong looks the same everywhere: error, blank line, hint; the exit code; JSON with the same facts."""
+"""What goes wrong looks the same everywhere: error, hint, exit code, and the same facts as JSON."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 import pytest
 
+from pvback.cli import main
 from pvback.errors import PvbackError
 from tests.cli.conftest import Run
 from tests.support import fake_native
@@ -156,8 +157,6 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> list[tuple[str,
 
 
 def test_every_help_ends_with_exit_codes(run: Run) -> None:
-    from pvback.cli import main
-
     kinds = [PvbackError]
     for kind in kinds:
         kinds.extend(kind.__subclasses__())

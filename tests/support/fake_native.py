@@ -51,7 +51,7 @@ class Keyring:
 
     @staticmethod
     def init_repository(
-        label: str, chunker_json: str, passphrase: bytes, argon2: tuple[int, int, int]
+        label: str, chunker_json: str, passphrase: bytes, _argon2: tuple[int, int, int]
     ) -> tuple["Keyring", bytes, str, bytes]:
         config = {
             "pvback": "config",
@@ -70,7 +70,7 @@ class Keyring:
 
     @staticmethod
     def unlock(
-        config: bytes, key_objects: Sequence[tuple[str, bytes]], method: str, secret: bytes
+        config: bytes, key_objects: Sequence[tuple[str, bytes]], _method: str, secret: bytes
     ) -> "Keyring":
         for _, data in key_objects:
             key = json.loads(data)
@@ -197,7 +197,7 @@ class Job:
     def _run(self, verb: str) -> None:
         try:
             self._result = VERBS[verb](self)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - raised by `result`
             self._result = exc
         self._ended.set()
         self.requests.put(None)
