@@ -1,0 +1,198 @@
+//! Reading blobs: by pack, in ranges that join what lies close together, several on their way at a
+//! time, each opened and compared with its id before anybody sees a byte of it.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use hashbrown::HashMap;
+
+use crate::broker::lock;
+use crate::crypto::{BlobKey, BlobKind, BlobOpener, Envelope};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Id;
+use crate::format::pack::PackKind;
+use crate::index::{Index, PackName, Place, pack_key, pack_type};
+use crate::scope::{Ranged, Scope};
+
+/// Blobs closer together than this many bytes are read in one range: about what a request costs.
+pub const GAP_BYTES: u64 = 256 << 10;
+/// Ranges grow to this many bytes.
+pub const RANGE_BYTES_MAX: u64 = 8 << 20;
+
+/// One blob that is wanted.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// Its id.
+    pub id: Id,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Blobs of one pack that are read with one request.
+#[derive(Debug)]
+pub struct Range1 {
+    /// In the order of their offsets.
+    pub blobs: Vec<Wanted>,
+    /// Plaintext offsets of the pack.
+    pub bytes: Range<u64>,
+}
+
+/// Opens packs and blobs, and remembers what opening them took.
+pub struct BlobStore {
+    scope: Scope,
+    index: Arc<Index>,
+    packs: Mutex<HashMap<PackName, Arc<Ranged>>>,
+    keys: Mutex<HashMap<[u8; 104], Arc<BlobKey>>>,
+    page_key: Option<Box<dyn Fn(&Envelope) -> Result<BlobKey> + Send + Sync>>,
+}
+
+/// How many open packs and keys are remembered.
+const REMEMBERED_MAX: usize = 4096;
+
+impl BlobStore {
+    /// Blobs of `scope` as `index` lists them. `page_key` opens pages, if there are any to open.
+    pub fn new(
+        scope: Scope,
+        index: Arc<Index>,
+        page_key: Option<Box<dyn Fn(&Envelope) -> Result<BlobKey> + Send + Sync>>,
+    ) -> Self {
+        Self { scope, index, packs: Mutex::default(), keys: Mutex::default(), page_key }
+    }
+
+    /// The index that places belong to.
+    pub fn index(&self) -> &Arc<Index> {
+        &self.index
+    }
+
+    /// Joins blobs into ranges, pack by pack in the order in which packs are first wanted.
+    pub fn plan(wanted: Vec<Wanted>) -> Vec<Range1> {
+        let mut order: HashMap<(u32, u32), usize> = HashMap::new();
+        let mut by_pack: Vec<Vec<Wanted>> = Vec::new();
+        for blob in wanted {
+            let next = by_pack.len();
+            let number = *order.entry(blob.place.pack_key()).or_insert(next);
+            if number == next {
+                by_pack.push(Vec::new());
+            }
+            if let Some(list) = by_pack.get_mut(number) {
+                list.push(blob);
+            }
+        }
+        let mut ranges: Vec<Range1> = Vec::new();
+        for mut list in by_pack {
+            list.sort_unstable_by_key(|blob| blob.place.offset());
+            let mut open: Option<Range1> = None;
+            for blob in list {
+                let start = u64::from(blob.place.offset());
+                let end = start + u64::from(blob.place.length());
+                match &mut open {
+                    Some(range)
+                        if start <= range.bytes.end + GAP_BYTES
+                            && end.saturating_sub(range.bytes.start) <= RANGE_BYTES_MAX =>
+                    {
+                        range.bytes.end = range.bytes.end.max(end);
+                        range.blobs.push(blob);
+                    }
+                    _ => {
+                        ranges.extend(open.take());
+                        open = Some(Range1 { blobs: vec![blob], bytes: start..end });
+                    }
+                }
+            }
+            ranges.extend(open);
+        }
+        ranges
+    }
+
+    /// The pack that a place is in, open for reading.
+    pub fn pack(&self, place: &Place) -> Result<Arc<Ranged>> {
+        let record = self.index.pack(place)?;
+        if let Some(pack) = lock(&self.packs).get(&record.name) {
+            return Ok(Arc::clone(pack));
+        }
+        let name = pack_key(record.kind, &record.name);
+        let size = u64::from(record.object_bytes);
+        let pack = Arc::new(self.scope.ranged(pack_type(record.kind), &name, size)?);
+        let mut packs = lock(&self.packs);
+        if packs.len() >= REMEMBERED_MAX {
+            packs.clear();
+        }
+        packs.insert(record.name, Arc::clone(&pack));
+        Ok(pack)
+    }
+
+    /// The bytes of a range, still sealed blob by blob.
+    pub fn read(&self, range: &Range1) -> Result<Vec<u8>> {
+        let first = range.blobs.first().ok_or_else(|| Error::internal("a range without blobs"))?;
+        self.pack(&first.place)?.read(range.bytes.clone())
+    }
+
+    /// Opens one blob of a range that was read.
+    pub fn open(
+        &self,
+        opener: &mut BlobOpener,
+        range: &Range1,
+        bytes: &[u8],
+        blob: &Wanted,
+    ) -> Result<Vec<u8>> {
+        let start = u64::from(blob.place.offset()) - range.bytes.start;
+        let start = usize::try_from(start).unwrap_or(usize::MAX);
+        let end = start.saturating_add(blob.place.length() as usize);
+        let sealed = bytes
+            .get(start..end)
+            .ok_or_else(|| Error::damaged("a blob reaches beyond its pack"))?;
+        let record = self.index.pack(&blob.place)?;
+        let kind = match record.kind {
+            PackKind::Data => BlobKind::Data,
+            PackKind::Metadata => BlobKind::Page,
+        };
+        let key = self.key(record.kind, &self.index.envelope(&blob.place)?)?;
+        opener.open(&key, kind, &blob.id.0, sealed).map_err(|error| {
+            let name = pack_key(record.kind, &record.name);
+            error.at(self.scope.key(&name)).offset(u64::from(blob.place.offset()))
+        })
+    }
+
+    fn key(&self, kind: PackKind, envelope: &[u8; 104]) -> Result<Arc<BlobKey>> {
+        if let Some(key) = lock(&self.keys).get(envelope) {
+            return Ok(Arc::clone(key));
+        }
+        let parsed = Envelope::from_bytes(envelope)?;
+        let key = match (kind, &self.page_key) {
+            (PackKind::Data, _) => self.scope.keys.open_data_key(&parsed)?,
+            (PackKind::Metadata, Some(page_key)) => page_key(&parsed)?,
+            (PackKind::Metadata, None) => {
+                return Err(Error::new(ErrorKind::WrongKey, "no key to pages at hand"));
+            }
+        };
+        let key = Arc::new(key);
+        let mut keys = lock(&self.keys);
+        if keys.len() >= REMEMBERED_MAX {
+            keys.clear();
+        }
+        keys.insert(*envelope, Arc::clone(&key));
+        Ok(key)
+    }
+
+    /// Reads and opens one blob, trying every copy of it.
+    pub fn fetch(&self, opener: &mut BlobOpener, id: &Id, kind: PackKind) -> Result<Vec<u8>> {
+        let mut last = Error::damaged(format!("chunk or page {id} is in no pack of the index"));
+        for place in self.index.lookup_all(&id.short())? {
+            if self.index.pack(&place)?.kind != kind {
+                continue;
+            }
+            let start = u64::from(place.offset());
+            let bytes = start..start + u64::from(place.length());
+            let range = Range1 { blobs: vec![Wanted { id: *id, place }], bytes };
+            let result = self
+                .read(&range)
+                .and_then(|bytes| self.open(opener, &range, &bytes, &Wanted { id: *id, place }));
+            match result {
+                Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(error) => last = error,
+                Ok(raw) => return Ok(raw),
+            }
+        }
+        Err(last)
+    }
+}

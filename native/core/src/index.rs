@@ -1,0 +1,301 @@
+//! The index as one job sees it: the valid runs, and which of their packs count.
+//!
+//! Runs that fit the memory given for them are held whole (28 bytes a blob). Of the others only
+//! header, filter and pack table are held, about 10 bits a blob, and blocks of entries are read on demand; so
+//! the start of a backup follows the volume, not the repository.
+
+use std::sync::Mutex;
+
+use hashbrown::{HashMap, HashSet};
+use serde::Deserialize;
+
+use crate::broker::lock;
+use crate::crypto::ObjectType;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::ShortId;
+use crate::format::pack::{Envelope, PackKind};
+use crate::format::run::{
+    EnvelopeSection, Location, PackRecord, RUN_HEADER_BYTES, RUN_PACK_BYTES, Run, RunHeader,
+    RunParts,
+};
+use crate::scope::{Ranged, Scope, hex16};
+
+/// Blocks of entries kept per run that is not held whole, 64 KiB each.
+const BLOCKS_KEPT: usize = 64;
+
+/// Name of a pack: 16 random bytes.
+pub type PackName = [u8; 16];
+
+/// The view that the caller gives a job: what `gc/state` and the list of runs say.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub struct IndexOptions {
+    /// The runs that count.
+    #[serde(default)]
+    pub runs: Vec<RunName>,
+    /// Packs whose entries do not count.
+    #[serde(default)]
+    pub dead: Vec<String>,
+    /// Packs that a backup must not dedup against.
+    #[serde(default)]
+    pub condemned: Vec<String>,
+}
+
+/// One run.
+#[derive(Clone, Debug, Deserialize)]
+pub struct RunName {
+    /// The last part of its key.
+    pub name: String,
+    /// Bytes of the object.
+    pub size: u64,
+}
+
+/// Where a blob lies. Means something only to the index that gave it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    run: u32,
+    /// Offset, length and pack ordinal as the run has them.
+    at: Location,
+}
+
+impl Place {
+    /// Offset of the blob in its pack's plaintext, in bytes.
+    pub fn offset(&self) -> u32 {
+        self.at.offset
+    }
+
+    /// Bytes of the sealed blob.
+    pub fn length(&self) -> u32 {
+        self.at.length
+    }
+
+    /// Which pack of the index it is in: equal for two places in one pack of one run.
+    pub fn pack_key(&self) -> (u32, u32) {
+        (self.run, self.at.pack)
+    }
+}
+
+enum Body {
+    Whole(Run),
+    Parts { parts: RunParts, ranged: Ranged, blocks: Mutex<HashMap<u64, Vec<u8>>> },
+}
+
+struct View {
+    name: String,
+    body: Body,
+    packs: Vec<PackRecord>,
+    /// By pack ordinal: whether its entries count.
+    is_usable: Vec<bool>,
+}
+
+/// The runs of one scope.
+#[derive(Default)]
+pub struct Index {
+    views: Vec<View>,
+}
+
+impl Index {
+    /// Loads the runs, whole ones up to `memory_bytes` together. `spare` says which packs to leave out.
+    pub fn load(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
+        let mut left_out = parse_names(&options.dead)?;
+        left_out.extend(parse_names(&options.condemned)?);
+        let mut memory_left = memory_bytes;
+        let mut views = Vec::with_capacity(options.runs.len());
+        for run in &options.runs {
+            let is_whole = run.size <= memory_left;
+            if is_whole {
+                memory_left -= run.size;
+            }
+            match View::load(scope, run, is_whole, &left_out) {
+                Ok(view) => views.push(view),
+                // A run may be merged away under us: what it listed is in another one.
+                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Self { views })
+    }
+
+    /// One place where the blob with this short id lies, if there is any.
+    pub fn lookup(&self, id: &ShortId) -> Result<Option<Place>> {
+        for (number, view) in (0u32..).zip(&self.views) {
+            if let Some(at) = view.find(id)?.into_iter().find(|at| view.counts(at)) {
+                return Ok(Some(Place { run: number, at }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// All places where a blob with this short id lies.
+    pub fn lookup_all(&self, id: &ShortId) -> Result<Vec<Place>> {
+        let mut places = Vec::new();
+        for (number, view) in (0u32..).zip(&self.views) {
+            let found = view.find(id)?.into_iter().filter(|at| view.counts(at));
+            places.extend(found.map(|at| Place { run: number, at }));
+        }
+        Ok(places)
+    }
+
+    /// The pack of a place.
+    pub fn pack(&self, place: &Place) -> Result<&PackRecord> {
+        let view = self.view(place)?;
+        view.packs.get(place.at.pack as usize).ok_or_else(|| view.damaged("an entry names no pack"))
+    }
+
+    /// The envelope of the blob at a place.
+    pub fn envelope(&self, place: &Place) -> Result<Envelope> {
+        let view = self.view(place)?;
+        match &view.body {
+            Body::Whole(run) => run.envelope(place.at.pack, place.at.offset)?.copied(),
+            Body::Parts { parts, ranged, .. } => {
+                let record = self.pack(place)?;
+                let section = parts.header().envelopes_range();
+                let start = section.start + u64::from(record.section_offset);
+                // Most packs have one envelope and one span: 4 + 2 + 104 + 8 bytes.
+                let bytes = ranged.read(start..section.end.min(start + 4096))?;
+                match EnvelopeSection::parse(&bytes) {
+                    Ok((found, _)) => found.envelope_at(place.at.offset).copied(),
+                    Err(_) => {
+                        let all = ranged.read(start..section.end)?;
+                        EnvelopeSection::parse(&all)?.0.envelope_at(place.at.offset).copied()
+                    }
+                }
+            }
+        }
+        .ok_or_else(|| view.damaged("a blob without its envelope"))
+    }
+
+    /// Whether there are no runs.
+    pub fn is_empty(&self) -> bool {
+        self.views.is_empty()
+    }
+
+    /// Every entry of the runs that are held whole, for checks: id, place.
+    pub fn entries(&self) -> impl Iterator<Item = (ShortId, Place)> + '_ {
+        (0u32..).zip(&self.views).flat_map(|(number, view)| {
+            let run = match &view.body {
+                Body::Whole(run) => Some(run),
+                Body::Parts { .. } => None,
+            };
+            run.into_iter()
+                .flat_map(Run::iter)
+                .filter(|(_, at)| view.counts(at))
+                .map(move |(id, at)| (id, Place { run: number, at }))
+        })
+    }
+
+    /// Every pack that counts, once for each run that lists it.
+    pub fn packs(&self) -> impl Iterator<Item = &PackRecord> {
+        self.views.iter().flat_map(|view| {
+            view.packs
+                .iter()
+                .zip(&view.is_usable)
+                .filter(|(_, usable)| **usable)
+                .map(|(pack, _)| pack)
+        })
+    }
+
+    fn view(&self, place: &Place) -> Result<&View> {
+        let view = self.views.get(place.run as usize);
+        view.ok_or_else(|| Error::internal("a place of another index"))
+    }
+}
+
+impl View {
+    fn load(
+        scope: &Scope,
+        run: &RunName,
+        is_whole: bool,
+        left_out: &HashSet<PackName>,
+    ) -> Result<Self> {
+        let name = format!("index/{}", run.name);
+        let at = |error: Error| error.at(scope.key(&name));
+        let (body, packs) = if is_whole {
+            let loaded = Run::parse(scope.open_body(ObjectType::Run, &name)?).map_err(at)?;
+            let count = loaded.header().packs;
+            let packs: Result<_> = (0..count).map(|ordinal| loaded.pack(ordinal)).collect();
+            (Body::Whole(loaded), packs.map_err(at)?)
+        } else {
+            Self::load_parts(scope, &name, run.size).map_err(at)?
+        };
+        let is_usable = packs.iter().map(|pack| !left_out.contains(&pack.name)).collect();
+        Ok(Self { name: scope.key(&name), body, packs, is_usable })
+    }
+
+    fn load_parts(scope: &Scope, name: &str, size: u64) -> Result<(Body, Vec<PackRecord>)> {
+        let ranged = scope.ranged(ObjectType::Run, name, size)?;
+        let header = RunHeader::parse(&ranged.read(0..RUN_HEADER_BYTES as u64)?)?;
+        let parts = RunParts::parse(&ranged.read(0..header.filter_range().end)?)?;
+        let table = ranged.read(header.packs_range())?;
+        let packs: Result<_> = table.chunks_exact(RUN_PACK_BYTES).map(PackRecord::parse).collect();
+        Ok((Body::Parts { parts, ranged, blocks: Mutex::default() }, packs?))
+    }
+
+    fn counts(&self, at: &Location) -> bool {
+        self.is_usable.get(at.pack as usize).copied().unwrap_or(false)
+    }
+
+    fn find(&self, id: &ShortId) -> Result<Vec<Location>> {
+        match &self.body {
+            Body::Whole(run) => Ok(run.lookup(id).collect()),
+            Body::Parts { parts, ranged, blocks } => {
+                if !parts.maybe_contains(id) {
+                    return Ok(Vec::new());
+                }
+                let mut probe = parts.probe(*id);
+                while let Some(range) = probe.wanted() {
+                    let kept = lock(blocks).get(&range.start).cloned();
+                    let block = if let Some(block) = kept {
+                        block
+                    } else {
+                        let block = ranged.read(range.clone())?;
+                        let mut blocks = lock(blocks);
+                        if blocks.len() >= BLOCKS_KEPT {
+                            // Any will do: blocks are asked for in no order, chunk ids are random.
+                            let victim = blocks.keys().next().copied();
+                            victim.map(|key| blocks.remove(&key));
+                        }
+                        blocks.insert(range.start, block.clone());
+                        block
+                    };
+                    probe.feed(&range, &block)?;
+                }
+                Ok(probe.into_locations())
+            }
+        }
+    }
+
+    fn damaged(&self, what: &'static str) -> Error {
+        Error::damaged(what).at(self.name.clone())
+    }
+}
+
+/// Key of a pack below the scope.
+pub fn pack_key(kind: PackKind, name: &PackName) -> String {
+    let name = hex16(name);
+    let folder = match kind {
+        PackKind::Data => "data",
+        PackKind::Metadata => "meta",
+    };
+    format!("{folder}/{}/{name}", name.get(..2).unwrap_or_default())
+}
+
+/// Type of the object that a pack is.
+pub fn pack_type(kind: PackKind) -> ObjectType {
+    match kind {
+        PackKind::Data => ObjectType::DataPack,
+        PackKind::Metadata => ObjectType::MetadataPack,
+    }
+}
+
+/// Pack names in hex, as a set.
+pub fn parse_names(names: &[String]) -> Result<HashSet<PackName>> {
+    names
+        .iter()
+        .map(|name| {
+            let number = u128::from_str_radix(name, 16).ok().filter(|_| name.len() == 32);
+            number.map(u128::to_be_bytes).ok_or_else(|| {
+                Error::new(ErrorKind::Usage, "not the name of a pack").at(name.clone())
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,77 @@
+//! Tree and extent pages of one source, read through the index.
+
+use std::sync::{Arc, Mutex};
+
+use hashbrown::HashMap;
+
+use crate::blobs::{BlobStore, Wanted};
+use crate::broker::lock;
+use crate::crypto::{BlobOpener, SourceId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Id;
+use crate::format::pack::PackKind;
+use crate::index::Index;
+use crate::scope::Scope;
+use crate::tree::PageSource;
+
+/// Reads pages in batches.
+pub struct PageStore {
+    blobs: BlobStore,
+    opener: Mutex<BlobOpener>,
+}
+
+impl PageStore {
+    /// The pages of `source` that `index` lists.
+    pub fn new(scope: Scope, index: Arc<Index>, source: &SourceId) -> Result<Self> {
+        let keys = Arc::clone(&scope.keys);
+        // Fails now rather than at the first page where the key does not reach this source.
+        keys.source(source)?;
+        let source = *source;
+        let page_key = Box::new(move |envelope: &_| keys.source(&source)?.open_page_key(envelope));
+        let blobs = BlobStore::new(scope, index, Some(page_key));
+        Ok(Self { blobs, opener: Mutex::new(BlobOpener::new()?) })
+    }
+}
+
+impl PageSource for PageStore {
+    fn get_pages(&self, ids: &[Id]) -> Result<Vec<Vec<u8>>> {
+        let index = self.blobs.index();
+        let mut wanted = Vec::with_capacity(ids.len());
+        for id in ids {
+            for place in index.lookup_all(&id.short())? {
+                if index.pack(&place)?.kind == PackKind::Metadata {
+                    wanted.push(Wanted { id: *id, place });
+                    break;
+                }
+            }
+        }
+        let ranges = BlobStore::plan(wanted);
+        let mut pending = Vec::with_capacity(ranges.len());
+        for range in &ranges {
+            let first = range.blobs.first().ok_or_else(|| Error::internal("an empty range"))?;
+            let pack = self.blobs.pack(&first.place);
+            pending.push(pack.and_then(|pack| Ok((pack.start(range.bytes.clone())?, pack))));
+        }
+        let mut pages: HashMap<Id, Vec<u8>> = HashMap::with_capacity(ids.len());
+        let mut opener = lock(&self.opener);
+        for (range, pending) in ranges.iter().zip(pending) {
+            // What is damaged here is asked for once more below, copy by copy.
+            let bytes = match pending.and_then(|(pending, pack)| pack.finish(pending)) {
+                Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                Err(_) => continue,
+                Ok(bytes) => bytes,
+            };
+            for blob in &range.blobs {
+                if let Ok(page) = self.blobs.open(&mut opener, range, &bytes, blob) {
+                    pages.insert(blob.id, page);
+                }
+            }
+        }
+        ids.iter()
+            .map(|id| match pages.get(id) {
+                Some(page) => Ok(page.clone()),
+                None => self.blobs.fetch(&mut opener, id, PackKind::Metadata),
+            })
+            .collect()
+    }
+}
