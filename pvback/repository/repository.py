@@ -33,6 +33,7 @@ from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
+from pvback.storage.paced import PacedStore
 from pvback.storage.retry import RetryingStore
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
-    used = RetryingStore(store or open_store(config.require_repository()), clock=clock)
+    used = RetryingStore(_paced(config, store or open_store(config.require_repository())), clock=clock)
     try:
         data = _read_config(used)
         facts = parse_config(data)
@@ -184,6 +185,14 @@ def open_repository_access(
         objects=ScopeObjects(used, keyring, layout),
         clock=clock or SystemClock(),
     )
+
+
+def _paced(config: Config, store: ObjectStore) -> ObjectStore:
+    """The store within the configured rates."""
+    up, down = config.upload_bytes_per_second, config.download_bytes_per_second
+    if up is None and down is None:
+        return store
+    return PacedStore(store, upload_bytes_per_second=up, download_bytes_per_second=down)
 
 
 def read_key_objects(store: ObjectStore) -> list[tuple[str, bytes]]:

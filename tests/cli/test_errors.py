@@ -3,12 +3,12 @@
 import json
 from pathlib import Path
 
-import click
 import pytest
 
 from pvback.cli import main
 from pvback.errors import PvbackError
 from tests.cli.conftest import Run
+from tests.cli.test_help import commands
 from tests.support import fake_native
 
 
@@ -146,14 +146,6 @@ def test_names_do_no_harm_to_a_terminal(run: Run, source: Path) -> None:
     run("init")
     run("backup", str(source))
     assert "/evil\\x1b[2J\\xff" in run("ls", "latest").stdout
-
-
-def commands(group: click.Group, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
-    found = [words]
-    for name, command in sorted(group.commands.items()):
-        inner = isinstance(command, click.Group)
-        found += commands(command, (*words, name)) if inner else [(*words, name)]  # type: ignore[arg-type]
-    return found
 
 
 def test_every_help_ends_with_exit_codes(run: Run) -> None:
