@@ -26,7 +26,10 @@ __all__ = ["dump", "restore"]
 @click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out what fits.")
 @click.option("--delete", is_flag=True, help="Remove from the target what is not in the snapshot.")
 @click.option(
-    "--overwrite", type=click.Choice(OVERWRITE), default="if-changed", help="What is there already."
+    "--overwrite",
+    type=click.Choice(OVERWRITE),
+    default="always",
+    help="Files that are there: compare contents (default), trust size and time, or leave them.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be done.")
 @click.option("--verify", is_flag=True, help="Read everything back and compare.")

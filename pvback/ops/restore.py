@@ -30,7 +30,8 @@ class RestoreOptions:
         includes: Patterns of paths; when there are any, only what fits one is restored, with its directories.
         excludes: Patterns of paths that are not restored.
         delete: Remove from the target what is not in the snapshot.
-        overwrite: `always`, `if-changed` (content is read and only what differs is fetched), `never`.
+        overwrite: What is there: `always` compares its content and fetches what differs, `if-changed` trusts
+            size and mtime, `never` leaves it.
         dry_run: Say what would be done, and do nothing.
         verify: Read everything back and compare.
         use_journal: Note what is done, so that an interrupted restore goes on where it was.
@@ -40,7 +41,7 @@ class RestoreOptions:
     includes: Sequence[str] = ()
     excludes: Sequence[str] = ()
     delete: bool = False
-    overwrite: str = "if-changed"
+    overwrite: str = "always"
     dry_run: bool = False
     verify: bool = False
     use_journal: bool = True

@@ -61,40 +61,52 @@ def judge(remembered: Memory, seen: Memory, *, present: Mapping[str, str]) -> st
 
 
 def merge(remembered: Memory, seen: Memory) -> Memory:
-    """What to remember after `seen` was judged to be good: the newest of everything."""
+    """What to remember after `seen` was judged to be good: the newest of everything. Pure.
+
+    Another process may have remembered something newer than what was seen here.
+    """
+    serial, generation = max(remembered.serial, seen.serial), max(remembered.generation, seen.generation)
+    if seen.generation != remembered.generation:
+        # Heads may go with a prune: those of the later view are all there are.
+        return Memory(serial, generation, seen.heads if generation == seen.generation else remembered.heads)
     heads = dict(remembered.heads)
     for source, head in seen.heads.items():
-        if source not in heads or head.seq >= heads[source].seq or seen.generation > remembered.generation:
+        if source not in heads or head.seq >= heads[source].seq:
             heads[source] = head
-    if seen.generation > remembered.generation:
-        heads = {source: head for source, head in heads.items() if source in seen.heads}
-    return Memory(max(remembered.serial, seen.serial), max(remembered.generation, seen.generation), heads)
+    return Memory(serial, generation, heads)
 
 
 class HeadsFile:
     """The memory of one scope of one repository, in a file that several processes may use at once."""
 
-    def __init__(self, folder: Path, repository: str, scope: str) -> None:
+    def __init__(self, folder: Path, *, repository: str, scope: str) -> None:
         self._path = folder / repository / f"heads-{scope}.json"
 
-    def check(self, seen: Memory, present: Mapping[str, str]) -> None:
-        """Compare with what is remembered, then remember `seen`. Raises DamagedError for a roll-back."""
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with self._locked():
-                remembered = self._load()
-                verdict = judge(remembered, seen, present=present)
-                if verdict is None:
-                    self._save(merge(remembered, seen))
-        except OSError as exc:
-            raise FileError(
-                f"the cache is not usable: {exc.strerror}", key=str(self._path), hint="use `--no-cache`"
-            ) from exc
+    def load(self) -> Memory:
+        """What is remembered. Read it before what it is compared with: others may learn of newer things."""
+        with self._usable():
+            return self._load()
+
+    def compare(self, remembered: Memory, seen: Memory, *, present: Mapping[str, str]) -> None:
+        """Judge what is seen by what was remembered, and remember it, too. DamagedError for a roll-back."""
+        verdict = judge(remembered, seen, present=present)
         if verdict is not None:
             raise DamagedError(
                 f"the repository was rolled back: {verdict}",
                 hint=f"if you brought back an older copy yourself, remove {self._path}",
             )
+        with self._usable(), self._locked():
+            self._save(merge(self._load(), seen))
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            yield
+        except OSError as exc:
+            raise FileError(
+                f"the cache is not usable: {exc.strerror}", key=str(self._path), hint="use `--no-cache`"
+            ) from exc
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

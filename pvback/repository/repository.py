@@ -16,6 +16,7 @@ from pvback.config import Config, load_password
 from pvback.datapath import UnlockMethod
 from pvback.errors import (
     ConflictError,
+    FileError,
     ObjectChanged,
     ObjectExists,
     ObjectNotFound,
@@ -73,17 +74,28 @@ class RepositoryAccess:
         }
 
     def catalog(self) -> Catalog:
-        """Registers and records, held against what this client remembers: DamagedError for a roll-back."""
+        """Registers and records, held against what this client remembers: DamagedError for a roll-back.
+
+        A cache directory that was named has to be usable, or FileError is raised; the default one need not.
+        """
+        file, remembered = self._remembered()
         catalog = load_catalog(self.objects)
         # A register that does not open would look like one that was taken back; it is reported as damaged.
-        if self.config.cache_dir is not None and not catalog.damaged:
-            self._heads_file(self.config.cache_dir).check(
-                remember(catalog, self.facts.serial), catalog.record_hashes()
-            )
+        if file is not None and not catalog.damaged:
+            seen = remember(catalog, self.facts.serial)
+            file.compare(remembered, seen, present=catalog.record_hashes())
         return catalog
 
-    def _heads_file(self, folder: Path) -> HeadsFile:
-        return HeadsFile(folder, self.facts.repository, self.objects.scope)
+    def _remembered(self) -> tuple[HeadsFile | None, Memory]:
+        if self.config.cache_dir is None:
+            return None, Memory()
+        file = HeadsFile(self.config.cache_dir, repository=self.facts.repository, scope=self.objects.scope)
+        try:
+            return file, file.load()
+        except FileError:
+            if "cache_dir" in self.config.sources:
+                raise
+            return None, Memory()
 
     def close(self) -> None:
         """Give back the store's connections."""

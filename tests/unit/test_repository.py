@@ -181,19 +181,29 @@ def test_memory_of_heads() -> None:
     pruned = Memory(serial=2, generation=6)
     assert judge(known, pruned, present={}) is None
     assert merge(known, pruned).heads == {}
+    assert merge(pruned, known) == pruned
     assert merge(known, dataclasses.replace(known, heads={})).heads == {"s": head}
 
 
 def test_a_memory_that_is_torn_remembers_nothing(tmp_path: Path) -> None:
-    file = HeadsFile(tmp_path, "r", "s")
-    file.check(Memory(serial=3, generation=3), {})
+    file = HeadsFile(tmp_path, repository="r", scope="s")
+    file.compare(file.load(), Memory(serial=3, generation=3), present={})
     path = tmp_path / "r/heads-s.json"
     with pytest.raises(DamagedError, match="serial 1, but 3") as caught:
-        file.check(Memory(serial=1, generation=3), {})
+        file.compare(file.load(), Memory(serial=1, generation=3), present={})
     assert caught.value.hint is not None
     assert str(path) in caught.value.hint
     path.write_text('{"serial": [')
-    file.check(Memory(serial=1, generation=3), {})
+    assert file.load() == Memory()
+
+
+def test_a_process_that_looked_earlier_takes_nothing_back(tmp_path: Path) -> None:
+    one, two = (HeadsFile(tmp_path, repository="r", scope="s") for _ in "ab")
+    early = one.load()
+    newer = Memory(serial=1, generation=1, heads={"s": Head("a" * 32, 7, "1" * 64)})
+    two.compare(two.load(), newer, present={"a" * 32: "1" * 64})
+    one.compare(early, Memory(serial=1, generation=1), present={})
+    assert one.load() == newer
 
 
 def test_choosing_a_snapshot() -> None:
