@@ -221,7 +221,7 @@ class DataJob:
         finally:
             for thread in (*threads, watcher):
                 thread.join()
-        return self._result()
+        return self._result(listeners.cancel)
 
     def _watch(self, listeners: Listeners) -> None:
         while not self._ended.wait(limits.PROGRESS_SECONDS):
@@ -277,12 +277,15 @@ class DataJob:
             if self._listener_error is None:
                 self._listener_error = exc
 
-    def _result(self) -> dict[str, Any]:
+    def _result(self, cancel: Cancel) -> dict[str, Any]:
         try:
             result: dict[str, Any] = json.loads(self._job.result())
         except PvbackError as exc:
             if self._listener_error is not None:
                 raise self._listener_error from None
+            if isinstance(exc, Interrupted):
+                # Whoever asked has said why.
+                cancel.check()
             raise self._original(exc) from None
         if self._listener_error is not None:
             raise self._listener_error

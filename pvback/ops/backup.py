@@ -17,7 +17,7 @@ from typing import Any
 
 from pvback import datapath, limits
 from pvback.datapath import DataJob, JobControl, Listeners
-from pvback.errors import DamagedError, FileError, PvbackError
+from pvback.errors import DamagedError, FileError, Interrupted, PvbackError
 from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem, parse_problem
 from pvback.ops.sources import Source
@@ -197,11 +197,19 @@ class _Run:
                 "gen": generation,
             }
             job = DataJob("backup", self._access.keyring, options=job_options, store=self._access.store)
-            result = job.run(self._listeners())
+            result = self._serve(job)
         if self._session is not None:
             tree = FinishedTree.from_json(result)
             self._session.commit(tree, self._details(result, is_complete=True), place=self._place)
         return self._report(result)
+
+    def _serve(self, job: DataJob) -> dict[str, Any]:
+        try:
+            return job.run(self._listeners())
+        except Interrupted as exc:
+            if self._checkpoint_count and exc.hint is None:
+                exc.hint = "run the same backup again: it goes on from the last checkpoint"
+            raise
 
     def _job_options(self) -> dict[str, object]:
         options, source = self._options, self._source

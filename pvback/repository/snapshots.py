@@ -138,8 +138,10 @@ def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog
         wanted = [one for one in registers if with_records and one[0].state in alive]
         loaded = list(pool.map(lambda one: _load_snapshot(objects, *one), wanted))
     damaged += [one for one in loaded if isinstance(one, PvbackError)]
+    # Some stores know the time to a second only; the sequence tells a source's snapshots apart.
     snapshots = sorted(
-        (one for one in loaded if isinstance(one, CommittedSnapshot)), key=lambda one: (one.time, one.id)
+        (one for one in loaded if isinstance(one, CommittedSnapshot)),
+        key=lambda one: (one.time, one.record.seq, one.id),
     )
     return Catalog(
         state=state,
