@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from pvback.reference.errors import DamagedError
-from pvback.reference.sealing import ENVELOPE_BYTES, Envelope, parse_envelope
+from pvback.reference.sealing import ENVELOPE_BYTES
 from pvback.reference.wire import U64, Cursor
 
-NO_SECTION = 0xFFFFFFFF
 REFS_MAX = 1 << 20
 PACK_DATA, PACK_META = 1, 2
 
@@ -25,13 +24,15 @@ class Location:
 
 @dataclass(frozen=True)
 class RunPack:
-    """A pack as a run lists it. `spans` are (start offset, envelope position), ascending."""
+    """A pack as a run lists it, its envelopes as bytes.
+
+    `spans` are (start offset, envelope position), ascending.
+    """
 
     name: bytes
     kind: int
     object_bytes: int
-    envelopes: tuple[Envelope, ...]
-    raw_envelopes: tuple[bytes, ...]
+    envelopes: tuple[bytes, ...]
     spans: tuple[tuple[int, int], ...]
 
     def envelope_at(self, offset: int) -> int | None:
@@ -123,13 +124,10 @@ def _parse_run_pack(cursor: Cursor, section: bytes) -> RunPack:
     cursor.zero(3)
     object_bytes, offset = cursor.u32(), cursor.u32()
     cursor.zero(4)
-    if kind == PACK_META and offset == NO_SECTION:
-        return RunPack(name, kind, object_bytes, (), (), ())
-    if kind != PACK_DATA or offset > len(section):
+    if kind not in (PACK_DATA, PACK_META) or offset > len(section):
         cursor.fail("a pack is of no known kind, or its section is not there")
-    raw, spans = _parse_section(Cursor(section[offset:], "envelope section of a run"))
-    envelopes = tuple(parse_envelope(one, "envelope in a run") for one in raw)
-    return RunPack(name, kind, object_bytes, envelopes, raw, spans)
+    envelopes, spans = _parse_section(Cursor(section[offset:], "envelope section of a run"))
+    return RunPack(name, kind, object_bytes, envelopes, spans)
 
 
 def _parse_entries(cursor: Cursor, count: int, packs: int) -> list[tuple[bytes, int, int, int]]:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pvback.reference.errors import DamagedError
 from pvback.reference.sealing import (
     ENVELOPE_BYTES,
-    KIND_CHUNK,
     KIND_PAGE,
     SIGNATURE_BLOCK_BYTES,
     Envelope,
@@ -13,7 +12,6 @@ from pvback.reference.sealing import (
 )
 from pvback.reference.wire import Cursor
 
-NO_ENVELOPE = 0xFFFF
 FOOTER_BYTES = 16
 PACK_BYTES_MAX = 1 << 30
 ENTRIES_MAX = 1 << 20
@@ -22,7 +20,7 @@ _ENTRY_BYTES = 44
 
 @dataclass(frozen=True)
 class PackEntry:
-    """One blob: where it lies in the pack's plaintext, and which envelope holds its data key."""
+    """One blob: where it lies in the pack's plaintext, and which envelope is its."""
 
     id: bytes
     offset: int
@@ -53,24 +51,20 @@ def _parse_entry(cursor: Cursor) -> PackEntry:
     return entry
 
 
-def _check_entries(entries: tuple[PackEntry, ...], envelopes: int, limit: int, cursor: Cursor) -> None:
-    is_data = bool(envelopes)
+def _check_entries(entries: tuple[PackEntry, ...], limit: int, kind: int, cursor: Cursor) -> None:
     end = 0
     for entry in entries:
-        if entry.offset < end or entry.offset + entry.length > limit:
-            cursor.fail("entries overlap, are out of order or reach too far")
+        if entry.offset < end or not entry.length or entry.offset + entry.length > limit:
+            cursor.fail("entries are empty, overlap, are out of order or reach too far")
         end = entry.offset + entry.length
-        if entry.kind == KIND_CHUNK and is_data:
-            if entry.envelope >= envelopes:
-                cursor.fail("an entry names an envelope that is not there")
-        elif entry.kind != KIND_PAGE or is_data or entry.envelope != NO_ENVELOPE:
-            cursor.fail("an entry is of a kind that does not belong here")
+        if entry.kind != kind:
+            cursor.fail(f"a blob of kind {entry.kind} in a pack of kind {kind}")
     if len({entry.id for entry in entries}) != len(entries):
         cursor.fail("an id stands twice")
 
 
-def parse_pack(plaintext: bytes, what: str) -> Pack:
-    """Split a pack's plaintext; the signature is not checked here."""
+def parse_pack(plaintext: bytes, kind: int, what: str) -> Pack:
+    """Split the plaintext of a pack of `kind` 1 (data) or 2 (metadata); its signature is not checked."""
     if not FOOTER_BYTES + SIGNATURE_BLOCK_BYTES <= len(plaintext) <= PACK_BYTES_MAX:
         raise DamagedError(f"{what}: {len(plaintext)} bytes cannot be a pack")
     footer = Cursor(plaintext[-FOOTER_BYTES:], f"{what}: footer")
@@ -82,12 +76,16 @@ def parse_pack(plaintext: bytes, what: str) -> Pack:
     directory = plaintext[offset:block_at]
     cursor = Cursor(directory, f"{what}: directory")
     envelope_count, entry_count = cursor.u16(), cursor.u32()
-    if entry_count > ENTRIES_MAX or envelope_count == NO_ENVELOPE:
+    if entry_count > ENTRIES_MAX:
         cursor.fail("too many entries or envelopes")
     if cursor.left != envelope_count * ENVELOPE_BYTES + entry_count * _ENTRY_BYTES:
         cursor.fail("counts do not match its length")
     raw = tuple(cursor.take(ENVELOPE_BYTES) for _ in range(envelope_count))
     envelopes = tuple(parse_envelope(one, what) for one in raw)
     entries = tuple(_parse_entry(cursor) for _ in range(entry_count))
-    _check_entries(entries, envelope_count, offset, cursor)
+    _check_entries(entries, offset, kind, cursor)
+    if any(entry.envelope >= envelope_count for entry in entries):
+        cursor.fail("an entry names an envelope that is not there")
+    if kind == KIND_PAGE and any(any(one.sealed) for one in envelopes):
+        cursor.fail("a metadata pack with data keys")
     return Pack(plaintext, directory, plaintext[block_at:-FOOTER_BYTES], envelopes, raw, entries)

@@ -14,7 +14,7 @@ from pvback.reference.errors import DamagedError, NotFoundError, ReadError, Wron
 from pvback.reference.keys import Keyring, Unlocker, unlock
 from pvback.reference.pages import DATA, FILE, HOLE, Extent, Node
 from pvback.reference.scope import Scope, require_writer
-from pvback.reference.sealing import Place, Signer
+from pvback.reference.sealing import KIND_RECORD, BlobSeal, Place, Signer
 from pvback.reference.snapshots import Register, Snapshot, parse_detail, parse_record
 from pvback.reference.store import Store
 from pvback.reference.tree import Tree, display
@@ -98,20 +98,19 @@ class Repository:
             limit = self.config.revoked.get(principal)
             if limit is not None and head.seq > limit:
                 raise DamagedError(f"{what}: signed after its principal was revoked")
-        source_key = self.scope.keyring.source_key(self.scope.id, opened.epoch, head.source)
+        source_key = self.scope.keyring.source_key(self.scope.id, head.epoch, head.source)
         id_ = head.snapshot + bytes(16)
         place = Place(self.config.repository, self.scope.id, what)
-        key, kind = kdf.page_key(source_key), sealing.KIND_RECORD
-        plaintext = sealing.open_blob(key, place, kind, id_, head.sealed)
+        seal = BlobSeal(KIND_RECORD, id_, head.suite, kdf.page_key(source_key))
+        plaintext = sealing.open_blob(seal, place, head.sealed)
         detail, root, level = parse_detail(plaintext, head.snapshot)
-        epoch, hash_ = opened.epoch, opened.hash
-        return Snapshot(head.snapshot, register, head, epoch, root, level, detail, hash_, opened.signer)
+        return Snapshot(head.snapshot, register, head, root, level, detail, opened.hash, opened.signer)
 
     def tree(self, snapshot: Snapshot) -> Tree:
-        """The tree of a snapshot; all its pages are of the record's epoch."""
+        """The tree of a snapshot."""
 
         def fetch(id_: bytes) -> bytes:
-            return self.scope.page(id_, snapshot.epoch, snapshot.head.source)
+            return self.scope.page(id_, snapshot.head.source)
 
         return Tree(fetch, snapshot.root, snapshot.root_level)
 

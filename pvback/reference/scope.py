@@ -11,7 +11,15 @@ from pvback.reference.errors import DamagedError, NotFoundError, ReadError
 from pvback.reference.index import Index, Location, Run, parse_refs, parse_run
 from pvback.reference.keys import Keyring
 from pvback.reference.packs import FOOTER_BYTES, Pack, PackEntry, parse_pack
-from pvback.reference.sealing import ROLE_MAINTAINER, ROLE_OWNER, Place, Signer
+from pvback.reference.sealing import (
+    KIND_CHUNK,
+    KIND_PAGE,
+    ROLE_MAINTAINER,
+    ROLE_OWNER,
+    BlobSeal,
+    Place,
+    Signer,
+)
 from pvback.reference.snapshots import (
     GcState,
     Named,
@@ -60,7 +68,6 @@ class Opened:
 
     body: bytes
     signer: Signer
-    epoch: int
     hash: bytes
 
 
@@ -91,21 +98,21 @@ class Scope:
         cut = len(self._prefix)
         return [key[cut:] for key in self._store.list(self._prefix + prefix)]
 
-    def _unseal(self, name: str, type_: int) -> tuple[bytes, int, bytes]:
+    def _unseal(self, name: str, type_: int) -> tuple[bytes, bytes]:
         data = self._store.get(self._prefix + name)
         epoch = sealing.parse_header(data, name).epoch
         key = self.keyring.index_key(self.id, epoch)
-        return sealing.open_object(key, self.place(name), type_, data), epoch, kdf.digest(data)
+        return sealing.open_object(key, self.place(name), type_, data), kdf.digest(data)
 
     def open(self, name: str, type_: int) -> Opened:
         """An object other than a pack, its seal and signature checked."""
-        plaintext, epoch, hash_ = self._unseal(name, type_)
+        plaintext, hash_ = self._unseal(name, type_)
         cut = len(plaintext) - sealing.SIGNATURE_BLOCK_BYTES
         if cut < 0:
             raise DamagedError(f"{name}: shorter than its signature block")
         body, block = plaintext[:cut], plaintext[cut:]
         signer = sealing.verify_block(block, self.place(name), type_, body, self._owner_vk)
-        return Opened(body, signer, epoch, hash_)
+        return Opened(body, signer, hash_)
 
     def open_named(self, named: Named, type_: int) -> Opened:
         """An object that must have the hash by which another one names it."""
@@ -228,10 +235,8 @@ class Scope:
             return cached
         folder, type_ = _KINDS[kind]
         key = f"{folder}/{name.hex()[:2]}/{name.hex()}"
-        pack = parse_pack(self._unseal(key, type_)[0], key)
+        pack = parse_pack(self._unseal(key, type_)[0], kind, key)
         signer = sealing.verify_block(pack.block, self.place(key), type_, pack.directory, self._owner_vk)
-        if pack.entries and (kind == 1) != bool(pack.envelopes):
-            raise DamagedError(f"{key}: envelopes do not fit its kind")
         if any(one.origin != signer.principal for one in pack.envelopes):
             require_keeper(signer, key)
         self._packs.put(name, pack, len(pack.plaintext) + FOOTER_BYTES)
@@ -245,26 +250,27 @@ class Scope:
         if raw not in self._data_keys:
             secret = self.keyring.data_secret(self.id, envelope.epoch)
             self._data_keys[raw] = sealing.open_envelope(secret, place, envelope)
-        key, kind = self._data_keys[raw], sealing.KIND_CHUNK
-        data = sealing.open_blob(key, place, kind, entry.id, pack.blob(entry))
+        seal = BlobSeal(KIND_CHUNK, entry.id, envelope.suite, self._data_keys[raw])
+        data = sealing.open_blob(seal, place, pack.blob(entry))
         id_key = kdf.chunk_id_key(self.keyring.dedup_key(self.id))
         return _identified(kdf.keyed(id_key, data), entry.id, data)
 
-    def page_in(self, pack: Pack, entry: PackEntry, epoch: int, source: bytes) -> bytes:
+    def page_in(self, pack: Pack, entry: PackEntry, source: bytes) -> bytes:
         """The page of a metadata pack's entry, its id recomputed."""
-        source_key = self.keyring.source_key(self.id, epoch, source)
+        envelope = pack.envelopes[entry.envelope]
+        source_key = self.keyring.source_key(self.id, envelope.epoch, source)
         place = self.place(f"pack with page {entry.id.hex()[:8]}")
-        key, kind = kdf.page_key(source_key), sealing.KIND_PAGE
-        data = sealing.open_blob(key, place, kind, entry.id, pack.blob(entry))
+        seal = BlobSeal(KIND_PAGE, entry.id, envelope.suite, kdf.page_key(source_key))
+        data = sealing.open_blob(seal, place, pack.blob(entry))
         return _identified(kdf.keyed(kdf.page_id_key(source_key), data), entry.id, data)
 
     def chunk(self, id_: bytes) -> bytes:
         """A chunk by its id, from whichever copy is sound."""
         return self._blob(id_, 1, self.chunk_in)
 
-    def page(self, id_: bytes, epoch: int, source: bytes) -> bytes:
-        """A page of a source and epoch by its id, from whichever copy is sound."""
-        return self._blob(id_, 2, lambda pack, entry: self.page_in(pack, entry, epoch, source))
+    def page(self, id_: bytes, source: bytes) -> bytes:
+        """A page of a source by its id, from whichever copy is sound."""
+        return self._blob(id_, 2, lambda pack, entry: self.page_in(pack, entry, source))
 
     def _blob(self, id_: bytes, kind: int, read: Callable[[Pack, PackEntry], bytes]) -> bytes:
         cached = self._blobs.get(id_)

@@ -31,7 +31,7 @@ TYPE_REGISTER, TYPE_RECORD, TYPE_GC_STATE, TYPE_GC_LIST = 5, 6, 7, 8
 KIND_CHUNK, KIND_PAGE, KIND_RECORD = 1, 2, 3
 ROLE_OWNER, ROLE_WRITER, ROLE_MAINTAINER = 1, 3, 4
 
-_SUITES = (1, 2)
+SUITES = (1, 2)
 _CURVE_PRIME = 2**255 - 19
 # The y coordinates of the eight points of small order; the sign bit does not matter.
 _SMALL_ORDER_8 = int.from_bytes(
@@ -89,7 +89,7 @@ def parse_header(data: bytes, what: str) -> Header:
     cursor.magic(b"PVBKOBJ1")
     suite, type_, version, epoch = cursor.u8(), cursor.u8(), cursor.u16(), cursor.u32()
     cursor.take(64)
-    if version != 1 or suite not in _SUITES:
+    if version != 1 or suite not in SUITES:
         raise UnsupportedError(f"{what}: object version {version}, suite {suite}")
     return Header(suite, type_, epoch, data[:HEADER_BYTES])
 
@@ -144,22 +144,27 @@ def _unpack_blob(plaintext: bytes, what: str) -> bytes:
     return payload
 
 
-def open_blob(key: bytes, place: Place, kind: int, id_: bytes, data: bytes) -> bytes:
-    """The raw bytes of a blob; `key` is the data key of its envelope or K_page.
+@dataclass(frozen=True)
+class BlobSeal:
+    """How a blob is sealed: kind, id, suite, and the data key of its envelope or K_page."""
 
-    The suite is not stored with a blob, and a blind repack may have changed the outer one: each is
-    tried. The caller recomputes the id of chunks and pages.
-    """
-    what = f"{place.name}: blob {id_.hex()[:8]}"
-    for suite in _SUITES:
-        context = place.repository + place.scope + struct.pack("<BBH", kind, suite, 0) + id_
-        cipher = _cipher(suite, kdf.derive("blob", key, context))
-        try:
-            plaintext = cipher.decrypt(data[:12], data[12:], context)
-        except (InvalidTag, ValueError):
-            continue
-        return _unpack_blob(plaintext, what)
-    raise DamagedError(f"{what} does not open")
+    kind: int
+    id: bytes
+    suite: int
+    key: bytes
+
+
+def open_blob(seal: BlobSeal, place: Place, data: bytes) -> bytes:
+    """The raw bytes of a blob. The caller recomputes the id of chunks and pages."""
+    what = f"{place.name}: blob {seal.id.hex()[:8]}"
+    bound = struct.pack("<BBH", seal.kind, seal.suite, 0) + seal.id
+    context = place.repository + place.scope + bound
+    cipher = _cipher(seal.suite, kdf.derive("blob", seal.key, context))
+    try:
+        plaintext = cipher.decrypt(data[:12], data[12:], context)
+    except (InvalidTag, ValueError) as exc:
+        raise DamagedError(f"{what} does not open") from exc
+    return _unpack_blob(plaintext, what)
 
 
 def hpke_open(secret: bytes, sealed: bytes, info: bytes, what: str) -> bytes:
@@ -173,8 +178,12 @@ def hpke_open(secret: bytes, sealed: bytes, info: bytes, what: str) -> bytes:
 
 @dataclass(frozen=True)
 class Envelope:
-    """A data key sealed to the public key of an epoch; `sealed` is enc and ciphertext."""
+    """Cipher suite and epoch of blobs, and their data key, sealed to the epoch's public key.
 
+    `sealed` is enc and ciphertext; zero in metadata packs, whose blobs need no data key.
+    """
+
+    suite: int
     epoch: int
     origin: bytes
     sealed: bytes
@@ -185,9 +194,12 @@ def parse_envelope(data: bytes, what: str) -> Envelope:
     cursor = Cursor(data, what)
     kem = cursor.u8()
     if kem != 1:
-        raise UnsupportedError(f"{what}: envelope of suite {kem}")
-    cursor.zero(3)
-    envelope = Envelope(cursor.u32(), cursor.take(16), cursor.take(80))
+        raise UnsupportedError(f"{what}: envelope of KEM suite {kem}")
+    suite = cursor.u8()
+    if suite not in SUITES:
+        raise UnsupportedError(f"{what}: blobs of suite {suite}")
+    cursor.zero(2)
+    envelope = Envelope(suite, cursor.u32(), cursor.take(16), cursor.take(80))
     cursor.end()
     return envelope
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pvback.reference.errors import DamagedError, UnsupportedError
 from pvback.reference.pages import Child
-from pvback.reference.sealing import Signer
+from pvback.reference.sealing import SUITES, Signer
 from pvback.reference.wire import Fields, parse_fields, parse_hex
 
 STATES = ("OPEN", "COMMITTED", "FORGOTTEN", "DEAD", "FENCED")
@@ -126,6 +126,8 @@ class RecordHead:
     source: bytes
     seq: int
     prev: bytes | None
+    suite: int
+    epoch: int
     counts: dict[str, int]
     sealed: bytes = field(repr=False)
 
@@ -135,11 +137,16 @@ def parse_record(body: bytes, what: str) -> RecordHead:
     fields = parse_fields(body, what)
     check_version(fields, what)
     counts = fields.object("counts")
+    suite = fields.integer("suite")
+    if suite not in SUITES:
+        raise UnsupportedError(f"{what}: suite {suite}")
     return RecordHead(
         fields.hex("snapshot", 16),
         fields.hex("source", 16),
         fields.integer("seq", 1),
         None if fields.is_null("prev") else fields.hex("prev", 32),
+        suite,
+        fields.integer("epoch", 1, 2**32 - 1),
         {name: counts.integer(name) for name in ("chunks", "pages")},
         fields.b64("sealed"),
     )
@@ -152,7 +159,6 @@ class Snapshot:
     id: bytes
     register: Register
     head: RecordHead
-    epoch: int
     root: Child
     root_level: int
     detail: dict[str, Any]

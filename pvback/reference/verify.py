@@ -38,7 +38,7 @@ class _Verify:
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._scope = repository.scope
-        self._origins: set[tuple[int, bytes]] = set()
+        self._sources: set[bytes] = set()
         self._directories: dict[bytes, dict[int, PackEntry]] = {}
         self._packs: dict[bytes, Pack] = {}
         self.report = Report()
@@ -71,7 +71,7 @@ class _Verify:
                 if register.state in ("COMMITTED", "FORGOTTEN") and register.record:
                     found.append(self._repository.load(register, signer))
                     self._check_own_runs(register)
-        self._origins = {(one.epoch, one.head.source) for one in found}
+        self._sources = {one.head.source for one in found}
         by_place = {(one.head.source, one.head.seq): one for one in found}
         if len(by_place) != len(found):
             self.report.findings.append("two snapshots of one source have the same sequence number")
@@ -108,9 +108,9 @@ class _Verify:
             except WrongKeyError:
                 self.report.chunks_not_opened += 1
             return
-        for epoch, source in self._origins:
+        for source in self._sources:
             try:
-                self._scope.page_in(pack, entry, epoch, source)
+                self._scope.page_in(pack, entry, source)
                 self.report.pages += 1
                 return
             except (DamagedError, WrongKeyError):
@@ -138,9 +138,7 @@ class _Verify:
             if entry is None or entry.length != location.length or entry.id[:16] != id_:
                 raise DamagedError(f"entry {id_.hex()[:8]} is not what its pack says")
             position = listed.envelope_at(location.offset)
-            if location.pack_kind == 1 and (
-                position is None or listed.raw_envelopes[position] != pack.raw_envelopes[entry.envelope]
-            ):
+            if position is None or listed.envelopes[position] != pack.raw_envelopes[entry.envelope]:
                 raise DamagedError(f"entry {id_.hex()[:8]}: another envelope than its pack says")
 
     def _check_snapshot(self, snapshot: Snapshot) -> None:

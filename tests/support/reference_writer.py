@@ -257,10 +257,8 @@ class RepositoryWriter:
         table = b""
         entries = []
         for ordinal, pack in enumerate(packs):
-            offset = len(section) if pack.kind == 1 else 0xFFFFFFFF
-            table += pack.name + struct.pack("<B3xIII", pack.kind, pack.object_bytes, offset, 0)
-            if pack.kind == 1:
-                section += struct.pack("<H", 1) + pack.envelope + struct.pack("<IIHH", 1, 0, 0, 0)
+            table += pack.name + struct.pack("<B3xIII", pack.kind, pack.object_bytes, len(section), 0)
+            section += struct.pack("<H", 1) + pack.envelope + struct.pack("<IIHH", 1, 0, 0, 0)
             entries += [(one[0][:16], ordinal, one[1], one[2]) for one in pack.entries]
         entries.sort()
         filter_ = build_filter(one[0] for one in entries)
@@ -359,23 +357,22 @@ class Session:
         writer, signer = self.writer, signer or self.signer
         name = writer.random(16)
         key = f"{'data' if kind == 1 else 'meta'}/{name.hex()[:2]}/{name.hex()}"
-        envelope, blob_key = b"", kdf.page_key(self.source_key)
+        sealed, blob_key = bytes(80), kdf.page_key(self.source_key)
+        epoch = struct.pack("<I", writer.epoch)
         if kind == 1:
             blob_key = writer.random(32)
-            epoch = struct.pack("<I", writer.epoch)
             info = b"pvback/1 data key\0" + writer.repository + writer.scope + epoch + self.signer.id
             public = writer.public_key(writer.epoch)
             sealed = seal.hpke_seal(public, writer.random(32), info, blob_key)
-            envelope = b"\1\0\0\0" + epoch + self.signer.id + sealed
+        envelope = bytes([1, writer.suite, 0, 0]) + epoch + self.signer.id + sealed
         body, entries, directory = b"", [], b""
         for id_, data in raw.items():
             nonce, place = writer.random(12), writer.place(key)
             blob = seal.seal_blob(blob_key, place, kind, id_, data, nonce=nonce, suite=writer.suite)
             entries.append((id_, len(body), len(blob)))
-            ordinal = 0 if kind == 1 else 0xFFFF
-            directory += id_ + struct.pack("<IIHBB", len(body), len(blob), ordinal, kind, 0)
+            directory += id_ + struct.pack("<IIHBB", len(body), len(blob), 0, kind, 0)
             body += blob
-        head = struct.pack("<HI", bool(envelope), len(entries))
+        head = struct.pack("<HI", 1, len(entries))
         size = write_pack_object(
             writer, key, kind, body=body, directory=head + envelope + directory, signer=signer
         )
@@ -427,7 +424,8 @@ class Session:
         prev = changes.get("prev")
         record = {
             "v": 1, "snapshot": self.snapshot.hex(), "source": self.source.hex(),
-            "seq": changes.get("seq", 1), "prev": prev.hex() if prev else None, "counts": counts,
+            "seq": changes.get("seq", 1), "prev": prev.hex() if prev else None,
+            "suite": writer.suite, "epoch": writer.epoch, "counts": counts,
             "sealed": b64(sealed),
         }  # fmt: skip
         return writer.seal_json(name, 6, record, changes.get("record_signer", self.signer))

@@ -226,22 +226,25 @@ def test_other_parsers_survive_flips() -> None:
         "refs": [{"name": "refs/" + "ab" * 16 + "-0", "hash": "00" * 32}], "runs": [name],
     }  # fmt: skip
     record = {"v": 1, "snapshot": "ab" * 16, "source": "01" * 16, "seq": 1, "prev": None,
-              "counts": {"chunks": 0, "pages": 0}, "sealed": ""}  # fmt: skip
+              "suite": 1, "epoch": 1, "counts": {"chunks": 0, "pages": 0}, "sealed": ""}  # fmt: skip
     detail = {"v": 1, "snapshot": "ab" * 16, "source": {"kind": "d", "string": "s"}, "started": "",
               "complete": True, "root": {"page": "00" * 32, "level": 0, "nodes": 1, "bytes": 0}}  # fmt: skip
     entry = ID[:16] + struct.pack("<III", 0, 0, 5)
     filter_ = build_filter([ID])
-    run = b"PVBKRUN1" + struct.pack("<QIIII", 1, 1, len(filter_), 0, 0) + filter_ + entry
-    run += bytes(16) + struct.pack("<B3xIII", 2, 9, 0xFFFFFFFF, 0) + bytes(9)
-    directory = struct.pack("<HI", 0, 1) + ID + struct.pack("<IIHBB", 0, 5, 0xFFFF, 2, 0)
+    envelope = b"\1\1\0\0\1\0\0\0" + bytes(96)
+    section = struct.pack("<H", 1) + envelope + struct.pack("<IIHH", 1, 0, 0, 0)
+    run = b"PVBKRUN1" + struct.pack("<QIIII", 1, 1, len(filter_), len(section), 0) + filter_ + entry
+    run += bytes(16) + struct.pack("<B3xIII", 2, 9, 0, 0) + section + bytes(9)
+    directory = struct.pack("<HI", 1, 1) + envelope + ID + struct.pack("<IIHBB", 0, 5, 0, 2, 0)
     pack = bytes(8) + directory + bytes(240) + struct.pack("<II", 8, len(directory)) + b"PVBKEND1"
+    refs = b"PVBKREF1" + struct.pack("<II", 2, 0) + bytes(15) + ID[:17]
     cases: list[tuple[Callable[[bytes], object], bytes]] = [
         (lambda data: parse_register(data, name), json.dumps(register).encode()),
         (lambda data: parse_record(data, ""), json.dumps(record).encode()),
         (lambda data: parse_detail(data, b"\xab" * 16), json.dumps(detail).encode()),
         (lambda data: parse_run(data, ""), run),
-        (lambda data: parse_pack(data, ""), pack),
-        (lambda data: parse_refs(data, ""), b"PVBKREF1" + struct.pack("<II", 2, 0) + bytes(15) + ID[:17]),
+        (lambda data: parse_pack(data, 2, ""), pack),
+        (lambda data: parse_refs(data, ""), refs),
     ]
     source = random.Random(7)
     for parse, body in cases:

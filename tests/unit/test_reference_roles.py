@@ -250,7 +250,7 @@ def test_states_that_are_no_snapshot(writer: RepositoryWriter) -> None:
 
 
 def test_epochs(writer: RepositoryWriter) -> None:
-    """Data of both epochs stays readable; each snapshot's pages are of its record's epoch."""
+    """Data of both epochs stays readable; envelopes and records name theirs."""
     restorer = writer.add_principal(RESTORER)
     first = writer.session()
     hash_ = first.commit(small(first))
@@ -264,7 +264,7 @@ def test_epochs(writer: RepositoryWriter) -> None:
     for principal in (writer.owner, restorer):
         repository = opened(writer, principal)
         assert verify(repository).findings == []
-        assert sorted(one.epoch for one in repository.snapshots()) == [1, 2]
+        assert sorted(one.head.epoch for one in repository.snapshots()) == [1, 2]
 
 
 def commit_with(**changes: Any) -> Callable[[RepositoryWriter], None]:

@@ -27,6 +27,10 @@ EPOCH = VECTORS["inputs"]["epoch"]
 PLACE = Place(REPOSITORY, SCOPE, "x")
 
 
+def open_blob(key: bytes, kind: int, id_: bytes, data: bytes, suite: int = 1) -> bytes:
+    return sealing.open_blob(sealing.BlobSeal(kind, id_, suite, key), PLACE, data)
+
+
 def test_key_tree() -> None:
     write, restore = kdf.write_master(MASTER), kdf.restore_master(MASTER)
     dedup, meta = kdf.dedup_key(write, SCOPE), kdf.meta_key(write, SCOPE, EPOCH)
@@ -95,6 +99,32 @@ def test_object_is_bound_and_whole() -> None:
         sealing.open_object(TREE["K_meta"], place, 4, data)
 
 
+def test_object_has_one_form() -> None:
+    """No empty last segment behind a full one, although every tag of it holds."""
+    key, place = TREE["K_index"], Place(REPOSITORY, SCOPE, "refs/a")
+    header = seal.seal_object(key, place, 4, 1, b"", salt=bytes(32))[:80]
+    okm = kdf.derive("object", key, header[:48] + REPOSITORY + SCOPE + place.bound, 64)
+    cipher = seal.cipher(1, okm[32:])
+    full = cipher.encrypt(bytes(12), bytes(65_536), None)
+    empty = cipher.encrypt(bytes(10) + b"\1\1", b"", None)
+    with pytest.raises(DamagedError, match="empty last segment"):
+        sealing.open_object(key, place, 4, header + full + empty)
+    with pytest.raises(DamagedError, match="segment 0"):
+        sealing.open_object(key, place, 4, header + full)
+
+
+def test_certificate_is_for_one_scope() -> None:
+    owner, seed, body = TREE["owner_seed"], TREE["principal_seed"], b"body"
+    for elsewhere in (Place(SCOPE, SCOPE, ""), Place(REPOSITORY, REPOSITORY, "")):
+        certified = seal.certificate(owner, elsewhere, PRINCIPAL, seed, role=3)
+        block = seal.signature_block(certified, seed, PLACE, 3, body)
+        with pytest.raises(DamagedError, match="another repository or scope"):
+            sealing.verify_block(block, PLACE, 3, body, TREE["owner_vk"])
+    certified = seal.certificate(owner, PLACE, PRINCIPAL, seed, role=3)
+    block = seal.signature_block(certified, seed, PLACE, 3, body)
+    assert sealing.verify_block(block, PLACE, 3, body, TREE["owner_vk"]).source is None
+
+
 def test_blob() -> None:
     vector = VECTORS["blob"]
     raw = h(vector["chunk"]["hex"]) * vector["chunk"]["times"]
@@ -102,15 +132,15 @@ def test_blob() -> None:
     assert kdf.keyed(TREE["K_id"], raw) == id_
     blob = seal.seal_blob(key, PLACE, 1, id_, raw, nonce=nonce, compress=False)
     assert (len(blob), kdf.digest(blob).hex()) == (vector["len"], vector["blake3_of_blob"])
-    assert sealing.open_blob(key, PLACE, 1, id_, blob) == raw
+    assert open_blob(key, 1, id_, blob) == raw
     for suite in (1, 2):
         packed = seal.seal_blob(key, PLACE, 1, id_, raw, nonce=nonce, suite=suite)
         assert len(packed) < len(blob)
-        assert sealing.open_blob(key, PLACE, 1, id_, packed) == raw
+        assert open_blob(key, 1, id_, packed, suite) == raw
         with pytest.raises(DamagedError):
-            sealing.open_blob(key, PLACE, 2, id_, packed)
+            open_blob(key, 2, id_, packed)
         with pytest.raises(DamagedError):
-            sealing.open_blob(key, PLACE, 1, bytes(32), packed)
+            open_blob(key, 1, bytes(32), packed)
 
 
 def test_blob_that_inflates_is_refused() -> None:
@@ -122,17 +152,18 @@ def test_blob_that_inflates_is_refused() -> None:
         for raw_length in (0, 10, (1 << 20) - 1, (1 << 20) + 1, (16 << 20) + 1):
             plaintext = struct.pack("<BBHI", 1, 0, 0, raw_length) + packed
             sealed = seal.cipher(1, kdf.derive("blob", key, context)).encrypt(bytes(12), plaintext, context)
-            with pytest.raises(DamagedError):
-                sealing.open_blob(key, PLACE, 1, id_, bytes(12) + sealed)
+            words = "states another length" if packed == payload and raw_length <= 16 << 20 else None
+            with pytest.raises(DamagedError, match=words):
+                open_blob(key, 1, id_, bytes(12) + sealed)
 
 
 def test_envelope() -> None:
-    envelope = sealing.Envelope(EPOCH, PRINCIPAL, h(VECTORS["envelope"]["enc_ct"]))
+    envelope = sealing.Envelope(1, EPOCH, PRINCIPAL, h(VECTORS["envelope"]["enc_ct"]))
     key = sealing.open_envelope(TREE["sk"], PLACE, envelope)
     assert key.hex() == VECTORS["envelope"]["opens_to"]
     for other in (
-        sealing.Envelope(1, PRINCIPAL, envelope.sealed),
-        sealing.Envelope(0, SCOPE, envelope.sealed),
+        sealing.Envelope(1, 1, PRINCIPAL, envelope.sealed),
+        sealing.Envelope(1, 0, SCOPE, envelope.sealed),
     ):
         with pytest.raises(DamagedError):
             sealing.open_envelope(TREE["sk"], PLACE, other)
