@@ -55,13 +55,13 @@ def restore(
     output = invocation.output
     used = RestoreOptions(**options)  # type: ignore[arg-type]
     if reference:
-        if used != RestoreOptions() or source is not None:
+        if used != RestoreOptions():
             raise UsageError(
                 "`--reference` restores everything to an empty place", hint="leave the other options out"
             )
         with stopping():
             summary = restore_by_reference(
-                invocation.config(), snapshot, target=target, scope=invocation.scope
+                invocation.config(), snapshot, target=target, source=source, scope=invocation.scope
             )
         return _show_reference(output, summary)
     name, path = split_snapshot_path(snapshot)

@@ -28,7 +28,12 @@ _ERRORS: tuple[tuple[type[reference.ReadError], type[PvbackError]], ...] = (
 
 
 def restore_by_reference(
-    config: Config, snapshot: str, *, target: str | os.PathLike[str], scope: str | None = None
+    config: Config,
+    snapshot: str,
+    *,
+    target: str | os.PathLike[str],
+    source: str | None = None,
+    scope: str | None = None,
 ) -> list[str]:
     """Restore `SNAP[:PATH]` to a place that is empty or not there, from a repository in a directory.
 
@@ -42,7 +47,7 @@ def restore_by_reference(
     try:
         store = reference.DirectoryStore(address.path)
         repository = reference.Repository.open(store, _unlocker(config), scope)
-        found = repository.snapshot(name)
+        found = repository.snapshot(_latest_of(repository, source) if name == "latest" else name)
         summary = reference.restore(repository, found, os.fspath(Path(target).absolute()), os.fsencode(path))
     except reference.ReadError as exc:
         raise _translate(exc) from exc
@@ -53,6 +58,20 @@ def restore_by_reference(
         raise PartlyDone(f"{len(summary.lost)} files could not be restored; the rest was: {some}")
     notes = [f"not set on {count} nodes: {what}" for what, count in sorted(summary.notes.items())]
     return [*notes, *summary.warned, f"restored {summary.nodes} nodes, {summary.content_bytes} bytes"]
+
+
+def _latest_of(repository: reference.Repository, source: str | None) -> str:
+    """The id of the newest snapshot of a source, named by its string, path or name."""
+    fitting = []
+    for one in repository.snapshots(lambda _: None):
+        described = one.detail["source"]
+        if source is None or source in (described["string"], described.get("path"), described.get("name")):
+            fitting.append(one)
+    if not fitting:
+        raise PvbackError("there is no such snapshot", hint="`pvback snapshots` lists what there is")
+    if len({one.source_string for one in fitting}) > 1:
+        raise UsageError("there are snapshots of several sources", hint="say which one with `--source`")
+    return fitting[-1].id.hex()
 
 
 def _unlocker(config: Config) -> reference.Passphrase | reference.PrivateKey | reference.RawSecret:

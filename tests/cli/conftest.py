@@ -1,7 +1,13 @@
-"""The command line as a user has it: arguments in, output and exit code out."""
+"""The command line as a user has it: arguments in, output and exit code out.
 
+The data path is `tests/support/fake_native.py`, or with PVBACK_TEST_NATIVE=real the extension; tests that
+play a part of it themselves ask for `fake_verbs` and are left out then.
+"""
+
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,13 +17,25 @@ from pvback.cli import main
 from tests.support import fake_native
 
 Run = Callable[..., Result]
+Verbs = dict[str, Callable[[fake_native.Job], dict[str, Any]]]
+IS_REAL = os.environ.get("PVBACK_TEST_NATIVE") == "real"
 
 
 @pytest.fixture
 def native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake data path, with verbs that a test may replace."""
+    """The fake data path, unless the real one is asked for."""
+    if IS_REAL:
+        return
     monkeypatch.setattr(datapath, "load_native", lambda: fake_native)
     monkeypatch.setattr(fake_native, "VERBS", dict(fake_native.VERBS))
+
+
+@pytest.fixture
+def fake_verbs(native: None) -> Verbs:
+    """What the fake data path does; may be changed."""
+    if IS_REAL:
+        pytest.skip("plays the data path")
+    return fake_native.VERBS
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
-from tests.cli.conftest import Run
+from tests.cli.conftest import Run, Verbs
 
 
 def good(result: Result) -> Result:
@@ -95,7 +95,7 @@ def test_dry_run_stores_nothing(run: Run, source: Path, tmp_path: Path) -> None:
     assert sorted(tmp_path.joinpath("repository").rglob("*")) == before
 
 
-def test_files_that_cannot_be_read(run: Run, source: Path) -> None:
+def test_files_that_cannot_be_read(run: Run, source: Path, fake_verbs: Verbs) -> None:
     (source / "dangling").symlink_to("nowhere")
     good(run("init"))
     result = run("backup", str(source))
