@@ -1,5 +1,6 @@
 """Backups over a data path that does what a test wants: checkpoints, interruptions, fences, errors."""
 
+import dataclasses
 import json
 import threading
 from pathlib import Path
@@ -8,13 +9,17 @@ from typing import Any
 
 import pytest
 
+from pvback.datapath import blake3
 from pvback.errors import ConflictError, DamagedError, Interrupted, PvbackError, StorageError
 from pvback.model import Consistency
 from pvback.ops.backup import BackupOptions, backup
 from pvback.ops.sources import Source, command_source, path_source, stdin_source
-from pvback.repository.layout import Area
+from pvback.repository.body import dump_body
+from pvback.repository.layout import Area, ObjectType
+from pvback.repository.records import read_record
 from pvback.repository.registers import Register, RegisterState, read_register, swap_register
 from pvback.repository.repository import RepositoryAccess
+from pvback.repository.sealed import Named
 from pvback.runtime import Cancel, Counters, ManualClock
 from pvback.storage.memory import MemoryStore
 from tests.support import fake_native
@@ -165,13 +170,17 @@ def test_a_fenced_backup_starts_over(
 def test_a_fenced_stream_cannot_start_over(
     access: RepositoryAccess, native: SimpleNamespace, clock: ManualClock
 ) -> None:
+    runs = []
+
     def fenced(job: fake_native.Job) -> dict[str, Any]:
+        runs.append(job)
         fence_all(access, clock)
         return fake_native.finish(job, {})
 
     native.verbs["backup"] = fenced
     with pytest.raises(ConflictError):
         backup(access, command_source(["true"], host="h"))
+    assert len(runs) == 1
     assert not access.catalog().snapshots
 
 
@@ -213,6 +222,52 @@ def test_forgotten_snapshots_still_continue_the_chain(
     assert result.parent is None
     (two,) = access.catalog().snapshots
     assert (two.record.seq, two.record.prev) == (2, one.record.named.hash)
+
+
+def replace_record(access: RepositoryAccess, memory: MemoryStore, *, changes: dict[str, Any]) -> Register:
+    """Another record under the name of the only one, sealed as it should be; returns the register."""
+    (one,) = access.catalog().snapshots
+    key = access.objects.layout.key(one.record.named.name)
+    body = access.objects.read(ObjectType.RECORD, one.record.named.name).body
+    data = access.objects.seal(
+        ObjectType.RECORD, name=one.record.named.name, data=dump_body({**body.raw, **changes})
+    )
+    memory.put(key, data)
+    return dataclasses.replace(one.register, record=Named(one.record.named.name, blake3(data)))
+
+
+def test_a_record_that_was_exchanged(access: RepositoryAccess, source: Source, memory: MemoryStore) -> None:
+    backup(access, source)
+    replace_record(access, memory, changes={"seq": 9})
+    catalog = access.catalog()
+    assert not catalog.snapshots
+    assert "not the one that was recorded" in str(catalog.damaged[0])
+
+
+def test_a_record_about_something_else(access: RepositoryAccess, source: Source, memory: MemoryStore) -> None:
+    backup(access, source)
+    other = "9" * 32
+    keyring, scope = access.keyring, access.objects.scope
+    details = access.catalog().snapshots[0].require_details()
+    _, _, sealed = keyring.seal_record(scope, other, details.snapshot, details.as_body())
+    changes: tuple[tuple[dict[str, Any], str, str], ...] = (
+        ({"source": other, "sealed": sealed}, other, "names another source"),
+        ({"snapshot": other}, "", "`snapshot` is another one"),
+        ({"seq": 0}, "", "`seq` is below 1"),
+    )
+    for change, source_id, message in changes:
+        memory_before = {info.key: memory.read(info.key).data for info in memory.list_objects("")}
+        register = replace_record(access, memory, changes=change)
+        assert register.record is not None
+        with pytest.raises(DamagedError, match=message):
+            read_record(
+                access.objects,
+                register.record,
+                snapshot=register.snapshot,
+                source=source_id or register.source,
+            )
+        for key, data in memory_before.items():
+            memory.put(key, data)
 
 
 def test_a_roll_back_is_noticed(open_access: Open, source: Source, memory: MemoryStore) -> None:
