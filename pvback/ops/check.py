@@ -14,6 +14,7 @@ from pvback.model import Finding, FindingSeverity
 from pvback.ops.reading import run_reading, tree_options
 from pvback.ops.rows import decode_path, parse_lines
 from pvback.ops.stats import refs_json
+from pvback.repository.gcstate import list_index
 from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, Area
 from pvback.repository.registers import RegisterState
 from pvback.repository.repository import RepositoryAccess
@@ -79,41 +80,56 @@ def check(
     """
     if read_percent is not None and not 0 < read_percent <= 100:
         raise UsageError("the share to read is not between 0 and 100 per cent")
-    listing = _list_objects(access)
-    catalog = access.catalog()
-    findings = [*judge_damaged(catalog.damaged), *judge_chain(catalog), *judge_listing(catalog, listing)]
-    readable = [one for one in catalog.snapshots if one.details is not None]
-    if len(readable) < len(catalog.snapshots):
-        closed = len(catalog.snapshots) - len(readable)
-        findings.append(
-            Finding(FindingSeverity.NOTE, "record-closed", f"the key in use does not open {closed} snapshots")
-        )
-    draw = random or SystemRandom()
-    options = {
-        "snapshots": [{"snapshot": one.id, **tree_options(one), "refs": refs_json(one)} for one in readable],
-        "packs": [{"key": key, "size": size} for key, size in listing.packs],
-        "read_data": read_percent,
-        "seed": seed if seed is not None else draw.below(1 << 53),
-    }
+    used_seed = seed if seed is not None else (random or SystemRandom()).below(1 << 53)
+    findings: list[Finding] = []
+    seen: list[tuple[Catalog, _Listing]] = []
+
+    def look() -> Mapping[str, object]:
+        findings.clear()
+        catalog = access.catalog()
+        # What a register or a run names was there before it: so it is listed after them.
+        view = list_index(access.objects, catalog.state)
+        listing = _list_objects(access)
+        seen.append((catalog, listing))
+        findings.extend(_judge(catalog, listing))
+        return {
+            "index": view.as_options(),
+            "snapshots": [
+                {"snapshot": one.id, **tree_options(one), "refs": refs_json(one)}
+                for one in catalog.snapshots
+                if one.details is not None
+            ],
+            "packs": [{"key": key, "size": size} for key, size in listing.packs],
+            "read_data": read_percent,
+            "seed": used_seed,
+        }
 
     def on_output(kind: str, data: memoryview) -> None:
         if kind == "rows":
             findings.extend(map(_finding, parse_lines(data)))
 
     heard = progress or NoProgress()
-    result = run_reading(
-        access,
-        "check",
-        options=options,
-        listeners=Listeners(on_output=on_output, on_counters=heard.update, cancel=cancel or Cancel()),
-    )
+    listeners = Listeners(on_output=on_output, on_counters=heard.update, cancel=cancel or Cancel())
+    result = run_reading(access, "check", options=look, listeners=listeners)
     order = list(FindingSeverity)
+    catalog, listing = seen[-1]
     return CheckResult(
         findings=sorted(findings, key=lambda one: order.index(one.severity)),
         snapshot_count=len(catalog.snapshots),
         object_count=listing.object_count,
         counts={name: value for name, value in result.items() if name != "findings"},
     )
+
+
+def _judge(catalog: Catalog, listing: _Listing) -> Iterator[Finding]:
+    """Everything that shows without a look into trees and packs. Pure."""
+    yield from judge_damaged(catalog.damaged)
+    yield from judge_chain(catalog)
+    yield from judge_listing(catalog, listing)
+    closed = sum(one.details is None for one in catalog.snapshots)
+    if closed:
+        what = f"the key in use does not open {closed} snapshots"
+        yield Finding(FindingSeverity.NOTE, "record-closed", what)
 
 
 def judge_damaged(errors: Sequence[PvbackError]) -> Iterator[Finding]:

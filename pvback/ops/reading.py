@@ -7,7 +7,7 @@ anew, and the job begins again.
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pvback import limits
@@ -44,15 +44,23 @@ def tree_options(snapshot: CommittedSnapshot) -> dict[str, Any]:
 
 
 def run_reading(
-    access: RepositoryAccess, verb: str, *, options: Mapping[str, object], listeners: Listeners | None = None
+    access: RepositoryAccess,
+    verb: str,
+    *,
+    options: Mapping[str, object] | Callable[[], Mapping[str, object]],
+    listeners: Listeners | None = None,
 ) -> dict[str, Any]:
-    """Run a job that reads, and return its result. Raises as `DataJob.run`."""
+    """Run a job that reads, and return its result. Raises as `DataJob.run`.
+
+    Options that depend on what is stored are made by a function, which is called for each attempt.
+    """
     for attempt in range(_RELOAD_COUNT_MAX + 1):
+        made = options() if callable(options) else options
         try:
             return run_job(
                 verb,
                 access.keyring,
-                options=_with_index(access, options),
+                options=_with_index(access, made),
                 store=access.store,
                 listeners=listeners,
             )
@@ -155,5 +163,7 @@ def _explain(access: RepositoryAccess, exc: ObjectNotFound) -> PvbackError:
 
 
 def _with_index(access: RepositoryAccess, options: Mapping[str, object]) -> dict[str, object]:
+    if "index" in options:
+        return {**access.job_options({}), **options}
     view = list_index(access.objects, read_gc_state(access.objects))
     return {**access.job_options(view.as_options()), **options}
