@@ -17,13 +17,12 @@ from typing import Any
 
 from pvback import datapath, limits
 from pvback.datapath import DataJob, JobControl, Listeners
-from pvback.errors import DamagedError, FileError, Interrupted, PvbackError
+from pvback.errors import DamagedError, FileError, Interrupted, PvbackError, SessionFencedError
 from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem, parse_problem
 from pvback.ops.sources import Source
 from pvback.repository.gcstate import list_index
 from pvback.repository.records import RecordDetails, Root, plan_record, read_record
-from pvback.repository.registers import SessionFencedError
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import FinishedTree, WriterSession
 from pvback.repository.snapshots import (

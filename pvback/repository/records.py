@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pvback import datapath
-from pvback.errors import DamagedError, ObjectExists, StorageUnavailable, WrongKeyError
+from pvback.errors import DamagedError, WrongKeyError
 from pvback.model import Consistency
 from pvback.repository.body import Body, dump_body, format_time, parse_body
 from pvback.repository.layout import ObjectType
@@ -23,7 +22,7 @@ __all__ = [
     "SourceIdentity",
     "plan_record",
     "read_record",
-    "write_record",
+    "seal_record",
 ]
 
 _SOURCE_KINDS = ("directory", "file", "device", "stream", "command")
@@ -169,7 +168,7 @@ def plan_record(heads: list[tuple[int, str]]) -> tuple[int, str | None]:
     return seq + 1, min(digest for one, digest in heads if one == seq)
 
 
-def write_record(
+def seal_record(
     objects: ScopeObjects,
     name: str,
     *,
@@ -177,8 +176,8 @@ def write_record(
     place: tuple[int, str | None],
     counts: Mapping[str, int],
     details: RecordDetails,
-) -> Named:
-    """Seal and create a record as the object `name`. Its name is this session's: a repeat finds it done."""
+) -> bytes:
+    """The bytes of a record as the object `name`; `place` is from `plan_record`. Nothing is stored."""
     suite, epoch, blob = objects.keyring.seal_record(
         objects.scope, source, details.snapshot, details.as_body()
     )
@@ -193,18 +192,7 @@ def write_record(
         "counts": dict(counts),
         "sealed": blob,
     }
-    data = objects.seal(ObjectType.RECORD, name=name, data=dump_body(public))
-    key = objects.layout.key(name)
-    try:
-        objects.store.create(key, data)
-    except (StorageUnavailable, ObjectExists):
-        # Lost answers are settled by looking; a create that is still under way has these very bytes.
-        try:
-            objects.store.create(key, data)
-        except ObjectExists:
-            if objects.store.read(key).data != data:
-                raise
-    return Named(name, datapath.blake3(data))
+    return objects.seal(ObjectType.RECORD, name=name, data=dump_body(public))
 
 
 def read_record(objects: ScopeObjects, named: Named, *, snapshot: str, source: str) -> Record:

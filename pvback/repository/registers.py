@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from pvback import datapath, limits
-from pvback.errors import ConflictError, ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
+from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, SessionFencedError, StorageUnavailable
 from pvback.repository.body import Body, dump_body, format_time
 from pvback.repository.layout import Area, ObjectType, generation_name, record_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
@@ -21,17 +21,12 @@ from pvback.storage.retry import plan_pause
 __all__ = [
     "Register",
     "RegisterState",
-    "SessionFencedError",
     "StoredRegister",
     "create_register",
     "parse_register",
     "read_register",
     "swap_register",
 ]
-
-
-class SessionFencedError(ConflictError):
-    """The register is no longer this session's to write; nothing of it will ever be committed."""
 
 
 class RegisterState(enum.StrEnum):

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pvback import datapath
-from pvback.errors import DamagedError, ObjectNotFound
+from pvback import datapath, limits
+from pvback.errors import DamagedError, ObjectExists, ObjectNotFound, StorageUnavailable
 from pvback.repository.body import Body, parse_body
 from pvback.repository.layout import Area, ObjectType, ScopeLayout
+from pvback.runtime import Clock
 from pvback.storage import ObjectInfo, ObjectStore
+from pvback.storage.retry import plan_pause
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
@@ -79,6 +81,26 @@ class ScopeObjects:
     def seal(self, kind: ObjectType, *, name: str, data: bytes) -> bytes:
         """The bytes of a JSON object, signed and sealed; nothing is stored."""
         return self.keyring.seal_json(self.scope, kind, name, data)
+
+    def create_own(self, name: str, *, data: bytes, clock: Clock) -> Named:
+        """Create an object under a name that only this session uses. Lost answers are settled by looking.
+
+        Raises ObjectExists when something else has that name, StorageUnavailable when no answer comes.
+        """
+        key = self.layout.key(name)
+        for attempt in range(limits.RETRY_COUNT_MAX + 1):
+            try:
+                self.store.create(key, data)
+                break
+            except ObjectExists:
+                if self.store.read(key).data == data:
+                    break
+                raise
+            except StorageUnavailable:
+                if attempt == limits.RETRY_COUNT_MAX:
+                    raise
+                clock.sleep(plan_pause(attempt, 0.5))
+        return Named(name, datapath.blake3(data))
 
     def list_area(self, area: Area) -> Iterator[tuple[str, ObjectInfo]]:
         """(last part of the name, info) of each object of an area, in key order, without foreign ones."""

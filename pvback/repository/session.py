@@ -17,7 +17,7 @@ from pvback.datapath import JobControl
 from pvback.errors import StorageError
 from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
 from pvback.repository.layout import record_name
-from pvback.repository.records import RecordDetails, write_record
+from pvback.repository.records import RecordDetails, seal_record
 from pvback.repository.registers import (
     Register,
     RegisterState,
@@ -118,14 +118,7 @@ class WriterSession:
         """Record how far the backup has come, so that another session can go on from there."""
         with self._lock:
             number = self._checkpoints + 1
-            named = write_record(
-                self._objects,
-                record_name(self.snapshot, number),
-                source=self._stored.register.source,
-                place=place,
-                counts=tree.counts,
-                details=details,
-            )
+            named = self._write_record(record_name(self.snapshot, number), tree, details, place)
             self._checkpoints = number
             self._swap(replace(self._stored.register, checkpoint=named, runs=tree.runs))
 
@@ -134,14 +127,7 @@ class WriterSession:
     ) -> Register:
         """Make the snapshot exist. Its packs, runs and reference sets are durable already."""
         with self._lock:
-            named = write_record(
-                self._objects,
-                record_name(self.snapshot),
-                source=self._stored.register.source,
-                place=place,
-                counts=tree.counts,
-                details=details,
-            )
+            named = self._write_record(record_name(self.snapshot), tree, details, place)
             self._swap(
                 replace(
                     self._stored.register,
@@ -152,6 +138,15 @@ class WriterSession:
                 )
             )
             return self._stored.register
+
+    def _write_record(
+        self, name: str, tree: FinishedTree, details: RecordDetails, place: tuple[int, str | None]
+    ) -> Named:
+        source = self._stored.register.source
+        data = seal_record(
+            self._objects, name, source=source, place=place, counts=tree.counts, details=details
+        )
+        return self._objects.create_own(name, data=data, clock=self._clock)
 
     def _swap(self, new: Register) -> None:
         self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock)

@@ -60,7 +60,7 @@ def make(
 
 def test_the_public_names_are_these() -> None:
     assert sorted(pvback.__all__) == pvback.__all__
-    assert len(pvback.__all__) == 43
+    assert len(pvback.__all__) == 44
     for name in pvback.__all__:
         assert getattr(pvback, name).__name__ == name
     with pytest.raises(AttributeError):

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pvback import datapath
-from pvback.errors import StorageError, StorageUnavailable
+from pvback.errors import SessionFencedError, StorageError, StorageUnavailable
 from pvback.repository.body import dump_body
 from pvback.repository.gcstate import GcState, list_index, read_gc_state
 from pvback.repository.layout import Area, ObjectType
@@ -15,7 +15,6 @@ from pvback.repository.records import RecordDetails, Root, SourceIdentity
 from pvback.repository.registers import (
     Register,
     RegisterState,
-    SessionFencedError,
     read_register,
     swap_register,
 )
@@ -141,7 +140,7 @@ def test_a_lost_answer_to_the_record(open_access: Open, clock: ManualClock, is_a
     store = Losing(open_access().store)
     access = open_access(store)
     session = WriterSession(access.objects, SOURCE, clock=clock)
-    store.plan = [(Request.CREATE, is_applied)]
+    store.plan = [(Request.CREATE, False)] * 3 + [(Request.CREATE, is_applied)]
     commit(session)
     (found,) = access.catalog().registers
     assert found[0].state is RegisterState.COMMITTED
