@@ -8,6 +8,7 @@ import pytest
 from click.testing import Result
 
 from tests.cli.conftest import Run, Verbs
+from tests.support import fake_native
 
 
 def good(result: Result) -> Result:
@@ -129,3 +130,17 @@ def test_keys(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion(run: Run, shell: str) -> None:
     assert "_PVBACK_COMPLETE" in good(run("completion", shell)).stdout
+
+
+def test_how_much_to_read(run: Run, source: Path, fake_verbs: Verbs) -> None:
+    shares = []
+
+    def check(job: fake_native.Job) -> dict[str, object]:
+        shares.append(job.options["read_data"])
+        return {}
+
+    fake_verbs["check"] = check
+    good(run("init"))
+    for words in ((), ("--read-data",), ("--read-data=10%",), ("--read-data", "2.5")):
+        good(run("check", *words))
+    assert shares == [None, 100.0, 10.0, 2.5]
