@@ -14,9 +14,12 @@ import random
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 FORMAT = 1
 """Raised whenever a generator changes, so that no cached corpus of another shape is used."""
@@ -63,7 +66,7 @@ def checkout_corpus(corpus: Corpus, root: Path, cache: Path, *, scale: float, se
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=root.parent, prefix="corpus-") as scratch:
-            os.chmod(scratch, 0o711)
+            Path(scratch).chmod(0o711)
             fresh = Path(scratch) / "tree"
             fresh.mkdir(mode=0o755)
             corpus.build(fresh, scale, seed)
@@ -86,8 +89,7 @@ class Words:
     def __init__(self, rng: random.Random, *, vocabulary: int = 4000) -> None:
         letters = "etaoinshrdlucmfwypvbgkjqxz"
         words = [
-            "".join(rng.choices(letters, range(26, 0, -1), k=rng.randint(2, 11)))
-            for _ in range(vocabulary)
+            "".join(rng.choices(letters, range(26, 0, -1), k=rng.randint(2, 11))) for _ in range(vocabulary)
         ]
         self._rng = rng
         self._pool = [word for rank, word in enumerate(words, 1) for _ in range(1 + 300 // rank)]
@@ -148,7 +150,7 @@ def build_small(root: Path, scale: float, seed: int) -> None:
         _set_mtime(directory, rng)
 
 
-def change_small(root: Path, scale: float, seed: int) -> None:
+def change_small(root: Path, _scale: float, seed: int) -> None:
     """Edit 1 % of the files; add, remove and rename half a percent each."""
     rng = random.Random(f"small-change-{seed}")
     words = Words(rng)
@@ -240,7 +242,7 @@ def _data_ranges(handle: int, length: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def change_sparse(root: Path, scale: float, seed: int) -> None:
+def change_sparse(root: Path, _scale: float, seed: int) -> None:
     """Rewrite 2 % of the allocated blocks in place, in runs of eight."""
     rng = random.Random(f"sparse-change-{seed}")
     run = 8 * BLOCK_BYTES

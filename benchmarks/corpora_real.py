@@ -9,12 +9,15 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.corpora import GENERATED, Corpus, CorpusUnavailable
 from benchmarks.peers import cache_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PGBENCH_SCALE = 100
 """pgbench scale at scale 1.0: ten million accounts, about 1.5 GiB on disk."""
@@ -109,7 +112,7 @@ def _server(programs: Path, data: Path) -> Iterator[Path]:
             _run(control, "-D", str(data), "-w", "-m", "fast", "stop", cwd=sockets)
 
 
-def build_postgres(root: Path, scale: float, seed: int) -> None:
+def build_postgres(root: Path, scale: float, _seed: int) -> None:
     """A cluster initialised and loaded by pgbench, then stopped cleanly."""
     programs = _postgres_bin()
     user = _server_user()
@@ -149,13 +152,13 @@ def _unpack_release(release: str, root: Path) -> None:
         members.extractall(root, filter="data")
 
 
-def build_sources(root: Path, scale: float, seed: int) -> None:
+def build_sources(root: Path, scale: float, _seed: int) -> None:
     """Several releases of real packages, unpacked side by side (a third of them below 0.1)."""
     for release in RELEASES if scale >= 0.1 else RELEASES[:2]:
         _unpack_release(release, root)
 
 
-def change_sources(root: Path, scale: float, seed: int) -> None:
+def change_sources(root: Path, scale: float, _seed: int) -> None:
     """The next releases arrive, the oldest directory of all leaves."""
     shutil.rmtree(min(root.iterdir(), key=lambda path: path.name))
     for release in NEXT_RELEASES if scale >= 0.1 else NEXT_RELEASES[:1]:

@@ -19,10 +19,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 SAMPLE_SECONDS = 0.02
 """Pause between two samples of the process tree; costs less than 1 % of a core."""
@@ -51,13 +53,16 @@ def run_measured(
     *,
     env: Mapping[str, str],
     cwd: Path | None = None,
+    is_settled: bool = True,
 ) -> Usage:
     """Run ``argv`` to its end and return its cost.
 
-    Dirty pages of earlier steps are written back first, so that no command pays for another.
+    Unless ``is_settled`` is false, dirty pages of earlier steps are written back first, so that no
+    command pays for another; that takes long where other programs write much to the same disk.
     Raises CommandFailed with the end of the command's error output when its exit code is not 0.
     """
-    os.sync()
+    if is_settled:
+        os.sync()
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         started = time.monotonic()
         process = subprocess.Popen(
@@ -75,13 +80,12 @@ def run_measured(
         process.returncode = os.waitstatus_to_exitcode(status)
         sampler.stop()
         started = time.monotonic()
-        os.sync()
+        if is_settled:
+            os.sync()
         sync = time.monotonic() - started
         if process.returncode != 0:
             tail = (_tail(err) or _tail(out)).strip()
-            raise CommandFailed(
-                f"`{' '.join(map(str, argv[:4]))}` ended with {process.returncode}:\n{tail}"
-            )
+            raise CommandFailed(f"`{' '.join(map(str, argv[:4]))}` ended with {process.returncode}:\n{tail}")
         out.seek(0)
         return Usage(
             wall_seconds=wall,
@@ -100,7 +104,7 @@ def disk_bytes(root: Path) -> tuple[int, int]:
     total = count = 0
     for directory, _, names in os.walk(root):
         for name in names:
-            total += os.lstat(os.path.join(directory, name)).st_size
+            total += Path(directory, name).lstat().st_size
             count += 1
     return total, count
 
@@ -136,8 +140,8 @@ def _process_tree(root: int) -> list[int]:
     found = [root]
     for pid in found:
         try:
-            for task in os.listdir(f"/proc/{pid}/task"):
-                children = Path(f"/proc/{pid}/task/{task}/children").read_text()
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                children = (task / "children").read_text()
                 found.extend(int(child) for child in children.split())
         except OSError:
             continue

@@ -17,9 +17,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BUILD_SECONDS_MAX = 3600
 """Ceiling for one install; rustic takes about ten minutes on two slow cores."""

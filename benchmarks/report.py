@@ -7,16 +7,20 @@ than pvback divided by this program's: above 1 is faster than every peer.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 OWN = "pvback"
 MB = 1e6
 MIB = 1 << 20
+
+HEADER = "| step | tool | s | MB/s | x best peer | CPU s | sync s | peak MiB | repo MiB | objects + | notes |"
 
 COLORS = {
     "pvback": "#d9480f",
@@ -95,23 +99,18 @@ def render_markdown(document: dict[str, Any], rows: Sequence[Row]) -> str:
     """Machine, versions, and one table per corpus."""
     machine = document["machine"]
     rounds = 1 + max((one["round"] for one in document["results"]), default=0)
-    lines = [
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}, "
-        f"{machine['file_system']}, Linux {machine['kernel']}; load before: "
-        f"{machine['load_before']}; scale {document['scale']:g}, seed {document['seed']}, "
-        f"medians of {rounds} round(s).",
-        "",
-        *(f"- {name}: {version}" for name, version in machine["versions"].items()),
-    ]
+    conditions = (
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory']}, {machine['file_system']}, "
+        f"Linux {machine['kernel']}; load before: {machine['load_before']}; scale {document['scale']:g}, "
+        f"seed {document['seed']}, medians of {rounds} round(s)."
+    )
+    lines = [conditions, ""]
+    lines += [f"- {name}: {version}" for name, version in machine["versions"].items()]
     for corpus in dict.fromkeys(row.corpus for row in rows):
         first = next(one for one in document["results"] if one["corpus"] == corpus)
         size = first["source_bytes"] / MIB
         lines += ["", f"## {corpus}: {size:,.0f} MiB, {first['source_entries']:,} entries", ""]
-        lines += [
-            "| step | tool | s | MB/s | x best peer | CPU s | sync s | peak MiB | repo MiB "
-            "| objects + | notes |",
-            "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|---|",
-        ]
+        lines += [HEADER, "|---|---|" + "--:|" * (HEADER.count("|") - 4) + "---|"]
         lines += [_markdown_row(row) for row in rows if row.corpus == corpus]
     return "\n".join(lines) + "\n"
 
@@ -199,9 +198,7 @@ def _markdown_row(row: Row) -> str:
     )
 
 
-def _svg_bars(
-    values: list[tuple[str, float]], left: int, top: int, *, with_labels: bool
-) -> list[str]:
+def _svg_bars(values: list[tuple[str, float]], left: int, top: int, *, with_labels: bool) -> list[str]:
     """Bars scaled to the largest value, which takes three quarters of the panel."""
     largest = max((value for _, value in values), default=0.0) or 1.0
     parts = []
@@ -212,17 +209,12 @@ def _svg_bars(
         if with_labels:
             parts.append(_svg_text(8, y + 11, tool))
         parts.append(
-            f'<rect x="{left}" y="{y + 2}" width="{width:.1f}" '
-            f'height="{BAR_HEIGHT - 4}" fill="{color}"/>'
+            f'<rect x="{left}" y="{y + 2}" width="{width:.1f}" height="{BAR_HEIGHT - 4}" fill="{color}"/>'
         )
         said = f"{value:,.2f}" if value < 10 else f"{value:,.0f}"
         parts.append(_svg_text(left + width + 4, y + 11, said if value else "-", fill="#333"))
     return parts
 
 
-def _svg_text(
-    x: float, y: float, text: str, *, fill: str = "#000", weight: str = "normal"
-) -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y}" fill="{fill}" font-weight="{weight}">{escape(text)}</text>'
-    )
+def _svg_text(x: float, y: float, text: str, *, fill: str = "#000", weight: str = "normal") -> str:
+    return f'<text x="{x:.1f}" y="{y}" fill="{fill}" font-weight="{weight}">{escape(text)}</text>'

@@ -14,10 +14,10 @@ import random
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.corpora import Corpus, CorpusUnavailable, checkout_corpus, list_files
 from benchmarks.corpora_real import CORPORA
@@ -33,6 +33,9 @@ from benchmarks.trees import (
     read_manifest,
     split_differences,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 TREE = Path(__file__).resolve().parent.parent
 TINY_SCALE = 0.005
@@ -124,7 +127,9 @@ class Bench:
         )
         objects_before = disk_bytes(tool.repository)[1]
         try:
-            usage = run_measured(command.argv, env=tool.env(), cwd=command.cwd)
+            usage = run_measured(
+                command.argv, env=tool.env(), cwd=command.cwd, is_settled=not self.options.tiny
+            )
         except CommandFailed as exc:
             result = replace(blank, error=str(exc))
             if not step.startswith("restore"):
@@ -181,9 +186,7 @@ def damage_tree(root: Path, seed: int) -> None:
             path.unlink()
 
 
-def _with_usage(
-    blank: Result, usage: Usage, repository: tuple[int, int], objects_before: int
-) -> Result:
+def _with_usage(blank: Result, usage: Usage, repository: tuple[int, int], objects_before: int) -> Result:
     return replace(
         blank,
         wall_seconds=usage.wall_seconds,
@@ -206,7 +209,7 @@ def _say(result: Result) -> None:
 def work_dir(parent: Path | None) -> Iterator[Path]:
     """A scratch directory that an unprivileged database server can pass through."""
     with tempfile.TemporaryDirectory(prefix="pvback-bench-", dir=parent) as scratch:
-        os.chmod(scratch, 0o711)
+        Path(scratch).chmod(0o711)
         yield Path(scratch)
 
 

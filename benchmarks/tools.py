@@ -10,11 +10,14 @@ write holes), it gets it; everything else stays at its defaults.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-PASSWORD = "correct horse battery staple"  # noqa: S105 -- a throw-away repository
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+PASSWORD = "correct horse battery staple"
 
 
 @dataclass(frozen=True)
@@ -93,11 +96,11 @@ class Pvback(Tool):
         return [self._run("init")]
 
     def backup(self, source: Path, *, force: bool = False) -> Command:
-        return self._run("backup", "-q", source, *(["--force"] if force else []))
+        return self._run("-q", "backup", source, *(["--force"] if force else []))
 
     def restore(self, order: Restore) -> Command:
         delete = ["--delete"] if order.in_place else []
-        return self._run("restore", "-q", "latest", "--target", order.target, *delete)
+        return self._run("-q", "restore", "latest", "--target", order.target, *delete)
 
 
 class Restic(Tool):

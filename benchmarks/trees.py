@@ -12,9 +12,12 @@ import hashlib
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 Manifest = dict[bytes, "Entry"]
 """Entries by path relative to the root; the root itself is ``b"."``."""
@@ -137,16 +140,15 @@ def _aspects(before: Entry, after: Entry) -> Iterator[str]:
 def _walk(root: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yield (relative path, full path) of every entry below the root, and of the root itself."""
     yield b".", root
-    pending = [b""]
+    pending = [(b"", root)]
     while pending:
-        directory = pending.pop()
-        with os.scandir(os.path.join(root, directory)) as entries:
-            children = sorted(entries, key=lambda entry: entry.name)
+        prefix, directory = pending.pop()
+        with os.scandir(directory) as entries:
+            children = list(entries)
         for entry in children:
-            path = os.path.join(directory, entry.name)
-            yield path, entry.path
+            yield prefix + entry.name, entry.path
             if entry.is_dir(follow_symlinks=False):
-                pending.append(path)
+                pending.append((prefix + entry.name + b"/", entry.path))
 
 
 def _kind(mode: int) -> str:
@@ -166,11 +168,11 @@ def _kind(mode: int) -> str:
 
 def _content(path: bytes, info: os.stat_result, *, with_content: bool) -> str:
     if stat.S_ISLNK(info.st_mode):
-        return os.readlink(path).hex()
+        return os.fsencode(Path(os.fsdecode(path)).readlink()).hex()
     if stat.S_ISCHR(info.st_mode) or stat.S_ISBLK(info.st_mode):
         return f"{os.major(info.st_rdev)}:{os.minor(info.st_rdev)}"
     if stat.S_ISREG(info.st_mode) and with_content:
-        with open(path, "rb") as handle:
+        with Path(os.fsdecode(path)).open("rb") as handle:
             return hashlib.file_digest(handle, "sha256").hexdigest()
     return ""
 
