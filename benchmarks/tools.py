@@ -182,7 +182,7 @@ class Borg(Tool):
         return self._run("extract", *options, f"::{self.archives[-1]}", cwd=order.target)
 
 
-_KOPIA = {
+KOPIA_VARIABLES = {
     "KOPIA_PASSWORD": "{password}",
     "KOPIA_CONFIG_PATH": "{home}/config/repository.config",
     "KOPIA_CACHE_DIRECTORY": "{home}/cache",
@@ -191,6 +191,7 @@ _KOPIA = {
     "KOPIA_PERSIST_CREDENTIALS_ON_CONNECT": "true",
     "KOPIA_USE_KEYRING": "false",
 }
+"""Environment of kopia; ``{...}`` stands for parts of a `Tool`."""
 
 
 def make_tools(programs: Mapping[str, Path], home: Path) -> list[Tool]:
@@ -218,9 +219,9 @@ def make_tools(programs: Mapping[str, Path], home: Path) -> list[Tool]:
                 kind = Restic if name == "restic" else Rustic
                 tools.append(kind(name, program, home / name, variables))
             case "kopia":
-                tools.append(Kopia(name, program, home / name, _KOPIA))
+                tools.append(Kopia(name, program, home / name, KOPIA_VARIABLES))
                 label = "kopia+zstd"
-                tools.append(Kopia(label, program, home / label, _KOPIA, compression="zstd"))
+                tools.append(Kopia(label, program, home / label, KOPIA_VARIABLES, compression="zstd"))
             case "borg":
                 variables = {
                     "BORG_REPO": "{repository}",
