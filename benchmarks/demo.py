@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.corpora import MIB, Words, list_files
-from benchmarks.measure import disk_bytes
+from benchmarks.measure import disk_bytes, exit_on_terminate
 from benchmarks.trees import Manifest, compare_manifests, file_bytes, read_manifest
 
 if TYPE_CHECKING:
@@ -305,4 +305,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_terminate()
     sys.exit(main())

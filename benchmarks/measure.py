@@ -15,7 +15,9 @@ What is measured, and how:
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -75,10 +77,16 @@ def run_measured(
         )
         sampler = _MemorySampler(process.pid)
         sampler.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        wall = time.monotonic() - started
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            wall = time.monotonic() - started
+        except BaseException:  # An interrupted measurement leaves nothing running behind it.
+            process.kill()
+            process.wait()
+            raise
+        finally:
+            sampler.stop()
         process.returncode = os.waitstatus_to_exitcode(status)
-        sampler.stop()
         started = time.monotonic()
         if is_settled:
             os.sync()
@@ -94,6 +102,11 @@ def run_measured(
             sync_seconds=sync,
             output=out.read().decode(errors="replace"),
         )
+
+
+def exit_on_terminate() -> None:
+    """Make SIGTERM end this program by an exception, so that scratch directories are removed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def disk_bytes(root: Path) -> tuple[int, int]:

@@ -17,12 +17,12 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.corpora import Corpus, CorpusUnavailable, checkout_corpus, list_files
 from benchmarks.corpora_real import CORPORA
 from benchmarks.machine import describe_machine
-from benchmarks.measure import CommandFailed, Usage, disk_bytes, run_measured
+from benchmarks.measure import CommandFailed, Usage, disk_bytes, exit_on_terminate, run_measured
 from benchmarks.peers import PEERS, cache_dir, find_peer, install_peers
 from benchmarks.report import write_reports
 from benchmarks.tools import Command, Restore, Tool, make_tools
@@ -228,19 +228,16 @@ def find_programs(wanted: list[str], *, install: bool) -> dict[str, Path]:
     return {name: path for name, path in programs.items() if not wanted or name in wanted}
 
 
-def measure_all(options: argparse.Namespace, programs: dict[str, Path]) -> list[Result]:
-    """All rounds of all corpora; a corpus that cannot be made here is left out loudly."""
-    results: list[Result] = []
+def measure_all(options: argparse.Namespace, programs: dict[str, Path]) -> Iterator[list[Result]]:
+    """The results of each round of each corpus; a corpus that cannot be made here is left out loudly."""
     for name in options.corpora:
         for number in range(options.rounds):
             with work_dir(options.work) as work:
-                bench = Bench(CORPORA[name], options, work)
                 try:
-                    results += bench.run(programs, number)
+                    yield Bench(CORPORA[name], options, work).run(programs, number)
                 except CorpusUnavailable as exc:
                     print(f"\n!!! NOT MEASURED: corpus {name}: {exc}\n", file=sys.stderr)
                     break
-    return results
 
 
 def parse_options(argv: list[str] | None) -> argparse.Namespace:
@@ -270,18 +267,21 @@ def main(argv: list[str] | None = None) -> int:
         print("error: there is no program to measure", file=sys.stderr)
         return 3
     machine = describe_machine(programs, options.work or Path(tempfile.gettempdir()))
-    results = measure_all(options, programs)
+    document: dict[str, Any] = {"machine": machine, "scale": options.scale, "seed": options.seed}
+    results: list[Result] = []
     options.out.mkdir(parents=True, exist_ok=True)
-    document = {
-        "machine": machine,
-        "scale": options.scale,
-        "seed": options.seed,
-        "results": [asdict(result) for result in results],
-    }
-    (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
-    print(write_reports(document, options.out))
+    text = ""
+    for fresh in measure_all(options, programs):  # Written each time: an interrupted run keeps what it has.
+        results += fresh
+        document["results"] = [asdict(result) for result in results]
+        (options.out / "results.json").write_text(json.dumps(document, indent=1) + "\n")
+        text = write_reports(document, options.out)
+    print(text, end="")
+    if not results:
+        return 3
     return 1 if any(result.error or result.damage for result in results) else 0
 
 
 if __name__ == "__main__":
+    exit_on_terminate()
     sys.exit(main())

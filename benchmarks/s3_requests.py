@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.corpora import CorpusUnavailable, checkout_corpus
 from benchmarks.corpora_real import CORPORA
-from benchmarks.measure import CommandFailed, run_measured
+from benchmarks.measure import CommandFailed, exit_on_terminate, run_measured
 from benchmarks.peers import cache_dir
 from benchmarks.run import find_programs, work_dir
 from benchmarks.s3_server import Bucket, serve_bucket
@@ -205,4 +205,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    exit_on_terminate()
     sys.exit(main())
