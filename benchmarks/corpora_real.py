@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PGBENCH_SCALE = 100
-"""pgbench scale at scale 1.0: ten million accounts, about 1.5 GiB on disk."""
+"""pgbench scale at scale 1.0: ten million accounts, about 2 GiB on disk with the WAL."""
 
-PGBENCH_TRANSACTIONS = 30_000
+PGBENCH_TRANSACTIONS = 5_000
 """Transactions per client (of two) between the two states, at scale 1.0."""
 
 POSTGRES_SETTINGS = (
