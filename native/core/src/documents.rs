@@ -105,8 +105,8 @@ pub fn seal_record(
     let (key, envelope) = keys.source(source)?.new_page_key()?;
     let id = record_id(snapshot);
     let mut sealer = BlobSealer::new()?;
-    let sealed = sealer.seal(&key, BlobKind::Snapshot, &id, json, Compression::Zstd(6))?;
-    Ok((envelope.suite.to_byte(), envelope.epoch, STANDARD.encode(sealed)))
+    let blob = sealer.seal(&key, BlobKind::Snapshot, &id, json, Compression::Zstd(6))?;
+    Ok((envelope.suite.to_byte(), envelope.epoch, STANDARD.encode(blob)))
 }
 
 /// Opens the secret part of a record.

@@ -147,7 +147,7 @@ impl Job {
 
     /// Makes the job end soon, with an error of kind `Cancelled`.
     pub fn cancel(&self) {
-        self.broker.cancel(Error::new(ErrorKind::Cancelled, "cancelled"));
+        self.broker.cancel(&Error::new(ErrorKind::Cancelled, "cancelled"));
     }
 
     /// Waits for the end. Requests must be answered meanwhile.

@@ -169,7 +169,9 @@ fn each_rule_is_checked() {
     refused("pack reserved", &|b| b[packs + 17] = 1);
     refused("section offset", &|b| b[packs + 24] ^= 1);
     refused("envelope count", &|b| b[envelopes] += 1);
-    refused("first span late", &|b| b[envelopes + 2 + 208 + 4 + 3] = 0x7f);
+    refused("spans out of order", &|b| b[envelopes + 2 + 208 + 4 + 3] = 0x7f);
+    let last_span = usize::try_from(header.envelopes_range().end).unwrap() - 8;
+    refused("blob before the first span", &|b| b[last_span] = 1);
     refused("padding", &|b| *b.last_mut().unwrap() = 1);
     refused("short", &|b| b.truncate(envelopes + 10));
     assert!(
