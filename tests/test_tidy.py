@@ -107,7 +107,9 @@ def test_functions_take_few_parameters() -> None:
             # Click hands options over by keyword, as many as a command has.
             if total > PARAMETERS_MAX and not path.startswith("pvback/cli/"):
                 found.append(f"{path}:{function.lineno} {function.name}: {total} parameters")
-            if len(positional) > POSITIONAL_MAX and not function.name.startswith("_"):
+            # The reference reader keeps the order of the format document's formulas.
+            is_formula = path.startswith("pvback/reference/")
+            if len(positional) > POSITIONAL_MAX and not function.name.startswith("_") and not is_formula:
                 found.append(f"{path}:{function.lineno} {function.name}: {len(positional)} by position")
     assert not found, found
 
