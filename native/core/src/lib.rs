@@ -13,6 +13,7 @@ pub mod format;
 pub mod fs;
 pub mod globs;
 pub mod index;
+pub mod look;
 pub mod pages;
 pub mod scope;
 pub mod tree;

@@ -1,0 +1,1 @@
+//! Whether a repository still holds what its snapshots need.
