@@ -1,1 +1,0 @@
-//! Whether a repository still holds what its snapshots need.
