@@ -192,11 +192,11 @@ impl<'a> BlobCheck<'a> {
 
     /// The length of the plaintext.
     fn open(&mut self, entry: &PackEntry, blob: &Range<u64>, keys: &[BlobKey]) -> Result<usize> {
-        let lost = || Error::internal("a blob that was not read");
-        let start = blob.start.checked_sub(self.base).ok_or_else(lost)?;
+        let unread = || Error::internal("a blob that was not read");
+        let start = blob.start.checked_sub(self.base).ok_or_else(unread)?;
         let start = usize::try_from(start).unwrap_or(usize::MAX);
         let end = start.saturating_add(entry.length as usize);
-        let sealed = self.window.get(start..end).ok_or_else(lost)?;
+        let sealed = self.window.get(start..end).ok_or_else(unread)?;
         let kind = match self.kind {
             PackKind::Data => BlobKind::Data,
             PackKind::Metadata => BlobKind::Page,
