@@ -166,7 +166,7 @@ impl<'a> Dispatcher<'a> {
                         }
                     }
                 }
-                Scanned::Closed { dir, name, why } => self.closed(&dir, name, why)?,
+                Scanned::Closed { dir, name, why } => self.closed(&dir, &name, why)?,
                 Scanned::Failed(error) => self.push(Task::Lost(error), 0, true)?,
             }
         }
@@ -174,16 +174,16 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// A directory that the walk did not enter: its node is kept, its content is not.
-    fn closed(&mut self, dir: &Arc<Dir>, name: Vec<u8>, why: NotEntered) -> Result<()> {
-        let stat = dir.fd().and_then(|fd| stat_at(std::os::fd::AsFd::as_fd(&*fd), &name));
+    fn closed(&mut self, dir: &Arc<Dir>, name: &[u8], why: NotEntered) -> Result<()> {
+        let stat = dir.fd().and_then(|fd| stat_at(std::os::fd::AsFd::as_fd(&*fd), name));
         if let NotEntered::Failed(error) = why {
             self.push(Task::Lost(error), 0, true)?;
         }
         match stat {
             Ok(stat) => {
-                let at = At::Entry(Arc::clone(dir), name.clone());
+                let at = At::Entry(Arc::clone(dir), name.to_vec());
                 let entry = Entry {
-                    key: key_of(dir, Some(&name)),
+                    key: key_of(dir, Some(name)),
                     at,
                     stat,
                     change: Change::Changed,
@@ -244,7 +244,7 @@ impl<'a> Dispatcher<'a> {
     fn find(&mut self, number: usize, key: &[u8]) -> Result<Option<Node>> {
         match self.earlier.get_mut(number) {
             // A tree that cannot be read is not there to be compared with.
-            Some(earlier) => earlier.cursor.advance_to(key).map(|node| node.cloned()),
+            Some(earlier) => earlier.cursor.advance_to(key).map(Option::<&Node>::cloned),
             None => Ok(None),
         }
     }

@@ -233,7 +233,7 @@ impl Flow<'_, '_> {
     ) -> Result<usize> {
         let data = slab.bytes().get(run.clone()).unwrap_or_default();
         let mut cuts = self.reader.chunker.chunks(base + run.start as u64, data, at_end);
-        while let Some(range) = cuts.next() {
+        for range in cuts.by_ref() {
             let length = range.len() as u64;
             let range = run.start + range.start..run.start + range.end;
             let slot = Slot::new(self.reader.signal);

@@ -24,6 +24,7 @@ mod options;
 mod packer;
 mod problems;
 mod progress;
+mod readers;
 mod run;
 mod single;
 mod slab;

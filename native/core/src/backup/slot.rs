@@ -34,7 +34,7 @@ impl Signal {
     }
 
     /// Notes the first error of the run and wakes everybody, also those who wait for a request.
-    pub(super) fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: &Error) {
         if self.failure.set(error.clone()).is_ok() {
             self.broker.cancel(error);
         }
@@ -76,7 +76,7 @@ impl<T> Slot<T> {
     /// Delivers the value. Delivering twice is a bug and fails the run.
     pub(super) fn set(&self, value: T) {
         if self.value.set(value).is_err() {
-            self.signal.fail(Error::new(ErrorKind::Internal, "a slot was filled twice"));
+            self.signal.fail(&Error::new(ErrorKind::Internal, "a slot was filled twice"));
         }
         self.signal.wake();
     }
@@ -111,9 +111,9 @@ mod tests {
             thread.join().unwrap();
         }
         let slot: Arc<Slot<u8>> = Slot::new(&signal);
-        let waiter = std::thread::spawn(move || slot.wait().map(|value| *value));
-        signal.fail(Error::damaged("broken"));
-        signal.fail(Error::internal("later"));
+        let waiter = std::thread::spawn(move || slot.wait().copied());
+        signal.fail(&Error::damaged("broken"));
+        signal.fail(&Error::internal("later"));
         assert_eq!(waiter.join().unwrap().unwrap_err().kind, ErrorKind::Damaged);
     }
 }
