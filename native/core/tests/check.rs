@@ -14,7 +14,7 @@ use pvback_core::crypto::sign::Role;
 use pvback_core::crypto::{IssueRequest, IssueScope, Keyring, ScopeKeys};
 use pvback_core::look::check::{CheckResult, check};
 use serde_json::{Value, json};
-use support::{Repository, json_of, noise, parse, path_of};
+use support::{Repository, Snapshot, json_of, noise, parse, path_of};
 
 const AVERAGE: u64 = 64 << 10;
 
@@ -71,7 +71,7 @@ fn try_check(
     keys: &Arc<ScopeKeys>,
     more: &Value,
 ) -> pvback_core::Result<Outcome> {
-    let snapshots: Vec<Value> = repository.snapshots.iter().map(|s| s.to_json()).collect();
+    let snapshots: Vec<Value> = repository.snapshots.iter().map(Snapshot::to_json).collect();
     let mut options = json!({"snapshots": snapshots, "packs": stored(repository)});
     for (name, value) in more.as_object().unwrap() {
         options[name] = value.clone();
@@ -193,7 +193,7 @@ fn harm_to_data_packs_is_found_with_the_files_that_it_hits() {
         match harm {
             Harm::FlipHeader => assert!(says("pack-damaged"), "{errors:?}"),
             Harm::FlipMiddle => {
-                assert!(says("pack-damaged") && says("chunk-damaged"), "{errors:?}")
+                assert!(says("pack-damaged") && says("chunk-damaged"), "{errors:?}");
             }
             Harm::FlipEnd => assert!(says("pack-directory-damaged"), "{errors:?}"),
             Harm::Truncate | Harm::Append => assert!(says("pack-size"), "{errors:?}"),
@@ -310,7 +310,7 @@ fn only_the_files_of_a_lost_chunk_are_named() {
 #[test]
 fn reference_sets_must_list_what_the_tree_reaches() {
     let repository = repository();
-    let mut snapshots: Vec<Value> = repository.snapshots.iter().map(|s| s.to_json()).collect();
+    let mut snapshots: Vec<Value> = repository.snapshots.iter().map(Snapshot::to_json).collect();
     let refs = snapshots[0]["refs"].clone();
     snapshots[1]["refs"] = refs;
     snapshots[0]["refs"] = repository.snapshots[1].to_json()["refs"].clone();
@@ -346,7 +346,7 @@ fn a_root_that_says_something_else_is_found() {
 #[test]
 fn packs_that_no_run_lists_are_worth_knowing_and_no_errors() {
     let mut repository = repository();
-    let snapshots: Vec<Value> = repository.snapshots.iter().map(|s| s.to_json()).collect();
+    let snapshots: Vec<Value> = repository.snapshots.iter().map(Snapshot::to_json).collect();
     let foreign = repository.key("data/ab/abababababababababababababababab");
     repository.store.replace(&foreign, vec![0; 100]);
     let outcome = run(&repository, &json!({"snapshots": snapshots}));

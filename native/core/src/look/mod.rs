@@ -232,13 +232,13 @@ struct Rows {
     broker: Arc<Broker>,
     batch: Vec<u8>,
     row: Vec<u8>,
-    rows_in_batch: usize,
+    count: usize,
 }
 
 impl Rows {
     fn new(scope: &Scope) -> Self {
         let (batch, row) = (Vec::with_capacity(BATCH_BYTES_MAX), Vec::new());
-        Self { broker: Arc::clone(&scope.broker), batch, row, rows_in_batch: 0 }
+        Self { broker: Arc::clone(&scope.broker), batch, row, count: 0 }
     }
 
     fn push<T: Serialize>(&mut self, row: &T) -> Result<()> {
@@ -246,13 +246,11 @@ impl Rows {
         serde_json::to_writer(&mut self.row, row)
             .map_err(|error| Error::internal(format!("a row that is no JSON: {error}")))?;
         self.row.push(b'\n');
-        if self.rows_in_batch >= BATCH_ROWS_MAX
-            || self.batch.len() + self.row.len() > BATCH_BYTES_MAX
-        {
+        if self.count >= BATCH_ROWS_MAX || self.batch.len() + self.row.len() > BATCH_BYTES_MAX {
             self.flush()?;
         }
         self.batch.append(&mut self.row);
-        self.rows_in_batch += 1;
+        self.count += 1;
         Ok(())
     }
 
@@ -260,7 +258,7 @@ impl Rows {
         if self.batch.is_empty() {
             return Ok(());
         }
-        self.rows_in_batch = 0;
+        self.count = 0;
         let batch = std::mem::replace(&mut self.batch, Vec::with_capacity(BATCH_BYTES_MAX));
         self.broker.output("rows", batch)
     }
