@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -23,6 +24,8 @@ use serde_json::{Value, json};
 #[derive(Default)]
 pub struct MemoryStore {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
+    /// So many puts still succeed.
+    puts_left: Mutex<Option<usize>>,
 }
 
 /// What a job put out, in order: kind and bytes.
@@ -59,7 +62,21 @@ impl MemoryStore {
         Ok(rest[..length.min(rest.len())].to_vec())
     }
 
+    /// Makes all puts fail after so many.
+    pub fn fail_after(&self, puts: Option<usize>) {
+        *self.puts_left.lock().unwrap() = puts;
+    }
+
+    pub fn clear(&self) {
+        self.objects.lock().unwrap().clear();
+    }
+
     fn create(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
+        if let Some(left) = &mut *self.puts_left.lock().unwrap() {
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| Error::new(ErrorKind::Storage, "the store has failed"))?;
+        }
         match self.objects.lock().unwrap().insert(key.to_owned(), bytes) {
             None => Ok(()),
             Some(_) => Err(Error::new(ErrorKind::Storage, "the object exists")),
@@ -118,6 +135,8 @@ pub struct Repository {
     pub chunker: ChunkerParams,
     pub snapshots: Vec<Snapshot>,
     runs: Vec<String>,
+    /// Every backup is a snapshot of its own, also one that breaks off.
+    runs_begun: AtomicUsize,
 }
 
 /// A backup that was made.
@@ -155,7 +174,8 @@ impl Repository {
         let scope = owner.scopes()[0];
         let keys = Arc::new(owner.scope(&scope).unwrap());
         let (store, snapshots, runs) = (MemoryStore::default(), Vec::new(), Vec::new());
-        Self { store, owner, scope, keys, chunker, snapshots, runs }
+        let runs_begun = AtomicUsize::new(0);
+        Self { store, owner, scope, keys, chunker, snapshots, runs, runs_begun }
     }
 
     pub fn source_id(&self, name: &str) -> String {
@@ -207,7 +227,57 @@ impl Repository {
     /// Backs up a directory; `more` adds to the options or replaces some. Compares with the last
     /// snapshot of the same source, unless `more` has a `parent`.
     pub fn backup(&mut self, source: &str, path: &Path, more: &Value) -> Snapshot {
-        let id = format!("{:032x}", self.snapshots.len() + 1);
+        self.try_backup(source, path, more).unwrap()
+    }
+
+    /// The same, where it may fail.
+    pub fn try_backup(&mut self, source: &str, path: &Path, more: &Value) -> Result<Snapshot> {
+        let (options, started_ns) = self.backup_options(source, path, more);
+        let id = options.snapshot.clone();
+        let source_id = options.source_id.clone();
+        let (result, outputs) = self.serve(|scope| -> Result<BackupResult> {
+            Backup::new(scope.clone(), options, &self.chunker)?.run()
+        });
+        let result = serde_json::to_value(result?).unwrap();
+        self.runs.extend(names(&result["runs"]));
+        let problems = json_of(&outputs, "problem");
+        let snapshot = Snapshot { id, source_id, started_ns, result, problems };
+        self.snapshots.push(snapshot.clone());
+        Ok(snapshot)
+    }
+
+    /// A backup that is asked for checkpoints all the time, and forgotten but for what the last of
+    /// them lists. Returns the checkpoints.
+    pub fn broken_backup(&mut self, source: &str, path: &Path, more: &Value) -> Vec<Value> {
+        let (options, _) = self.backup_options(source, path, more);
+        let (result, outputs) = self.serve(|scope| -> Result<BackupResult> {
+            let backup = Backup::new(scope.clone(), options, &self.chunker)?;
+            let is_done = AtomicBool::new(false);
+            std::thread::scope(|threads| {
+                threads.spawn(|| {
+                    while !is_done.load(SeqCst) {
+                        backup.control().ask_checkpoint();
+                        std::thread::yield_now();
+                    }
+                });
+                let result = backup.run();
+                is_done.store(true, SeqCst);
+                result
+            })
+        });
+        result.unwrap();
+        let checkpoints = json_of(&outputs, "checkpoint");
+        let count = checkpoints.len();
+        let kept: Vec<Value> = checkpoints.into_iter().take(count.div_ceil(2)).collect();
+        if let Some(last) = kept.last() {
+            self.runs.extend(names(&last["runs"]));
+        }
+        kept
+    }
+
+    fn backup_options(&self, source: &str, path: &Path, more: &Value) -> (BackupOptions, i64) {
+        self.runs_begun.fetch_add(1, SeqCst);
+        let id = format!("{:032x}", self.runs_begun.load(SeqCst));
         let source_id = self.source_id(source);
         let parent = self.snapshots.iter().rev().find(|earlier| earlier.source_id == source_id);
         let parent = parent
@@ -227,19 +297,12 @@ impl Repository {
         for (name, value) in more.as_object().into_iter().flatten() {
             options[name] = value.clone();
         }
-        let options: BackupOptions = parse(options);
-        let (result, outputs) = self.serve(|scope| -> Result<BackupResult> {
-            Backup::new(scope.clone(), options, &self.chunker)?.run()
-        });
-        let result = serde_json::to_value(result.unwrap()).unwrap();
-        for run in result["runs"].as_array().unwrap() {
-            self.runs.push(run.as_str().unwrap().to_owned());
-        }
-        let problems = json_of(&outputs, "problem");
-        let snapshot = Snapshot { id, source_id, started_ns, result, problems };
-        self.snapshots.push(snapshot.clone());
-        snapshot
+        (parse(options), started_ns)
     }
+}
+
+fn names(list: &Value) -> Vec<String> {
+    list.as_array().unwrap().iter().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
 /// Options from JSON, as a job gets them.
