@@ -241,11 +241,17 @@ impl<'a> Dispatcher<'a> {
         self.push(Task::Read(entry), bytes, true)
     }
 
+    /// The node that an earlier tree has here. A tree that cannot be read is told about, once, and from
+    /// there on is not there to be compared with: its cursor is then at its end.
     fn find(&mut self, number: usize, key: &[u8]) -> Result<Option<Node>> {
-        match self.earlier.get_mut(number) {
-            // A tree that cannot be read is not there to be compared with.
-            Some(earlier) => earlier.cursor.advance_to(key).map(Option::<&Node>::cloned),
-            None => Ok(None),
+        let Some(earlier) = self.earlier.get_mut(number) else { return Ok(None) };
+        match earlier.cursor.advance_to(key) {
+            Ok(found) => Ok(found.cloned()),
+            Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => {
+                self.push(Task::Lost(error), 0, true)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 

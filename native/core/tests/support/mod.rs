@@ -134,7 +134,11 @@ pub struct Repository {
     pub keys: Arc<ScopeKeys>,
     pub chunker: ChunkerParams,
     pub snapshots: Vec<Snapshot>,
+    /// Names of packs that do not count.
+    pub dead: Vec<String>,
     runs: Vec<String>,
+    /// Data and metadata packs that were there before the last backup.
+    before: Vec<String>,
     /// Every backup is a snapshot of its own, also one that breaks off.
     runs_begun: AtomicUsize,
 }
@@ -174,8 +178,8 @@ impl Repository {
         let scope = owner.scopes()[0];
         let keys = Arc::new(owner.scope(&scope).unwrap());
         let (store, snapshots, runs) = (MemoryStore::default(), Vec::new(), Vec::new());
-        let runs_begun = AtomicUsize::new(0);
-        Self { store, owner, scope, keys, chunker, snapshots, runs, runs_begun }
+        let (dead, before, runs_begun) = (Vec::new(), Vec::new(), AtomicUsize::new(0));
+        Self { store, owner, scope, keys, chunker, snapshots, dead, runs, before, runs_begun }
     }
 
     pub fn source_id(&self, name: &str) -> String {
@@ -197,7 +201,18 @@ impl Repository {
         let size =
             |name| self.store.get(&self.key(&format!("index/{name}"))).map_or(1, |b| b.len());
         let runs = self.runs.iter().map(|name| json!({"name": name, "size": size(name)}));
-        json!({"runs": runs.collect::<Vec<_>>(), "dead": [], "condemned": []})
+        json!({"runs": runs.collect::<Vec<_>>(), "dead": self.dead, "condemned": []})
+    }
+
+    /// Makes the index empty; all objects stay.
+    pub fn forget_runs(&mut self) {
+        self.runs.clear();
+    }
+
+    /// Names of the packs below `folder` that the last backup made.
+    pub fn packs_of_last_run(&self, folder: &str) -> Vec<String> {
+        let new = self.objects(folder).into_iter().filter(|key| !self.before.contains(key));
+        new.map(|key| key.rsplit('/').next().unwrap().to_owned()).collect()
     }
 
     /// Options of a job with the index added.
@@ -232,6 +247,7 @@ impl Repository {
 
     /// The same, where it may fail.
     pub fn try_backup(&mut self, source: &str, path: &Path, more: &Value) -> Result<Snapshot> {
+        self.before = [self.objects("data/"), self.objects("meta/")].concat();
         let (options, started_ns) = self.backup_options(source, path, more);
         let id = options.snapshot.clone();
         let source_id = options.source_id.clone();
