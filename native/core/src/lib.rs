@@ -6,6 +6,7 @@ pub mod broker;
 pub mod budget;
 pub mod chunk;
 pub mod error;
+pub mod fs;
 
 pub use error::{Error, ErrorKind, Result};
 
