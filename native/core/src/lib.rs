@@ -5,6 +5,7 @@
 pub mod broker;
 pub mod budget;
 pub mod chunk;
+pub mod crypto;
 pub mod error;
 pub mod fs;
 

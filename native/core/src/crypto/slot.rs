@@ -1,0 +1,390 @@
+//! The ways to unlock a key file. Each slot holds the same 80 bytes, sealed for one recipient:
+//! a passphrase (Argon2id), an X25519 key (HPKE), or a command such as a KMS client, to which they
+//! are handed as they are and whose output is kept without being looked at.
+
+use std::fmt;
+
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::envelope::{hpke_open, hpke_seal};
+use super::kdf::Label;
+use super::sign::OwnerKey;
+use super::small::{small_open, small_seal};
+use super::text::{Base64, Base64Array};
+use super::{Key, PrincipalId, RepositoryId, random_array, usage};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Least and greatest memory of Argon2id, in KiB: RFC 9106's second recommendation, and what no
+/// machine that restores should be made to allocate by whoever writes to the store.
+pub const ARGON2_MEMORY_KIB: (u32, u32) = (64 << 10, 1 << 20);
+/// Least and greatest number of passes.
+pub const ARGON2_PASSES: (u32, u32) = (3, 16);
+/// Least and greatest number of lanes.
+pub const ARGON2_LANES: (u32, u32) = (4, 16);
+
+const ARGON2_VERSION: u32 = 0x13;
+/// X25519 in HPKE's registry.
+const KEM_X25519: u32 = 32;
+
+/// What every slot yields, and what a mover is given in place of a passphrase: the key to a
+/// principal's bundles (of every serial), and whose repository it is. Wiped when dropped.
+#[derive(Clone)]
+pub struct UnlockSecret {
+    pub(super) identity: Key,
+    pub(super) owner: OwnerKey,
+    pub(super) repository: RepositoryId,
+}
+
+impl UnlockSecret {
+    /// Length of its bytes.
+    pub const BYTES: usize = 80;
+
+    /// The bytes, to be handed to a command, or to a mover as a secret.
+    pub fn to_bytes(&self) -> Zeroizing<[u8; Self::BYTES]> {
+        let mut out = Zeroizing::new([0; Self::BYTES]);
+        let fields: [&[u8]; 3] = [
+            self.identity.expose(),
+            self.owner.as_bytes(),
+            &self.repository.0,
+        ];
+        for (byte, value) in out.iter_mut().zip(fields.into_iter().flatten()) {
+            *byte = *value;
+        }
+        out
+    }
+
+    /// Reads the bytes back; `WrongKey` if they cannot be an unlock secret.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let parse = || {
+            let (identity, rest) = bytes.split_first_chunk::<32>()?;
+            let (owner, repository) = rest.split_first_chunk::<32>()?;
+            Some(Self {
+                identity: Key::new(*identity),
+                owner: OwnerKey::from_bytes(owner).ok()?,
+                repository: RepositoryId(repository.try_into().ok()?),
+            })
+        };
+        parse().ok_or_else(|| Error::new(ErrorKind::WrongKey, "not an unlock secret"))
+    }
+}
+
+impl fmt::Debug for UnlockSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UnlockSecret")
+            .field("repository", &self.repository)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The cost of a passphrase guess.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argon2Cost {
+    /// Memory in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub passes: u32,
+    /// Lanes.
+    pub lanes: u32,
+}
+
+impl Default for Argon2Cost {
+    /// 128 MiB, 3 passes, 4 lanes: a fraction of a second.
+    fn default() -> Self {
+        Self {
+            memory_kib: 128 << 10,
+            passes: 3,
+            lanes: 4,
+        }
+    }
+}
+
+impl Argon2Cost {
+    /// Whether all three lie within the limits.
+    pub fn is_allowed(&self) -> bool {
+        let within = |value, (least, greatest)| (least..=greatest).contains(&value);
+        within(self.memory_kib, ARGON2_MEMORY_KIB)
+            && within(self.passes, ARGON2_PASSES)
+            && within(self.lanes, ARGON2_LANES)
+    }
+
+    /// Argon2id of `passphrase`. The caller has checked the limits.
+    pub(super) fn stretch(&self, passphrase: &[u8], salt: &[u8]) -> Result<Key> {
+        let failed = |error| Error::internal(format!("Argon2id: {error}"));
+        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32));
+        let params = params.map_err(failed)?;
+        let mut memory = Zeroizing::new(Vec::new());
+        if memory.try_reserve_exact(params.block_count()).is_err() {
+            let what = format!(
+                "no {} MiB of memory for the passphrase",
+                self.memory_kib >> 10
+            );
+            return Err(Error::new(ErrorKind::Io, what));
+        }
+        memory.resize(params.block_count(), Block::default());
+        let mut out = Key::new([0; 32]);
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+            .hash_password_into_with_memory(
+                passphrase,
+                salt,
+                out.expose_mut(),
+                memory.as_mut_slice(),
+            )
+            .map_err(failed)?;
+        Ok(out)
+    }
+}
+
+/// What a slot is bound to.
+pub(super) type Binding = (RepositoryId, PrincipalId);
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PassphraseSlot {
+    kdf: String,
+    v: u32,
+    m: u32,
+    t: u32,
+    p: u32,
+    salt: Base64Array<16>,
+    sealed: Base64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct X25519Slot {
+    kem: u32,
+    recipient: Base64Array<32>,
+    sealed: Base64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CommandSlot {
+    name: String,
+    sealed: Base64,
+}
+
+/// One way to unlock, as it lies in a key file. Kinds that this program does not know are kept as
+/// they are.
+#[derive(Clone, Debug)]
+pub struct Slot(Value);
+
+/// What kind of slot it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SlotKind {
+    /// A passphrase.
+    Passphrase,
+    /// The holder of this X25519 public key.
+    X25519([u8; 32]),
+    /// The command of this name.
+    Command(String),
+    /// One that this program does not know.
+    Unknown,
+}
+
+impl Slot {
+    pub(super) fn from_value(value: Value) -> Result<Self> {
+        if value.get("type").is_some_and(Value::is_string) {
+            Ok(Self(value))
+        } else {
+            Err(Error::damaged("a key file with a slot of no type"))
+        }
+    }
+
+    pub(super) fn value(&self) -> &Value {
+        &self.0
+    }
+
+    fn new(kind: &str, fields: &impl Serialize) -> Result<Self> {
+        let mut value = serde_json::to_value(fields)
+            .map_err(|error| Error::internal(format!("a slot is no JSON: {error}")))?;
+        if let Some(object) = value.as_object_mut() {
+            object.insert("type".to_owned(), Value::from(kind));
+        }
+        Ok(Self(value))
+    }
+
+    fn is(&self, kind: &str) -> bool {
+        self.0.get("type").and_then(Value::as_str) == Some(kind)
+    }
+
+    fn fields<T: for<'de> Deserialize<'de>>(&self) -> Result<T> {
+        T::deserialize(&self.0)
+            .map_err(|error| Error::damaged(format!("a malformed slot in a key file: {error}")))
+    }
+
+    /// What kind of slot it is; malformed ones count as unknown.
+    pub fn kind(&self) -> SlotKind {
+        if self.is("passphrase") {
+            return SlotKind::Passphrase;
+        }
+        if self.is("x25519") {
+            let fields = self.fields::<X25519Slot>();
+            return fields.map_or(SlotKind::Unknown, |slot| SlotKind::X25519(slot.recipient.0));
+        }
+        if self.is("command") {
+            let fields = self.fields::<CommandSlot>();
+            return fields.map_or(SlotKind::Unknown, |slot| SlotKind::Command(slot.name));
+        }
+        SlotKind::Unknown
+    }
+
+    /// What a command made of the unlock secret, for that command to undo. `None` for other slots.
+    pub fn command_bytes(&self) -> Option<Vec<u8>> {
+        if !self.is("command") {
+            return None;
+        }
+        self.fields::<CommandSlot>().ok().map(|slot| slot.sealed.0)
+    }
+
+    pub(super) fn seal_passphrase(
+        secret: &UnlockSecret,
+        principal: PrincipalId,
+        passphrase: &[u8],
+        cost: Argon2Cost,
+    ) -> Result<Self> {
+        if !cost.is_allowed() {
+            return Err(usage("a passphrase cost outside the limits"));
+        }
+        if passphrase.is_empty() {
+            return Err(usage("an empty passphrase"));
+        }
+        let salt = random_array()?;
+        let key = cost.stretch(passphrase, &salt)?;
+        let sealed = seal_stretched(&key, &secret.to_bytes(), (secret.repository, principal))?;
+        let Argon2Cost {
+            memory_kib: m,
+            passes: t,
+            lanes: p,
+        } = cost;
+        let (kdf, v) = ("argon2id".to_owned(), ARGON2_VERSION);
+        let (salt, sealed) = (Base64Array(salt), Base64(sealed));
+        Self::new(
+            "passphrase",
+            &PassphraseSlot {
+                kdf,
+                v,
+                m,
+                t,
+                p,
+                salt,
+                sealed,
+            },
+        )
+    }
+
+    /// `WrongKey` if this is not the passphrase, or not a passphrase slot; `Unsupported`, before any
+    /// work, if the cost lies outside the limits.
+    pub(super) fn open_passphrase(
+        &self,
+        binding: Binding,
+        passphrase: &[u8],
+    ) -> Result<UnlockSecret> {
+        if !self.is("passphrase") {
+            return Err(not_for_you());
+        }
+        let slot: PassphraseSlot = self.fields()?;
+        let cost = Argon2Cost {
+            memory_kib: slot.m,
+            passes: slot.t,
+            lanes: slot.p,
+        };
+        if slot.kdf != "argon2id" || slot.v != ARGON2_VERSION || !cost.is_allowed() {
+            return Err(Error::unsupported(
+                "a passphrase slot with Argon2 limits out of bounds",
+            ));
+        }
+        let key = cost.stretch(passphrase, &slot.salt.0)?;
+        open_stretched(&key, &slot.sealed.0, binding)
+    }
+
+    pub(super) fn seal_x25519(
+        secret: &UnlockSecret,
+        principal: PrincipalId,
+        recipient: [u8; 32],
+    ) -> Result<Self> {
+        let info = x25519_info((secret.repository, principal));
+        let sealed = Base64(hpke_seal(&recipient, &info, secret.to_bytes().as_slice())?);
+        let recipient = Base64Array(recipient);
+        Self::new(
+            "x25519",
+            &X25519Slot {
+                kem: KEM_X25519,
+                recipient,
+                sealed,
+            },
+        )
+    }
+
+    /// `WrongKey` if this is not the recipient's private key, or not an X25519 slot.
+    pub(super) fn open_x25519(&self, binding: Binding, private: &Key) -> Result<UnlockSecret> {
+        if !self.is("x25519") {
+            return Err(not_for_you());
+        }
+        let slot: X25519Slot = self.fields()?;
+        if slot.kem != KEM_X25519 {
+            return Err(Error::unsupported(
+                "a slot with an unknown key encapsulation",
+            ));
+        }
+        let opened = hpke_open(private, &x25519_info(binding), &slot.sealed.0);
+        UnlockSecret::from_bytes(&opened.ok_or_else(not_for_you)?)
+    }
+
+    pub(super) fn of_command(name: &str, opaque: &[u8]) -> Result<Self> {
+        let (name, sealed) = (name.to_owned(), Base64(opaque.to_vec()));
+        Self::new("command", &CommandSlot { name, sealed })
+    }
+}
+
+fn not_for_you() -> Error {
+    Error::new(ErrorKind::WrongKey, "the key does not open this")
+}
+
+fn passphrase_context((repository, principal): Binding) -> Vec<u8> {
+    [repository.0.as_slice(), &principal.0, b"passphrase"].concat()
+}
+
+fn x25519_info((repository, principal): Binding) -> Vec<u8> {
+    [b"pvback/1 unlock\0".as_slice(), &repository.0, &principal.0].concat()
+}
+
+/// Seals the unlock secret under a stretched passphrase, which its salt makes good for one use.
+pub(super) fn seal_stretched(
+    stretched: &Key,
+    secret: &[u8; UnlockSecret::BYTES],
+    binding: Binding,
+) -> Result<Vec<u8>> {
+    small_seal(Label::Slot, stretched, &passphrase_context(binding), secret)
+}
+
+pub(super) fn open_stretched(
+    stretched: &Key,
+    sealed: &[u8],
+    binding: Binding,
+) -> Result<UnlockSecret> {
+    let opened = small_open(Label::Slot, stretched, &passphrase_context(binding), sealed)?;
+    UnlockSecret::from_bytes(&opened)
+}
+
+/// A new recovery key to print and lock away: 160 random bits in eight groups of four letters and
+/// digits, good as a passphrase. Letters that look like digits are not used.
+pub fn generate_recovery_key() -> Result<Zeroizing<String>> {
+    const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let mut bytes = random_array::<20>()?;
+    let mut out = Zeroizing::new(String::with_capacity(40));
+    for (number, group) in bytes.as_chunks::<5>().0.iter().enumerate() {
+        let bits = group
+            .iter()
+            .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        for position in (0..8).rev() {
+            if position % 4 == 3 && (number, position) != (0, 7) {
+                out.push('-');
+            }
+            let letter = LETTERS.get(usize::try_from(bits >> (5 * position) & 31).unwrap_or(0));
+            out.push(char::from(*letter.unwrap_or(&b'0')));
+        }
+    }
+    bytes.zeroize();
+    Ok(out)
+}
