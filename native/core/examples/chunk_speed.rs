@@ -10,17 +10,12 @@ use std::time::Instant;
 use pvback_core::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed, Kernel, is_zero};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut arguments = std::env::args()
-        .skip(1)
-        .map(|argument| argument.parse::<usize>());
+    let mut arguments = std::env::args().skip(1).map(|argument| argument.parse::<usize>());
     let mebibytes = arguments.next().transpose()?.unwrap_or(256).max(1);
     let rounds = arguments.next().transpose()?.unwrap_or(5).max(1);
 
     let mut data = vec![0; mebibytes << 20];
-    blake3::Hasher::new()
-        .update(b"chunk_speed")
-        .finalize_xof()
-        .fill(&mut data);
+    blake3::Hasher::new().update(b"chunk_speed").finalize_xof().fill(&mut data);
     let cached = &data[..1 << 20];
 
     for average in [4096, 128 << 10, 512 << 10] {
@@ -37,9 +32,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     let fixed = Chunker::Fixed(Fixed::default());
-    report("fixed 128 KiB", &data, rounds, |data| {
-        digest_of_cuts(&fixed, data)
-    });
+    report("fixed 128 KiB", &data, rounds, |data| digest_of_cuts(&fixed, data));
     data.fill(0);
     let zero = |data: &[u8]| blake3::hash(&[u8::from(is_zero(data))]);
     report("is_zero", &data, rounds, zero);

@@ -184,9 +184,9 @@ impl BlobStore {
             let start = u64::from(place.offset());
             let bytes = start..start + u64::from(place.length());
             let range = Range1 { blobs: vec![Wanted { id: *id, place }], bytes };
-            let result = self.read(&range).and_then(|bytes| {
-                self.open(opener, &range, &bytes, &Wanted { id: *id, place })
-            });
+            let result = self
+                .read(&range)
+                .and_then(|bytes| self.open(opener, &range, &bytes, &Wanted { id: *id, place }));
             match result {
                 Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
                 Err(error) => last = error,

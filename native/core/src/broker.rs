@@ -93,19 +93,12 @@ impl Broker {
         let mut queue = lock(&self.queue);
         loop {
             if let Some((work, answer)) = queue.requests.pop_front() {
-                return Some(Request {
-                    work,
-                    answer: Some(answer),
-                    broker: Arc::clone(self),
-                });
+                return Some(Request { work, answer: Some(answer), broker: Arc::clone(self) });
             }
             if queue.closed {
                 return None;
             }
-            queue = self
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -138,11 +131,7 @@ impl Broker {
     /// Fails when the job was cancelled or a put has failed.
     pub fn check(&self) -> Result<()> {
         let queue = lock(&self.queue);
-        queue
-            .cancelled
-            .clone()
-            .or_else(|| queue.put_error.clone())
-            .map_or(Ok(()), Err)
+        queue.cancelled.clone().or_else(|| queue.put_error.clone()).map_or(Ok(()), Err)
     }
 
     fn send(&self, work: Work) -> Result<Arc<Answer>> {
@@ -167,9 +156,7 @@ impl Broker {
         if data.len() as u64 == length {
             Ok(data)
         } else {
-            Err(Error::damaged("the object is shorter than it should be")
-                .at(key)
-                .offset(offset))
+            Err(Error::damaged("the object is shorter than it should be").at(key).offset(offset))
         }
     }
 
@@ -180,19 +167,12 @@ impl Broker {
 
     /// Starts reading; the answer is waited for on the returned value. Lengths are not checked.
     pub fn get_later(&self, key: &str, offset: u64, length: Option<u64>) -> Result<Pending> {
-        self.send(Work::Get {
-            key: key.to_owned(),
-            offset,
-            length,
-        })
-        .map(Pending)
+        self.send(Work::Get { key: key.to_owned(), offset, length }).map(Pending)
     }
 
     /// Hands over output and waits until it was taken.
     pub fn output(&self, kind: &'static str, data: Vec<u8>) -> Result<()> {
-        Pending(self.send(Work::Output { kind, data })?)
-            .wait()
-            .map(drop)
+        Pending(self.send(Work::Output { kind, data })?).wait().map(drop)
     }
 
     /// Hands over an object to store; waits while too many puts are unanswered, not for the answer.
@@ -203,10 +183,7 @@ impl Broker {
                 && queue.cancelled.is_none()
                 && queue.put_error.is_none()
             {
-                queue = self
-                    .changed
-                    .wait(queue)
-                    .unwrap_or_else(PoisonError::into_inner);
+                queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
             if let Some(error) = queue.cancelled.clone().or_else(|| queue.put_error.clone()) {
                 return Err(error);
@@ -227,16 +204,9 @@ impl Broker {
     pub fn wait_puts(&self) -> Result<()> {
         let mut queue = lock(&self.queue);
         while queue.puts_open > 0 && queue.cancelled.is_none() {
-            queue = self
-                .changed
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
-        queue
-            .cancelled
-            .clone()
-            .or_else(|| queue.put_error.clone())
-            .map_or(Ok(()), Err)
+        queue.cancelled.clone().or_else(|| queue.put_error.clone()).map_or(Ok(()), Err)
     }
 }
 
@@ -280,11 +250,7 @@ impl Pending {
             if let Some(result) = state.take() {
                 return result;
             }
-            state = self
-                .0
-                .ready
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.0.ready.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -376,19 +342,12 @@ mod tests {
     #[test]
     fn a_failed_put_fails_the_next_and_cancel_wakes_everybody() {
         let broker = Broker::new(1);
-        broker
-            .put("p".into(), vec![], Box::new(|r| assert!(r.is_err())))
-            .unwrap();
-        broker
-            .next_request()
-            .unwrap()
-            .fail(Error::new(ErrorKind::Storage, "full"));
+        broker.put("p".into(), vec![], Box::new(|r| assert!(r.is_err()))).unwrap();
+        broker.next_request().unwrap().fail(Error::new(ErrorKind::Storage, "full"));
         assert_eq!(broker.wait_puts().unwrap_err().key.as_deref(), Some("p"));
         assert!(broker.put("q".into(), vec![], Box::new(|_| ())).is_err());
         let broker = Broker::new(1);
-        broker
-            .put("p".into(), vec![], Box::new(|r| assert!(r.is_err())))
-            .unwrap();
+        broker.put("p".into(), vec![], Box::new(|r| assert!(r.is_err()))).unwrap();
         let pending = broker.get_later("k", 0, None).unwrap();
         broker.cancel(Error::new(ErrorKind::Cancelled, "stop"));
         assert_eq!(pending.wait().unwrap_err().kind, ErrorKind::Cancelled);

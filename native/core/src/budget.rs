@@ -26,11 +26,7 @@ pub struct Permit {
 impl Budget {
     /// A budget of `capacity` bytes.
     pub fn new(capacity: u64) -> Arc<Self> {
-        Arc::new(Self {
-            capacity,
-            used: Mutex::new(0),
-            freed: Condvar::new(),
-        })
+        Arc::new(Self { capacity, used: Mutex::new(0), freed: Condvar::new() })
     }
 
     /// Waits for `bytes`. A request above the whole capacity gets all of it, once all of it is free.
@@ -38,16 +34,10 @@ impl Budget {
         let bytes = bytes.min(self.capacity);
         let mut used = lock(&self.used);
         while *used + bytes > self.capacity {
-            used = self
-                .freed
-                .wait(used)
-                .unwrap_or_else(PoisonError::into_inner);
+            used = self.freed.wait(used).unwrap_or_else(PoisonError::into_inner);
         }
         *used += bytes;
-        Permit {
-            budget: Arc::clone(self),
-            bytes,
-        }
+        Permit { budget: Arc::clone(self), bytes }
     }
 
     /// Bytes in use now.

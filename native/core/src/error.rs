@@ -49,13 +49,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 impl Error {
     /// An error of `kind` that says `what` happened.
     pub fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind,
-            what: what.into(),
-            key: None,
-            offset: None,
-            os_error: None,
-        }
+        Self { kind, what: what.into(), key: None, offset: None, os_error: None }
     }
 
     /// Stored bytes are wrong.

@@ -4,7 +4,6 @@
 //! header, filter and pack table are held, about 10 bits a blob, and blocks of entries are read on demand; so
 //! the start of a backup follows the volume, not the repository.
 
-use std::num::NonZeroUsize;
 use std::sync::Mutex;
 
 use hashbrown::{HashMap, HashSet};
@@ -16,7 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::ShortId;
 use crate::format::pack::{Envelope, PackKind};
 use crate::format::run::{
-    EnvelopeSection, Location, PackRecord, RUN_HEADER_BYTES, RUN_PACK_BYTES, Run, RunHeader, RunParts,
+    EnvelopeSection, Location, PackRecord, RUN_HEADER_BYTES, RUN_PACK_BYTES, Run, RunHeader,
+    RunParts,
 };
 use crate::scope::{Ranged, Scope, hex16};
 
@@ -186,7 +186,11 @@ impl Index {
     /// Every pack that counts, once for each run that lists it.
     pub fn packs(&self) -> impl Iterator<Item = &PackRecord> {
         self.views.iter().flat_map(|view| {
-            view.packs.iter().zip(&view.is_usable).filter(|(_, usable)| **usable).map(|(pack, _)| pack)
+            view.packs
+                .iter()
+                .zip(&view.is_usable)
+                .filter(|(_, usable)| **usable)
+                .map(|(pack, _)| pack)
         })
     }
 
@@ -289,14 +293,9 @@ pub fn parse_names(names: &[String]) -> Result<HashSet<PackName>> {
         .iter()
         .map(|name| {
             let number = u128::from_str_radix(name, 16).ok().filter(|_| name.len() == 32);
-            number
-                .map(u128::to_be_bytes)
-                .ok_or_else(|| Error::new(ErrorKind::Usage, "not the name of a pack").at(name.clone()))
+            number.map(u128::to_be_bytes).ok_or_else(|| {
+                Error::new(ErrorKind::Usage, "not the name of a pack").at(name.clone())
+            })
         })
         .collect()
-}
-
-/// At least one, whatever the configuration says.
-pub(crate) fn at_least_one(count: usize) -> NonZeroUsize {
-    NonZeroUsize::new(count).unwrap_or(NonZeroUsize::MIN)
 }

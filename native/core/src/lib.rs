@@ -2,12 +2,21 @@
 //! sealing, packing, and the way back. Knows neither Python nor the network: objects are read and
 //! written through the [`broker`], whose requests the caller pulls.
 
+pub mod backup;
+pub mod blobs;
 pub mod broker;
 pub mod budget;
 pub mod chunk;
 pub mod crypto;
 pub mod error;
+pub mod format;
 pub mod fs;
+pub mod globs;
+pub mod index;
+pub mod pages;
+pub mod restore;
+pub mod scope;
+pub mod tree;
 
 pub use error::{Error, ErrorKind, Result};
 

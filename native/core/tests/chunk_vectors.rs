@@ -6,10 +6,7 @@
 use pvback_core::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed, Kernel, Span, Spans};
 use serde::Deserialize;
 
-const VECTORS: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../tests/vectors/chunker.json"
-);
+const VECTORS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/vectors/chunker.json");
 
 #[derive(Deserialize)]
 struct Vectors {
@@ -31,29 +28,15 @@ struct Case {
 #[derive(Deserialize)]
 #[serde(tag = "chunker", rename_all = "lowercase")]
 enum Parameters {
-    Argmin {
-        min_bytes: u64,
-        average_bytes: u64,
-        max_bytes: u64,
-        key: String,
-    },
-    Fixed {
-        chunk_bytes: usize,
-    },
+    Argmin { min_bytes: u64, average_bytes: u64, max_bytes: u64, key: String },
+    Fixed { chunk_bytes: usize },
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Piece {
-    Repeat {
-        repeat: String,
-        bytes: usize,
-    },
-    Random {
-        seed: u64,
-        mask: String,
-        bytes: usize,
-    },
+    Repeat { repeat: String, bytes: usize },
+    Random { seed: u64, mask: String, bytes: usize },
 }
 
 /// `SplitMix64` of Steele, Lea and Flood.
@@ -76,10 +59,7 @@ impl SplitMix64 {
 
 fn from_hex(hex: &str) -> Vec<u8> {
     assert!(hex.len().is_multiple_of(2));
-    (0..hex.len())
-        .step_by(2)
-        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap())
-        .collect()
+    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
 }
 
 impl Piece {
@@ -107,24 +87,14 @@ impl Case {
         for piece in &self.data {
             piece.append_to(&mut data);
         }
-        assert_eq!(
-            blake3::hash(&data).to_hex().as_str(),
-            self.data_blake3,
-            "{}",
-            self.name
-        );
+        assert_eq!(blake3::hash(&data).to_hex().as_str(), self.data_blake3, "{}", self.name);
         data
     }
 
     /// One chunker for each kernel that there is a choice of.
     fn chunkers(&self) -> Vec<Chunker> {
         match &self.chunker {
-            Parameters::Argmin {
-                min_bytes,
-                average_bytes,
-                max_bytes,
-                key,
-            } => {
+            Parameters::Argmin { min_bytes, average_bytes, max_bytes, key } => {
                 let sizes =
                     ArgminSizes::from_stored(*min_bytes, *average_bytes, *max_bytes).unwrap();
                 let key = CutKey::new(&from_hex(key).try_into().unwrap());
@@ -159,10 +129,7 @@ fn cuts_of_reads(chunker: &Chunker, offset: u64, data: &[u8], seed: u64) -> Vec<
             cuts.push((start + chunk.end) as u64);
         }
         start += chunks.consumed();
-        assert!(
-            read - start < chunker.longest_chunk_bytes(),
-            "no progress at {start}"
-        );
+        assert!(read - start < chunker.longest_chunk_bytes(), "no progress at {start}");
         if at_end {
             assert_eq!(start, data.len(), "bytes were left over");
             return cuts;
@@ -177,17 +144,10 @@ fn all_kernels_agree_with_the_vectors() {
     for case in load() {
         let data = case.data();
         let packed: Vec<u8> = case.cuts.iter().flat_map(|cut| cut.to_le_bytes()).collect();
-        assert_eq!(
-            blake3::hash(&packed).to_hex().as_str(),
-            case.cuts_blake3,
-            "{}",
-            case.name
-        );
+        assert_eq!(blake3::hash(&packed).to_hex().as_str(), case.cuts_blake3, "{}", case.name);
         for chunker in case.chunkers() {
-            let cuts: Vec<u64> = chunker
-                .chunks(case.offset, &data, true)
-                .map(|chunk| chunk.end as u64)
-                .collect();
+            let cuts: Vec<u64> =
+                chunker.chunks(case.offset, &data, true).map(|chunk| chunk.end as u64).collect();
             assert_eq!(cuts, case.cuts, "{}: {chunker:?}", case.name);
         }
     }
@@ -213,30 +173,18 @@ fn chunks_meet_again_after_an_insertion() {
     for seed in 0..20 {
         let mut old = Vec::new();
         let mask = "f".repeat(16);
-        Piece::Random {
-            seed,
-            mask,
-            bytes: 400_000,
-        }
-        .append_to(&mut old);
+        Piece::Random { seed, mask, bytes: 400_000 }.append_to(&mut old);
         let mut new = old.clone();
         new.splice(50_000..50_000, [seed.to_le_bytes()[0]; 37]);
         let ends_from_back = |data: &[u8]| -> Vec<usize> {
-            chunker
-                .chunks(0, data, true)
-                .map(|chunk| data.len() - chunk.end)
-                .collect()
+            chunker.chunks(0, data, true).map(|chunk| data.len() - chunk.end).collect()
         };
         let (old_ends, new_ends) = (ends_from_back(&old), ends_from_back(&new));
         let common = old_ends.iter().filter(|end| new_ends.contains(end)).count();
         // The cuts before the insertion stay where they are, so their distance from the end changes.
         let before = old_ends.iter().filter(|&&end| end >= 350_000).count();
         let lost = old_ends.len() - before - common;
-        assert!(
-            lost <= 6,
-            "seed {seed}: {lost} of {} cuts are lost",
-            old_ends.len()
-        );
+        assert!(lost <= 6, "seed {seed}: {lost} of {} cuts are lost", old_ends.len());
     }
 }
 
@@ -246,12 +194,7 @@ fn mean_chunk_of_random_data_is_the_average() {
     let chunker = Chunker::Argmin(Argmin::new(sizes, CutKey::new(&[0x77; 32])));
     let mut data = Vec::new();
     let mask = "f".repeat(16);
-    Piece::Random {
-        seed: 1,
-        mask,
-        bytes: 8 << 20,
-    }
-    .append_to(&mut data);
+    Piece::Random { seed: 1, mask, bytes: 8 << 20 }.append_to(&mut data);
     let mean = data.len() / chunker.chunks(0, &data, true).count();
     assert!((3900..4300).contains(&mean), "mean of {mean} bytes");
 }

@@ -1,12 +1,11 @@
 //! What happens to one chunk: named, looked up, and if the repository does not have it, compressed,
 //! sealed and packed. Runs on as many threads as there are cores, in any order.
 
-use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use hashbrown::HashSet;
 
-use super::packer::Packer;
+use super::packer::{Level, Packer};
 use super::progress::Counters;
 use super::slab::Slice;
 use super::slot::Slot;
@@ -22,7 +21,7 @@ pub(super) enum Bytes {
     /// A slice of a read buffer.
     Slice(Slice),
     /// A buffer of its own.
-    Own(Vec<u8>, Permit),
+    Own { bytes: Vec<u8>, _permit: Permit },
 }
 
 /// A chunk on its way to a worker.
@@ -35,7 +34,7 @@ impl ChunkTask {
     pub(super) fn bytes(&self) -> &[u8] {
         match &self.bytes {
             Bytes::Slice(slice) => slice.bytes(),
-            Bytes::Own(bytes, _) => bytes,
+            Bytes::Own { bytes, .. } => bytes,
         }
     }
 }
@@ -124,9 +123,9 @@ impl Known {
 /// What all workers share.
 pub(super) struct Chunks {
     pub(super) known: Arc<Known>,
-    pub(super) packer: Packer,
+    pub(super) packer: Arc<Packer>,
     pub(super) ids: IdKey,
-    pub(super) level: AtomicI32,
+    pub(super) level: Arc<Level>,
     pub(super) counters: Arc<Counters>,
 }
 
@@ -140,7 +139,7 @@ impl Chunks {
             return Ok(id);
         }
         let key = self.packer.key()?;
-        let compression = Compression::Zstd(self.level.load(Relaxed));
+        let compression = Compression::Zstd(self.level.get());
         let sealed = sealer.seal(&key.blob, BlobKind::Data, &id.0, bytes, compression)?;
         self.counters.new_chunk(length, sealed.len() as u64);
         self.packer.add(&key, id, sealed)?;

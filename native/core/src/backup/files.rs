@@ -18,8 +18,7 @@ use crate::chunk::{Chunker, Span, Spans};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
 use crate::fs::Segments;
-use crate::tree::content::ContentBuilder;
-use crate::tree::node::{Content, Extent, ExtentKind};
+use crate::tree::{Content, ContentBuilder, Extent, ExtentKind};
 
 /// Chunks of one file that may be with the workers at a time.
 const CHUNKS_OUT_MAX: usize = 256;
@@ -37,8 +36,11 @@ pub(super) struct FileReader<'a> {
     pub(super) counters: &'a Counters,
     pub(super) pages: &'a mut Pages,
     /// Called between buffers, with what a checkpoint would need of this file.
-    pub(super) between: &'a mut dyn FnMut(&ContentBuilder, &mut Pages) -> Result<()>,
+    pub(super) between: Between<'a>,
 }
+
+/// What is done between buffers, given the content so far.
+pub(super) type Between<'a> = &'a mut dyn FnMut(&ContentBuilder) -> Result<()>;
 
 /// Where bytes come from.
 pub(super) enum Source<'fd> {
@@ -99,7 +101,23 @@ struct Flow<'r, 'a> {
     out: VecDeque<(Arc<Slot<Id>>, u64)>,
 }
 
-impl FileReader<'_> {
+impl<'a> FileReader<'a> {
+    /// The same reader with something else to do between buffers.
+    pub(super) fn with_between<'b>(&'b mut self, between: Between<'b>) -> FileReader<'b>
+    where
+        'a: 'b,
+    {
+        FileReader {
+            slabs: self.slabs,
+            chunker: self.chunker,
+            tasks: self.tasks,
+            signal: self.signal,
+            counters: self.counters,
+            pages: self.pages,
+            between,
+        }
+    }
+
     /// Reads the first `size` bytes of a regular file or device from `start`, before which `content`
     /// already covers everything.
     pub(super) fn read_file(
@@ -134,7 +152,11 @@ impl FileReader<'_> {
     }
 
     /// Reads a stream to its end.
-    pub(super) fn read_stream(&mut self, fd: BorrowedFd<'_>, content: ContentBuilder) -> Result<ReadFile> {
+    pub(super) fn read_stream(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        content: ContentBuilder,
+    ) -> Result<ReadFile> {
         let mut flow = Flow { reader: self, content, out: VecDeque::new() };
         let size = flow.segment(&mut Source::Stream { fd }, 0, None)?;
         let content = flow.finish()?;
@@ -163,7 +185,7 @@ impl Flow<'_, '_> {
             position += read;
             let slab = Arc::new(slab);
             let consumed = self.cut(&slab, base, &mut scanned, at_end)?;
-            (self.reader.between)(&self.content, self.reader.pages)?;
+            (self.reader.between)(&self.content)?;
             self.reader.signal.check()?;
             if at_end {
                 return Ok(position);
@@ -176,7 +198,13 @@ impl Flow<'_, '_> {
     /// Cuts what can be cut of a buffer whose first byte is byte `base` of the file and whose first
     /// `scanned` bytes are known to be data. Returns how many bytes are done with; `scanned` then
     /// counts from the start of the buffer how far it was looked at.
-    fn cut(&mut self, slab: &Arc<Slab>, base: u64, scanned: &mut usize, at_end: bool) -> Result<usize> {
+    fn cut(
+        &mut self,
+        slab: &Arc<Slab>,
+        base: u64,
+        scanned: &mut usize,
+        at_end: bool,
+    ) -> Result<usize> {
         let bytes = slab.bytes();
         let mut done = 0;
         let unscanned = bytes.get(*scanned..).unwrap_or_default();
@@ -221,7 +249,7 @@ impl Flow<'_, '_> {
     fn sparse(&mut self, kind: ExtentKind, len: u64) -> Result<()> {
         self.collect(0)?;
         self.reader.counters.sparse(len);
-        self.content.push(Extent { kind, len }, self.reader.pages)
+        self.content.push(Extent { kind, length: len }, self.reader.pages)
     }
 
     /// Takes over the names that are known, and waits until at most `out_max` are not.
@@ -232,7 +260,8 @@ impl Flow<'_, '_> {
                 None if self.out.len() > out_max => *slot.wait()?,
                 None => return Ok(()),
             };
-            let extent = Extent { kind: ExtentKind::Data { id, offset: 0 }, len: *len };
+            let extent = Extent::data(id, 0, *len);
+            self.reader.pages.note(&id)?;
             self.content.push(extent, self.reader.pages)?;
             self.out.pop_front();
         }

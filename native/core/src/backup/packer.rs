@@ -4,7 +4,9 @@
 //! starts; if that pack closes meanwhile, the blob goes into the next one and takes its envelope along.
 //! A pack counts as stored, and may be listed in a run, only after its put was answered.
 
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use hashbrown::HashSet;
 
@@ -12,10 +14,10 @@ use crate::broker::lock;
 use crate::crypto::{Action, BlobKey, ObjectBuilder};
 use crate::error::Result;
 use crate::format::Id;
+use crate::format::SIGNATURE_BYTES;
 use crate::format::pack::{
     Envelope, FOOTER_BYTES, PACK_ENTRIES_MAX, PackDirectory, PackEntry, PackKind, PackLayout,
 };
-use crate::format::SIGNATURE_BYTES;
 use crate::index::{PackName, pack_key, pack_type};
 use crate::scope::Scope;
 
@@ -42,6 +44,34 @@ struct OpenPack {
 /// Where new packs come from.
 pub(super) type KeySource = Box<dyn Fn() -> Result<PackKey> + Send + Sync>;
 
+/// A put that had to wait this long says that storing is slower than compressing.
+const SLOW_PUT: Duration = Duration::from_millis(20);
+
+/// The zstd level: higher while storing is what the run waits for, back down when it is not.
+pub(super) struct Level {
+    now: AtomicI32,
+    base: i32,
+    most: i32,
+}
+
+impl Level {
+    /// A fixed level, or one that moves between `base` and `most`.
+    pub(super) fn new(base: i32, most: i32) -> Self {
+        Self { now: AtomicI32::new(base), base, most }
+    }
+
+    /// The level to use now.
+    pub(super) fn get(&self) -> i32 {
+        self.now.load(Relaxed)
+    }
+
+    fn adapt(&self, waited: Duration) {
+        let step = if waited > SLOW_PUT { 1 } else { -1 };
+        let level = (self.get() + step).clamp(self.base, self.most);
+        self.now.store(level, Relaxed);
+    }
+}
+
 /// Packs of one kind.
 pub(super) struct Packer {
     scope: Scope,
@@ -53,6 +83,10 @@ pub(super) struct Packer {
     stored: Arc<Mutex<Vec<StoredPack>>>,
     /// Every pack this run has begun, stored or in doubt.
     own: Mutex<HashSet<PackName>>,
+    /// Packs that were taken out to be sealed and are not yet with the broker.
+    leaving: Mutex<usize>,
+    left: Condvar,
+    level: Arc<Level>,
     counters: Arc<super::progress::Counters>,
 }
 
@@ -62,6 +96,7 @@ impl Packer {
         kind: PackKind,
         pack_bytes: usize,
         is_dry: bool,
+        level: Arc<Level>,
         counters: Arc<super::progress::Counters>,
         new_key: KeySource,
     ) -> Self {
@@ -74,6 +109,9 @@ impl Packer {
             open: Mutex::default(),
             stored: Arc::default(),
             own: Mutex::default(),
+            leaving: Mutex::default(),
+            left: Condvar::new(),
+            level,
             counters,
         }
     }
@@ -91,8 +129,11 @@ impl Packer {
             let mut name = PackName::default();
             crate::random(&mut name)?;
             lock(&self.own).insert(name);
-            let directory =
-                PackDirectory { kind: self.kind, envelopes: vec![key.envelope], entries: Vec::new() };
+            let directory = PackDirectory {
+                kind: self.kind,
+                envelopes: vec![key.envelope],
+                entries: Vec::new(),
+            };
             let builder = ObjectBuilder::with_capacity(self.pack_bytes + (1 << 20));
             *open = Some(OpenPack { name, key, builder, directory });
         }
@@ -108,18 +149,27 @@ impl Packer {
             pack.add(key, id, sealed)?;
             let is_full = pack.builder.plaintext_len() + pack.tail_bytes() >= self.pack_bytes
                 || pack.directory.entries.len() >= PACK_ENTRIES_MAX;
-            if is_full { open.take() } else { None }
+            if is_full { self.take_out(&mut open) } else { None }
         };
         full.map_or(Ok(()), |pack| self.store(pack))
     }
 
-    /// Stores what is open. Blobs added meanwhile by others go into a new pack.
+    /// Hands over what is open, and returns when every pack begun before is with the broker. Blobs added meanwhile by others go into a new pack.
     pub(super) fn flush(&self) -> Result<()> {
-        let pack = lock(&self.open).take();
-        match pack {
-            Some(pack) if !pack.directory.entries.is_empty() => self.store(pack),
-            _ => Ok(()),
+        let pack = self.take_out(&mut lock(&self.open));
+        pack.map_or(Ok(()), |pack| self.store(pack))?;
+        let mut leaving = lock(&self.leaving);
+        while *leaving > 0 {
+            leaving = self.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
         }
+        Ok(())
+    }
+
+    fn take_out(&self, open: &mut Option<OpenPack>) -> Option<OpenPack> {
+        let pack = open.take_if(|pack| !pack.directory.entries.is_empty())?;
+        // Under the lock of `open`, so that a flush sees every pack either there or here.
+        *lock(&self.leaving) += 1;
+        Some(pack)
     }
 
     /// The packs that were stored since the last call.
@@ -133,6 +183,13 @@ impl Packer {
     }
 
     fn store(&self, pack: OpenPack) -> Result<()> {
+        let result = self.seal_and_put(pack);
+        *lock(&self.leaving) -= 1;
+        self.left.notify_all();
+        result
+    }
+
+    fn seal_and_put(&self, pack: OpenPack) -> Result<()> {
         let OpenPack { name, mut builder, directory, .. } = pack;
         let bare = builder.plaintext_len() as u64;
         let layout = PackLayout::plan(bare, directory.envelopes.len(), directory.entries.len())?;
@@ -158,7 +215,10 @@ impl Packer {
                 lock(&list).push(stored);
             }
         });
-        self.scope.broker.put(self.scope.key(&object), sealed, on_put)
+        let before = Instant::now();
+        self.scope.broker.put(self.scope.key(&object), sealed, on_put)?;
+        self.level.adapt(before.elapsed());
+        Ok(())
     }
 }
 

@@ -37,11 +37,6 @@ impl SlabPool {
         Arc::new(Self { budget, capacity, free: Mutex::default() })
     }
 
-    /// Bytes that a buffer holds.
-    pub(super) fn capacity(&self) -> usize {
-        self.capacity
-    }
-
     /// An empty buffer, once one is free.
     pub(super) fn take(self: &Arc<Self>) -> Slab {
         let permit = self.budget.acquire(self.capacity as u64);

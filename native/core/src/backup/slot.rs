@@ -93,11 +93,6 @@ impl<T> Slot<T> {
         }
         self.value.get().ok_or_else(|| Error::internal("a slot lost its value"))
     }
-
-    /// Takes the value out, if this is the last reference.
-    pub(super) fn into_value(self: Arc<Self>) -> Option<T> {
-        Arc::into_inner(self).and_then(|slot| slot.value.into_inner())
-    }
 }
 
 #[cfg(test)]

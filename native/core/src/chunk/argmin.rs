@@ -112,9 +112,7 @@ impl ArgminSizes {
 
 impl Default for ArgminSizes {
     fn default() -> Self {
-        Self {
-            average: ARGMIN_AVERAGE_BYTES_DEFAULT,
-        }
+        Self { average: ARGMIN_AVERAGE_BYTES_DEFAULT }
     }
 }
 
@@ -192,16 +190,10 @@ mod tests {
             (sizes.min_bytes(), sizes.average_bytes(), sizes.max_bytes()),
             (262_144, 524_288, 786_432)
         );
-        assert_eq!(
-            ArgminSizes::from_stored(262_144, 524_288, 786_432).unwrap(),
-            sizes
-        );
+        assert_eq!(ArgminSizes::from_stored(262_144, 524_288, 786_432).unwrap(), sizes);
         for average in [4096, 12_288, 8 << 20] {
             let sizes = ArgminSizes::from_average(average).unwrap();
-            assert_eq!(
-                (sizes.min_bytes() * 2, sizes.max_bytes() * 2),
-                (average, average * 3)
-            );
+            assert_eq!((sizes.min_bytes() * 2, sizes.max_bytes() * 2), (average, average * 3));
         }
         for average in [0, 64, 4095, 4097, (8 << 20) + 4096, usize::MAX] {
             let error = ArgminSizes::from_average(average).unwrap_err();

@@ -63,9 +63,7 @@ impl Fixed {
 
 impl Default for Fixed {
     fn default() -> Self {
-        Self {
-            chunk_bytes: FIXED_BYTES_DEFAULT,
-        }
+        Self { chunk_bytes: FIXED_BYTES_DEFAULT }
     }
 }
 

@@ -78,11 +78,7 @@ impl Kind {
 impl Kernel {
     /// The kernels that this machine can run, the fastest first; the scalar one is always the last.
     pub fn available() -> impl Iterator<Item = Self> {
-        KINDS
-            .iter()
-            .copied()
-            .filter(|kind| kind.is_available())
-            .map(Self)
+        KINDS.iter().copied().filter(|kind| kind.is_available()).map(Self)
     }
 
     /// The fastest kernel that this machine can run; looked up once in the life of the process.
@@ -133,10 +129,7 @@ impl Kernel {
         let in_block = block_at(least_start)
             .windows(WINDOW_BYTES)
             .position(|window| value_of(window, multiplier, addend) == least);
-        debug_assert!(
-            in_block.is_some(),
-            "{self:?} found a value that is not in its block"
-        );
+        debug_assert!(in_block.is_some(), "{self:?} found a value that is not in its block");
         least_start + in_block.unwrap_or(0)
     }
 
@@ -169,9 +162,7 @@ impl fmt::Debug for Kernel {
 #[inline]
 fn value_of(bytes: &[u8], multiplier: u32, addend: u32) -> u32 {
     bytes.first_chunk().map_or(u32::MAX, |&window| {
-        u32::from_le_bytes(window)
-            .wrapping_mul(multiplier)
-            .wrapping_add(addend)
+        u32::from_le_bytes(window).wrapping_mul(multiplier).wrapping_add(addend)
     })
 }
 
@@ -181,9 +172,7 @@ fn scalar(block: &[u8], multiplier: u32, addend: u32) -> u32 {
     (0..WINDOW_BYTES)
         .filter_map(|phase| block.get(phase..))
         .flat_map(|from_phase| from_phase.as_chunks::<WINDOW_BYTES>().0)
-        .fold(u32::MAX, |least, window| {
-            least.min(value_of(window, multiplier, addend))
-        })
+        .fold(u32::MAX, |least, window| least.min(value_of(window, multiplier, addend)))
 }
 
 /// Defines the function `$name`, which returns what [`scalar`] returns, from the operations on a
@@ -280,15 +269,9 @@ mod tests {
     fn argmin_by_definition(data: &[u8], multiplier: u32, addend: u32) -> usize {
         let mut best = None;
         for position in 0..data.len().saturating_sub(3) {
-            let window = [
-                data[position],
-                data[position + 1],
-                data[position + 2],
-                data[position + 3],
-            ];
-            let value = u32::from_le_bytes(window)
-                .wrapping_mul(multiplier)
-                .wrapping_add(addend);
+            let window =
+                [data[position], data[position + 1], data[position + 2], data[position + 3]];
+            let value = u32::from_le_bytes(window).wrapping_mul(multiplier).wrapping_add(addend);
             if best.is_none_or(|(least, _)| value < least) {
                 best = Some((value, position));
             }
@@ -302,10 +285,7 @@ mod tests {
         for kernel in Kernel::available() {
             let found = kernel.argmin(data, multiplier, addend);
             let length = data.len();
-            assert_eq!(
-                found, expected,
-                "{kernel:?}, {length} bytes, * {multiplier} + {addend}"
-            );
+            assert_eq!(found, expected, "{kernel:?}, {length} bytes, * {multiplier} + {addend}");
         }
     }
 
@@ -385,9 +365,7 @@ mod tests {
     #[test]
     fn comparison_is_unsigned() {
         // Values 0x7fff_ffff, then 0x8000_0000, then 0x7fff_ffff again.
-        let data = [0x7fff_ffff_u32, 0x8000_0000, 0x7fff_fffe]
-            .map(u32::to_le_bytes)
-            .concat();
+        let data = [0x7fff_ffff_u32, 0x8000_0000, 0x7fff_fffe].map(u32::to_le_bytes).concat();
         for repeat in [1, 50, 1000] {
             assert_all_agree(&data.repeat(repeat), 1, 0);
         }

@@ -51,13 +51,7 @@ impl Chunker {
     /// The chunks of `data`, as ranges in it, in order and without gaps. Ends where more bytes are
     /// needed: keep those from [`Chunks::consumed`] on, append to them, and ask again.
     pub fn chunks<'a>(&'a self, offset: u64, data: &'a [u8], at_end: bool) -> Chunks<'a> {
-        Chunks {
-            chunker: self,
-            offset,
-            data,
-            at_end,
-            consumed: 0,
-        }
+        Chunks { chunker: self, offset, data, at_end, consumed: 0 }
     }
 
     /// No chunk is longer than this many bytes: a buffer that holds as much always makes progress.

@@ -69,13 +69,7 @@ impl<'a> Spans<'a> {
         // The remainder is less than 64 Ki.
         #[allow(clippy::cast_possible_truncation)]
         let before = (offset % ZERO_BLOCK_BYTES as u64) as usize;
-        let mut spans = Self {
-            data,
-            before,
-            at_end,
-            consumed: 0,
-            next: None,
-        };
+        let mut spans = Self { data, before, at_end, consumed: 0, next: None };
         spans.next = spans.piece_at(0);
         spans
     }
@@ -91,20 +85,14 @@ impl<'a> Spans<'a> {
         let into_block = (self.before + start) % ZERO_BLOCK_BYTES;
         if into_block != 0 {
             let length = rest.len().min(ZERO_BLOCK_BYTES - into_block);
-            return Some(Piece {
-                end: start + length,
-                is_zero: false,
-            });
+            return Some(Piece { end: start + length, is_zero: false });
         }
         let block = match rest.get(..ZERO_BLOCK_BYTES) {
             Some(block) => block,
             None if self.at_end => rest,
             None => return None,
         };
-        Some(Piece {
-            end: start + block.len(),
-            is_zero: is_zero(block),
-        })
+        Some(Piece { end: start + block.len(), is_zero: is_zero(block) })
     }
 }
 
@@ -122,11 +110,7 @@ impl Iterator for Spans<'_> {
             }
         };
         self.consumed = end;
-        Some(if first.is_zero {
-            Span::Zero(start..end)
-        } else {
-            Span::Data(start..end)
-        })
+        Some(if first.is_zero { Span::Zero(start..end) } else { Span::Data(start..end) })
     }
 }
 
@@ -161,18 +145,12 @@ mod tests {
         assert_eq!(spans(0, &data, false), [Span::Zero(0..4 * BLOCK)]);
         data[BLOCK] = 1;
         data[3 * BLOCK - 1] = 1;
-        let torn = [
-            Span::Zero(0..BLOCK),
-            Span::Data(BLOCK..3 * BLOCK),
-            Span::Zero(3 * BLOCK..4 * BLOCK),
-        ];
+        let torn =
+            [Span::Zero(0..BLOCK), Span::Data(BLOCK..3 * BLOCK), Span::Zero(3 * BLOCK..4 * BLOCK)];
         assert_eq!(spans(7 * BLOCK as u64, &data, false), torn);
         // Nearly two blocks of zeros, out of step, hold one whole block, or none.
         let zeros = vec![0; 2 * BLOCK - 1];
-        let lead = [
-            Span::Data(0..BLOCK - 1),
-            Span::Zero(BLOCK - 1..2 * BLOCK - 1),
-        ];
+        let lead = [Span::Data(0..BLOCK - 1), Span::Zero(BLOCK - 1..2 * BLOCK - 1)];
         assert_eq!(spans(1, &zeros, false), lead);
         let short = &zeros[..2 * BLOCK - 3];
         assert_eq!(spans(2, short, false), [Span::Data(0..BLOCK - 2)]);
@@ -206,12 +184,8 @@ mod tests {
             start.is_some_and(|start| data[start..end].iter().all(|&byte| byte == 0))
         };
         let first = block_of(0);
-        let blocks: Vec<bool> = (first..=block_of(data.len()))
-            .map(is_whole_and_zero)
-            .collect();
-        (0..data.len())
-            .map(|position| blocks[block_of(position) - first])
-            .collect()
+        let blocks: Vec<bool> = (first..=block_of(data.len())).map(is_whole_and_zero).collect();
+        (0..data.len()).map(|position| blocks[block_of(position) - first]).collect()
     }
 
     proptest! {

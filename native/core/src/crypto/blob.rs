@@ -11,6 +11,7 @@
 
 use zeroize::{Zeroize, Zeroizing};
 use zstd::bulk::{Compressor, Decompressor};
+use zstd::zstd_safe::{ResetDirective, get_error_name};
 
 use super::kdf::{IdKey, Label, Prepared, SourceKey, prepare};
 use super::suite::{AeadKey, NONCE_BYTES, Suite, TAG_BYTES};
@@ -46,9 +47,7 @@ impl BlobKind {
             1 => Ok(Self::Data),
             2 => Ok(Self::Page),
             3 => Ok(Self::Snapshot),
-            other => Err(Error::unsupported(format!(
-                "a blob of unknown kind {other}"
-            ))),
+            other => Err(Error::unsupported(format!("a blob of unknown kind {other}"))),
         }
     }
 
@@ -88,14 +87,7 @@ impl BlobKey {
         suite: Suite,
     ) -> Self {
         let parent = prepare(Label::Blob, data_key);
-        Self {
-            parent,
-            ids,
-            holds_data: true,
-            repository,
-            scope,
-            suite,
-        }
+        Self { parent, ids, holds_data: true, repository, scope, suite }
     }
 
     /// For the pages and snapshot records of a source.
@@ -106,14 +98,7 @@ impl BlobKey {
     ) -> Self {
         let parent = prepare(Label::Blob, &source.page_key());
         let ids = source.page_id_key();
-        Self {
-            parent,
-            ids,
-            holds_data: false,
-            repository,
-            scope,
-            suite,
-        }
+        Self { parent, ids, holds_data: false, repository, scope, suite }
     }
 
     /// The cipher that it seals and opens with.
@@ -136,7 +121,7 @@ impl BlobKey {
         Ok((self.suite.key(key.expose())?, context))
     }
 
-    fn context(&self, kind: BlobKind, id: &[u8; 32]) -> [u8; CONTEXT_BYTES] {
+    pub(super) fn context(&self, kind: BlobKind, id: &[u8; 32]) -> [u8; CONTEXT_BYTES] {
         let mut out = [0; CONTEXT_BYTES];
         let marks = [kind.to_byte(), self.suite.to_byte(), 0, 0];
         let fields: [&[u8]; 4] = [&self.repository.0, &self.scope.0, &marks, id];
@@ -166,11 +151,7 @@ impl BlobSealer {
     pub fn new() -> Result<Self> {
         let level = zstd::DEFAULT_COMPRESSION_LEVEL;
         let zstd = Compressor::new(level).map_err(|error| zstd_failed(&error))?;
-        Ok(Self {
-            zstd,
-            level,
-            buffer: Vec::new(),
-        })
+        Ok(Self { zstd, level, buffer: Vec::new() })
     }
 
     /// Seals `raw`, which has `id` under `key.id_key()`, and returns the blob; it stays in this
@@ -226,15 +207,18 @@ impl BlobSealer {
         if let (Compression::Zstd(level), Some((_, shorter))) = (compression, room.split_last_mut())
         {
             if level != self.level {
-                self.zstd
-                    .set_compression_level(level)
-                    .map_err(|error| zstd_failed(&error))?;
+                self.zstd.set_compression_level(level).map_err(|error| zstd_failed(&error))?;
                 self.level = level;
             }
-            // With one byte less than the original, all that can fail is for lack of room.
+            // With one byte less than the original, all that can fail is for lack of room. That
+            // leaves the context inside a frame, where it takes no other level.
             if let Ok(len) = self.zstd.compress_to_buffer(raw, shorter) {
                 return Ok((CODEC_ZSTD, len));
             }
+            self.zstd
+                .context_mut()
+                .reset(ResetDirective::SessionOnly)
+                .map_err(|code| Error::internal(format!("zstd: {}", get_error_name(code))))?;
         }
         room.copy_from_slice(raw);
         Ok((CODEC_STORED, raw.len()))
@@ -258,10 +242,7 @@ impl BlobOpener {
     /// An opener with nothing in its buffer.
     pub fn new() -> Result<Self> {
         let zstd = Decompressor::new().map_err(|error| zstd_failed(&error))?;
-        Ok(Self {
-            zstd,
-            buffer: Zeroizing::new(Vec::new()),
-        })
+        Ok(Self { zstd, buffer: Zeroizing::new(Vec::new()) })
     }
 
     /// Opens a blob and checks that its plaintext has `id`. `Damaged` if it is not the blob of that
@@ -284,9 +265,7 @@ impl BlobOpener {
             self.buffer.resize(len, 0);
         }
         let plaintext = self.buffer.get_mut(..len).ok_or_else(not_this)?;
-        cipher
-            .open(*nonce, &context, rest, plaintext)
-            .ok_or_else(not_this)?;
+        cipher.open(*nonce, &context, rest, plaintext).ok_or_else(not_this)?;
         let mut raw = decompress(&mut self.zstd, plaintext)?;
         if !key.is_id_of(kind, id, &raw) {
             raw.zeroize();
@@ -305,15 +284,11 @@ fn decompress(zstd: &mut Decompressor<'static>, plaintext: &[u8]) -> Result<Vec<
     };
     let raw_len = usize::try_from(u32::from_le_bytes([l0, l1, l2, l3])).unwrap_or(usize::MAX);
     if raw_len > RAW_BYTES_MAX || zero != 0 {
-        return Err(Error::damaged(
-            "a blob that claims to be longer than any is",
-        ));
+        return Err(Error::damaged("a blob that claims to be longer than any is"));
     }
     let dictionary = u16::from_le_bytes([d0, d1]);
     if dictionary != 0 {
-        return Err(Error::unsupported(format!(
-            "a blob compressed with dictionary {dictionary}"
-        )));
+        return Err(Error::unsupported(format!("a blob compressed with dictionary {dictionary}")));
     }
     let raw = match codec {
         CODEC_STORED => payload.to_vec(),
@@ -322,17 +297,13 @@ fn decompress(zstd: &mut Decompressor<'static>, plaintext: &[u8]) -> Result<Vec<
             .decompress(payload, raw_len)
             .map_err(|_| Error::damaged("a blob that does not decompress to its length"))?,
         other => {
-            return Err(Error::unsupported(format!(
-                "a blob of unknown codec {other}"
-            )));
+            return Err(Error::unsupported(format!("a blob of unknown codec {other}")));
         }
     };
     if raw.len() == raw_len {
         Ok(raw)
     } else {
-        Err(Error::damaged(
-            "a blob that does not decompress to its length",
-        ))
+        Err(Error::damaged("a blob that does not decompress to its length"))
     }
 }
 

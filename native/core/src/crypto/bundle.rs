@@ -82,14 +82,7 @@ pub(super) struct BundleCertificate {
 impl Bundle {
     pub(super) fn new(role: Role, label: &str) -> Self {
         let label = label.to_owned();
-        Self {
-            v: VERSION,
-            role,
-            label,
-            master: None,
-            seed: None,
-            scopes: Vec::new(),
-        }
+        Self { v: VERSION, role, label, master: None, seed: None, scopes: Vec::new() }
     }
 
     /// Its JSON, in memory that is wiped and was never moved while it grew.
@@ -99,9 +92,7 @@ impl Bundle {
         serde_json::to_writer(&mut *out, self)
             .map_err(|error| Error::internal(format!("a bundle is no JSON: {error}")))?;
         if out.len() > JSON_BYTES_MAX {
-            return Err(super::usage(
-                "more scopes and sources than one key file holds",
-            ));
+            return Err(super::usage("more scopes and sources than one key file holds"));
         }
         Ok(out)
     }
@@ -134,9 +125,7 @@ impl Bundle {
         if is_right {
             Ok(())
         } else {
-            Err(Error::damaged(
-                "a key bundle that does not hold what its role needs",
-            ))
+            Err(Error::damaged("a key bundle that does not hold what its role needs"))
         }
     }
 

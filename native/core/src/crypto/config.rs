@@ -14,6 +14,7 @@ use super::bundle::JSON_BYTES_MAX;
 use super::sign::{OwnerKey, signing_key};
 use super::text::{self, Base64, Base64Array};
 use super::{Key, PrincipalId, RepositoryId, ScopeId, SourceId, wrong_key};
+use crate::chunk::{ArgminSizes, Fixed};
 use crate::error::{Error, Result};
 
 /// The repository format that this program reads and writes.
@@ -25,47 +26,44 @@ pub const WRITER_VERSION: u32 = 1;
 /// Features that this program knows.
 pub const FEATURES: &[&str] = &[];
 /// The chunker that this program knows.
-pub const CHUNKER_ALGORITHM: &str = "argmin-1";
+pub const CHUNKER_ALGORITHM: &str = "argmin32";
 
-const AVERAGE_STEP: u32 = 4096;
-const AVERAGE_MAX: u32 = 8 << 20;
-
-/// How content is cut into chunks. Fixed for a repository's life.
+/// How content is cut into chunks, sizes in bytes. Fixed for a repository's life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChunkerParams {
     /// Which chunker.
-    pub algorithm: String,
-    /// Average length of a chunk in bytes; chunks are half as long at least, and half as long
-    /// again at most.
-    pub average_bytes: u32,
+    pub id: String,
+    /// Shortest chunk but for the last of a file: half the average.
+    pub min: u64,
+    /// Chunks are this long on average.
+    pub average: u64,
+    /// Longest chunk: one and a half times the average.
+    pub max: u64,
+    /// Length of chunks where content does not decide: devices and images.
+    pub fixed: u64,
 }
 
 impl Default for ChunkerParams {
-    /// Chunks of 512 KiB on average.
+    /// Chunks of 512 KiB on average, of 128 KiB where they are all of one size.
     fn default() -> Self {
-        Self {
-            algorithm: CHUNKER_ALGORITHM.to_owned(),
-            average_bytes: 512 << 10,
-        }
+        Self::with_average(512 << 10)
     }
 }
 
 impl ChunkerParams {
+    /// Chunks of `average` bytes on average.
+    pub fn with_average(average: u64) -> Self {
+        let (min, max) = (average / 2, average.saturating_mul(3) / 2);
+        Self { id: CHUNKER_ALGORITHM.to_owned(), min, average, max, fixed: 128 << 10 }
+    }
+
     fn check(&self) -> Result<()> {
-        if self.algorithm != CHUNKER_ALGORITHM {
-            return Err(Error::unsupported(format!(
-                "unknown chunker `{}`",
-                self.algorithm
-            )));
+        if self.id != CHUNKER_ALGORITHM {
+            return Err(Error::unsupported(format!("unknown chunker `{}`", self.id)));
         }
-        if !(AVERAGE_STEP..=AVERAGE_MAX).contains(&self.average_bytes)
-            || !self.average_bytes.is_multiple_of(AVERAGE_STEP)
-        {
-            return Err(Error::unsupported(format!(
-                "chunks of {} bytes",
-                self.average_bytes
-            )));
-        }
+        ArgminSizes::from_stored(self.min, self.average, self.max)?;
+        let fixed = usize::try_from(self.fixed).unwrap_or(usize::MAX);
+        Fixed::new(fixed).map_err(|error| Error::unsupported(error.what))?;
         Ok(())
     }
 }
@@ -83,12 +81,7 @@ pub struct ScopeEntry {
 
 impl ScopeEntry {
     pub(super) fn new(id: ScopeId, epoch: u32, public: [u8; 32], label: Vec<u8>) -> Self {
-        Self {
-            id,
-            epoch,
-            pk: Base64Array(public),
-            label: Base64(label),
-        }
+        Self { id, epoch, pk: Base64Array(public), label: Base64(label) }
     }
 
     /// The X25519 public key of the current epoch.
@@ -184,9 +177,7 @@ impl Config {
         let signature = signature.map_err(|_| Error::damaged("a signature of odd length"))?;
         owner.verify(&message(json), signature)?;
         if pinned.is_some_and(|pinned| *pinned != owner) {
-            return Err(wrong_key(
-                "the repository has another owner than the one expected",
-            ));
+            return Err(wrong_key("the repository has another owner than the one expected"));
         }
         line.chunker.check()?;
         let mut ids: Vec<_> = line.scopes.iter().map(|scope| scope.id).collect();
@@ -249,10 +240,7 @@ impl Config {
     /// `Unsupported` if only newer programs may write here.
     pub fn check_writable(&self) -> Result<()> {
         if self.line.min_writer > WRITER_VERSION {
-            let what = format!(
-                "writing needs a program of version {}",
-                self.line.min_writer
-            );
+            let what = format!("writing needs a program of version {}", self.line.min_writer);
             return Err(Error::unsupported(what).at("config"));
         }
         Ok(())
@@ -267,9 +255,7 @@ impl Config {
     }
 
     pub(super) fn revoke(&mut self, revoked: Revoked) {
-        self.line
-            .revoked
-            .retain(|entry| entry.principal != revoked.principal);
+        self.line.revoked.retain(|entry| entry.principal != revoked.principal);
         self.line.revoked.push(revoked);
     }
 
@@ -296,29 +282,18 @@ fn check_versions(json: &[u8]) -> Result<()> {
         return Err(Error::damaged("not a config"));
     }
     if versions.format != FORMAT {
-        return Err(Error::unsupported(format!(
-            "repository format {}",
-            versions.format
-        )));
+        return Err(Error::unsupported(format!("repository format {}", versions.format)));
     }
     if versions.min_reader > READER_VERSION {
         let what = format!("reading needs a program of version {}", versions.min_reader);
         return Err(Error::unsupported(what));
     }
-    match versions
-        .features
-        .iter()
-        .find(|name| !FEATURES.contains(&name.as_str()))
-    {
+    match versions.features.iter().find(|name| !FEATURES.contains(&name.as_str())) {
         Some(unknown) => Err(Error::unsupported(format!("unknown feature `{unknown}`"))),
         None => Ok(()),
     }
 }
 
 fn message(line: &[u8]) -> Vec<u8> {
-    [
-        b"pvback/1 config\0".as_slice(),
-        blake3::hash(line).as_bytes(),
-    ]
-    .concat()
+    [b"pvback/1 config\0".as_slice(), blake3::hash(line).as_bytes()].concat()
 }

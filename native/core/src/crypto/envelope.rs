@@ -49,9 +49,7 @@ impl Envelope {
             bytes.split_first_chunk().ok_or_else(short)?;
         let (origin, sealed) = rest.split_first_chunk().ok_or_else(short)?;
         if [z0, z1, z2] != [0; 3] {
-            return Err(Error::damaged(
-                "an envelope with bytes set that must be zero",
-            ));
+            return Err(Error::damaged("an envelope with bytes set that must be zero"));
         }
         Ok(Self {
             suite: Suite::from_byte(suite)?,
@@ -75,12 +73,7 @@ impl Envelope {
 
     /// What stands in a metadata pack in place of a data key.
     pub fn of_metadata(suite: Suite, epoch: u32, origin: PrincipalId) -> Self {
-        Self {
-            suite,
-            epoch,
-            origin,
-            sealed: [0; SEALED_BYTES],
-        }
+        Self { suite, epoch, origin, sealed: [0; SEALED_BYTES] }
     }
 
     /// Whether it is [`Self::of_metadata`].
@@ -96,15 +89,8 @@ impl Envelope {
         suite: Suite,
     ) -> Result<Self> {
         let sealed = hpke_seal(public, &bound.info(), data_key.expose())?;
-        let sealed = sealed
-            .try_into()
-            .map_err(|_| Error::internal("a data key of odd length"))?;
-        Ok(Self {
-            suite,
-            epoch: bound.epoch,
-            origin: bound.origin,
-            sealed,
-        })
+        let sealed = sealed.try_into().map_err(|_| Error::internal("a data key of odd length"))?;
+        Ok(Self { suite, epoch: bound.epoch, origin: bound.origin, sealed })
     }
 
     /// The data key, by the private key of this envelope's epoch.
@@ -114,12 +100,7 @@ impl Envelope {
         repository: RepositoryId,
         scope: ScopeId,
     ) -> Result<Key> {
-        let bound = Binding {
-            repository,
-            scope,
-            epoch: self.epoch,
-            origin: self.origin,
-        };
+        let bound = Binding { repository, scope, epoch: self.epoch, origin: self.origin };
         let opened = hpke_open(private, &bound.info(), &self.sealed)
             .ok_or_else(|| Error::damaged("an envelope is not what was written"))?;
         Key::from_slice(&opened)
@@ -136,7 +117,7 @@ pub(super) struct Binding {
 }
 
 impl Binding {
-    fn info(&self) -> Vec<u8> {
+    pub(super) fn info(&self) -> Vec<u8> {
         let epoch = self.epoch.to_le_bytes();
         [
             b"pvback/1 data key\0".as_slice(),

@@ -37,11 +37,7 @@ pub struct InitOptions {
 impl Default for InitOptions {
     fn default() -> Self {
         let (scope_label, owner_label) = ("default".to_owned(), "owner".to_owned());
-        Self {
-            chunker: ChunkerParams::default(),
-            scope_label,
-            owner_label,
-        }
+        Self { chunker: ChunkerParams::default(), scope_label, owner_label }
     }
 }
 
@@ -78,25 +74,11 @@ impl Keyring {
         config.increment_serial()?;
         let bytes = config.sign(&master.owner_seed())?;
         let identity = master.write().identity(&principal);
-        let secret = UnlockSecret {
-            identity,
-            owner,
-            repository,
-        };
+        let secret = UnlockSecret { identity, owner, repository };
         let mut bundle = Bundle::new(Role::Owner, &options.owner_label);
         bundle.master = Some(master.0.clone());
         let key_file = KeyFile::seal(&secret, principal, 1, &bundle, &master.owner_seed())?;
-        Ok((
-            Self {
-                secret,
-                principal,
-                serial: 1,
-                bundle,
-                config,
-            },
-            bytes,
-            key_file,
-        ))
+        Ok((Self { secret, principal, serial: 1, bundle, config }, bytes, key_file))
     }
 
     pub(super) fn master(&self) -> Result<Master> {
@@ -115,15 +97,8 @@ impl Keyring {
     pub fn issue_again(&self, older: &KeyFile) -> Result<KeyFile> {
         let held = older.open_bundle(&self.secret_of(&self.master()?, &older.principal()))?;
         let scopes = held.scopes.into_iter();
-        let scopes = scopes.map(|held| IssueScope {
-            scope: held.scope,
-            sources: held.sources,
-        });
-        let request = IssueRequest {
-            role: held.role,
-            label: held.label,
-            scopes: scopes.collect(),
-        };
+        let scopes = scopes.map(|held| IssueScope { scope: held.scope, sources: held.sources });
+        let request = IssueRequest { role: held.role, label: held.label, scopes: scopes.collect() };
         let serial = older.serial().checked_add(1);
         let serial = serial.ok_or_else(|| Error::damaged("a key file with no serial left"))?;
         let (mut file, _) = self.issue_to(older.principal(), serial, &request)?;
@@ -133,11 +108,7 @@ impl Keyring {
 
     fn secret_of(&self, master: &Master, principal: &PrincipalId) -> UnlockSecret {
         let identity = master.write().identity(principal);
-        UnlockSecret {
-            identity,
-            owner: self.secret.owner,
-            repository: self.secret.repository,
-        }
+        UnlockSecret { identity, owner: self.secret.owner, repository: self.secret.repository }
     }
 
     fn issue_to(
@@ -149,9 +120,7 @@ impl Keyring {
         let master = self.master()?;
         let is_owner = request.role == Role::Owner;
         if is_owner != request.scopes.is_empty() {
-            return Err(usage(
-                "name scopes for every role but owner, and none for that",
-            ));
+            return Err(usage("name scopes for every role but owner, and none for that"));
         }
         let mut bundle = Bundle::new(request.role, &request.label);
         bundle.master = is_owner.then(|| master.0.clone());
@@ -165,14 +134,8 @@ impl Keyring {
             if bundle.scopes.iter().any(|held| held.scope == wanted.scope) {
                 return Err(usage("a scope named twice"));
             }
-            let holder = Holder {
-                role: request.role,
-                principal,
-                serial,
-            };
-            bundle
-                .scopes
-                .push(self.issue_scope(&master, &holder, wanted)?);
+            let holder = Holder { role: request.role, principal, serial };
+            bundle.scopes.push(self.issue_scope(&master, &holder, wanted)?);
         }
         let secret = self.secret_of(&master, &principal);
         let file = KeyFile::seal(&secret, principal, serial, &bundle, &master.owner_seed())?;
@@ -194,10 +157,8 @@ impl Keyring {
         let epoch_keys = |epoch| {
             let meta = write.meta(&scope, epoch);
             let private = master.data_private(&scope, epoch);
-            let of_source = |source: &SourceId| BundleSource {
-                source: *source,
-                key: meta.source(source).0,
-            };
+            let of_source =
+                |source: &SourceId| BundleSource { source: *source, key: meta.source(source).0 };
             BundleEpoch {
                 epoch,
                 index: write.index(&scope, epoch),
@@ -228,27 +189,13 @@ impl Keyring {
         scope: ScopeId,
         source: SourceId,
     ) -> BundleCertificate {
-        let Holder {
-            role,
-            principal,
-            serial,
-        } = *holder;
+        let Holder { role, principal, serial } = *holder;
         let repository = self.secret.repository;
         let key = signing_key(&master.write().principal_seed(&principal)).verifying_key();
         let key = key.to_bytes();
-        let certificate = Certificate {
-            repository,
-            scope,
-            principal,
-            source,
-            role,
-            serial,
-            key,
-        }
-        .to_bytes();
-        let signature = signing_key(&master.owner_seed())
-            .sign(&certificate)
-            .to_bytes();
+        let certificate =
+            Certificate { repository, scope, principal, source, role, serial, key }.to_bytes();
+        let signature = signing_key(&master.owner_seed()).sign(&certificate).to_bytes();
         BundleCertificate {
             certificate: Base64Array(certificate),
             signature: Base64Array(signature),
@@ -270,11 +217,7 @@ impl Keyring {
                 private: Some(private),
             }
         };
-        let holder = Holder {
-            role: Role::Owner,
-            principal: self.principal,
-            serial: self.serial,
-        };
+        let holder = Holder { role: Role::Owner, principal: self.principal, serial: self.serial };
         Ok(BundleScope {
             scope,
             domain: Some(write.domain(&scope).0),
@@ -367,12 +310,7 @@ fn new_scope(master: &Master, repository: RepositoryId, label: &str) -> Result<S
     let context = label_context(repository, id, &salt);
     let sealed = small_seal(Label::ScopeLabel, &key, &context, label.as_bytes())?;
     let public = public_key(&master.data_private(&id, FIRST_EPOCH));
-    Ok(ScopeEntry::new(
-        id,
-        FIRST_EPOCH,
-        public,
-        [salt.as_slice(), &sealed].concat(),
-    ))
+    Ok(ScopeEntry::new(id, FIRST_EPOCH, public, [salt.as_slice(), &sealed].concat()))
 }
 
 pub(super) fn label_context(

@@ -65,10 +65,7 @@ pub fn kdf(label: Label, key: &Key, ctx: &[u8], out: &mut [u8]) {
 
 /// The half of the KDF that depends on label and key alone, for keys that many others derive from.
 pub(super) fn prepare(label: Label, key: &Key) -> Prepared {
-    Prepared(Key::new(*Zeroizing::new(blake3::derive_key(
-        label.context(),
-        key.expose(),
-    ))))
+    Prepared(Key::new(*Zeroizing::new(blake3::derive_key(label.context(), key.expose()))))
 }
 
 /// See [`prepare`].
@@ -207,6 +204,11 @@ impl SourceKey {
 pub struct IdKey(pub(super) Key);
 
 impl IdKey {
+    /// The key itself, for those who name pages with it.
+    pub(crate) fn expose(&self) -> &[u8; 32] {
+        self.0.expose()
+    }
+
     /// The id of `plaintext`.
     pub fn id(&self, plaintext: &[u8]) -> [u8; 32] {
         *blake3::keyed_hash(self.0.expose(), plaintext).as_bytes()

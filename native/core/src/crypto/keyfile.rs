@@ -106,11 +106,7 @@ impl KeyFile {
             principal: json.principal,
             serial: json.serial,
             salt: json.salt.0.to_vec(),
-            slots: json
-                .unlock
-                .into_iter()
-                .map(Slot::from_value)
-                .collect::<Result<_>>()?,
+            slots: json.unlock.into_iter().map(Slot::from_value).collect::<Result<_>>()?,
             bundle: json.bundle.0,
             signature: json.sig.0,
         })
@@ -169,12 +165,7 @@ impl KeyFile {
         cost: Argon2Cost,
     ) -> Result<()> {
         self.check_secret(secret)?;
-        self.push(Slot::seal_passphrase(
-            secret,
-            self.principal,
-            passphrase,
-            cost,
-        )?)
+        self.push(Slot::seal_passphrase(secret, self.principal, passphrase, cost)?)
     }
 
     /// Adds the holder of an X25519 public key.
@@ -267,13 +258,7 @@ pub(super) fn bundle_context(
     serial: u32,
     salt: &[u8],
 ) -> Vec<u8> {
-    [
-        repository.0.as_slice(),
-        &principal.0,
-        &serial.to_le_bytes(),
-        salt,
-    ]
-    .concat()
+    [repository.0.as_slice(), &principal.0, &serial.to_le_bytes(), salt].concat()
 }
 
 /// What the owner signs of a bundle.

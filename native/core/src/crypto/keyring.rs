@@ -45,9 +45,7 @@ impl Keyring {
 
     fn unlock(config: Config, file: &KeyFile, secret: UnlockSecret) -> Result<Self> {
         if secret.repository != config.repository() || secret.owner != *config.owner() {
-            return Err(wrong_key(
-                "the key is for another repository, or of another owner",
-            ));
+            return Err(wrong_key("the key is for another repository, or of another owner"));
         }
         let bundle = file.open_bundle(&secret)?;
         if let Some(master) = &bundle.master
@@ -55,13 +53,8 @@ impl Keyring {
         {
             return Err(Error::damaged("an owner's bundle with another owner's key"));
         }
-        let keyring = Self {
-            secret,
-            principal: file.principal(),
-            serial: file.serial(),
-            bundle,
-            config,
-        };
+        let keyring =
+            Self { secret, principal: file.principal(), serial: file.serial(), bundle, config };
         keyring.check_rolled_back(&keyring.config)?;
         Ok(keyring)
     }
@@ -74,7 +67,7 @@ impl Keyring {
         };
         if self.bundle.scopes.iter().any(is_ahead) {
             return Err(
-                Error::damaged("the config is older than the key: rolled back").at("config"),
+                Error::damaged("the config is older than the key: rolled back").at("config")
             );
         }
         Ok(())
@@ -83,9 +76,7 @@ impl Keyring {
     /// Takes over a later config of the same repository. `Damaged` if it is an earlier one.
     pub fn set_config(&mut self, config: Config) -> Result<()> {
         if config.repository() != self.secret.repository || *config.owner() != self.secret.owner {
-            return Err(wrong_key(
-                "the config of another repository, or of another owner",
-            ));
+            return Err(wrong_key("the config of another repository, or of another owner"));
         }
         if config.serial() < self.config.serial() {
             return Err(Error::damaged("an older config than before: rolled back").at("config"));
@@ -151,18 +142,12 @@ impl Keyring {
     ) -> Result<ScopeKeys> {
         let (repository, owner) = (self.secret.repository, self.secret.owner);
         let latest = held.epochs.last().filter(|last| last.epoch == entry.epoch);
-        let data_public = latest
-            .and_then(|last| last.public.as_ref())
-            .map(|public| public.0);
+        let data_public = latest.and_then(|last| last.public.as_ref()).map(|public| public.0);
         if data_public.is_some_and(|public| public != *entry.public_key()) {
             return Err(Error::damaged("key and config disagree on a public key"));
         }
         let write_epoch = latest.filter(|_| seed.is_some()).map(|last| last.epoch);
-        let index = held
-            .epochs
-            .iter()
-            .map(|held| (held.epoch, held.index.clone()))
-            .collect();
+        let index = held.epochs.iter().map(|held| (held.epoch, held.index.clone())).collect();
         let private = |held: &BundleEpoch| Some((held.epoch, held.private.clone()?));
         let place = (repository, entry.id);
         Ok(ScopeKeys {
@@ -187,15 +172,12 @@ impl Keyring {
             return Err(wrong_key(format!("there is no scope {scope}")));
         };
         let held = self.bundle.scopes.iter().find(|held| held.scope == *scope);
-        let first = held
-            .and_then(|held| held.epochs.first())
-            .filter(|e| e.epoch == FIRST_EPOCH);
+        let first = held.and_then(|held| held.epochs.first()).filter(|e| e.epoch == FIRST_EPOCH);
         let key = match &self.bundle.master {
             Some(master) => Some(Master(master.clone()).write().meta(scope, FIRST_EPOCH).0),
             None => first.and_then(|epoch| epoch.meta.clone()),
         };
-        key.map(|key| open_label(&key, self.secret.repository, entry))
-            .transpose()
+        key.map(|key| open_label(&key, self.secret.repository, entry)).transpose()
     }
 }
 
@@ -203,19 +185,13 @@ fn metadata(held: &BundleScope) -> Metadata {
     let Some(sources) = &held.sources else {
         let meta = |epoch: &BundleEpoch| Some((epoch.epoch, MetaKey(epoch.meta.clone()?)));
         let epochs: BTreeMap<_, _> = held.epochs.iter().filter_map(meta).collect();
-        return if epochs.is_empty() {
-            Metadata::Blind
-        } else {
-            Metadata::All(epochs)
-        };
+        return if epochs.is_empty() { Metadata::Blind } else { Metadata::All(epochs) };
     };
     let mut out: BTreeMap<SourceId, BTreeMap<u32, SourceKey>> = BTreeMap::new();
     for epoch in &held.epochs {
         for BundleSource { source, key } in &epoch.source_keys {
             if sources.contains(source) {
-                out.entry(*source)
-                    .or_default()
-                    .insert(epoch.epoch, SourceKey(key.clone()));
+                out.entry(*source).or_default().insert(epoch.epoch, SourceKey(key.clone()));
             }
         }
     }
@@ -228,21 +204,14 @@ fn signers(held: &BundleScope, seed: Option<&Key>) -> Result<Vec<Signer>> {
     };
     let signer = |held: &BundleCertificate| {
         let certificate = Certificate::from_bytes(&held.certificate.0)?;
-        Ok(Signer {
-            key: signing_key(seed),
-            certificate,
-            owner_signature: held.signature.0,
-        })
+        Ok(Signer { key: signing_key(seed), certificate, owner_signature: held.signature.0 })
     };
     held.certificates.iter().map(signer).collect()
 }
 
 fn open_label(key: &Key, repository: RepositoryId, entry: &ScopeEntry) -> Result<String> {
     let malformed = || Error::damaged("a malformed scope label").at("config");
-    let (salt, sealed) = entry
-        .sealed_label()
-        .split_first_chunk()
-        .ok_or_else(malformed)?;
+    let (salt, sealed) = entry.sealed_label().split_first_chunk().ok_or_else(malformed)?;
     let context = label_context(repository, entry.id, salt);
     let label = small_open(Label::ScopeLabel, key, &context, sealed).map_err(|_| malformed())?;
     String::from_utf8(label.to_vec()).map_err(|_| malformed())

@@ -70,10 +70,7 @@ fn usage(what: impl Into<Cow<'static, str>>) -> Error {
 /// Fills `out` from the operating system's generator.
 fn fill_random(out: &mut [u8]) -> Result<()> {
     getrandom::fill(out).map_err(|error| {
-        Error::new(
-            ErrorKind::Io,
-            format!("no random bytes from the operating system: {error}"),
-        )
+        Error::new(ErrorKind::Io, format!("no random bytes from the operating system: {error}"))
     })
 }
 

@@ -90,54 +90,36 @@ impl ScopeKeys {
     }
 
     fn domain(&self) -> Result<&DomainKey> {
-        self.domain
-            .as_ref()
-            .ok_or_else(|| wrong_key("a maintainer's key does not name chunks"))
+        self.domain.as_ref().ok_or_else(|| wrong_key("a maintainer's key does not name chunks"))
     }
 
     /// The metadata keys of one source. `WrongKey` for maintainers, and for writers of others.
     pub fn source(&self, source: &SourceId) -> Result<SourceKeys<'_>> {
         let epochs: BTreeMap<u32, SourceKey> = match &self.metadata {
             Metadata::Blind => BTreeMap::new(),
-            Metadata::All(epochs) => epochs
-                .iter()
-                .map(|(epoch, key)| (*epoch, key.source(source)))
-                .collect(),
+            Metadata::All(epochs) => {
+                epochs.iter().map(|(epoch, key)| (*epoch, key.source(source))).collect()
+            }
             Metadata::Some(sources) => sources.get(source).cloned().unwrap_or_default(),
         };
         if epochs.is_empty() {
-            return Err(wrong_key(
-                "this key does not open the metadata of this source",
-            ));
+            return Err(wrong_key("this key does not open the metadata of this source"));
         }
-        Ok(SourceKeys {
-            scope: self,
-            epochs,
-        })
+        Ok(SourceKeys { scope: self, epochs })
     }
 
     /// A new data key for one pack's chunks, and the envelope to keep with them. It is wiped when
     /// dropped; from then on only the envelope leads to it.
     pub fn new_data_key(&self) -> Result<(BlobKey, Envelope)> {
         let epoch = self.write_epoch()?;
-        let public = self
-            .data_public
-            .ok_or_else(|| wrong_key("this key seals no content"))?;
+        let public = self.data_public.ok_or_else(|| wrong_key("this key seals no content"))?;
         let ids = self.id_key()?;
         let suite = self.objects.suite();
         let key = BlobSealer::new_data_key()?;
         let (repository, scope, origin) = (self.repository, self.scope, self.principal);
-        let bound = Binding {
-            repository,
-            scope,
-            epoch,
-            origin,
-        };
+        let bound = Binding { repository, scope, epoch, origin };
         let envelope = Envelope::seal(&key, &public, &bound, suite)?;
-        Ok((
-            BlobKey::data(&key, ids, (repository, scope), suite),
-            envelope,
-        ))
+        Ok((BlobKey::data(&key, ids, (repository, scope), suite), envelope))
     }
 
     /// The data key in an envelope. `WrongKey` for writers, maintainers, and of an epoch that this
@@ -206,10 +188,7 @@ impl SourceKeys<'_> {
             return Err(Error::damaged("pages in an envelope with a data key"));
         }
         let key = self.epochs.get(&envelope.epoch).ok_or_else(|| {
-            wrong_key(format!(
-                "this key holds no metadata key of epoch {}",
-                envelope.epoch
-            ))
+            wrong_key(format!("this key holds no metadata key of epoch {}", envelope.epoch))
         })?;
         let place = (self.scope.repository, self.scope.scope);
         Ok(BlobKey::metadata(key, place, envelope.suite))

@@ -29,10 +29,7 @@ impl Key {
 
     /// Reads 32 bytes; any other length is `Damaged`.
     pub fn from_slice(bytes: &[u8]) -> Result<Self> {
-        bytes
-            .try_into()
-            .map(Self)
-            .map_err(|_| Error::damaged("a key that is not 32 bytes long"))
+        bytes.try_into().map(Self).map_err(|_| Error::damaged("a key that is not 32 bytes long"))
     }
 
     /// The secret bytes themselves.

@@ -48,9 +48,7 @@ impl Role {
             2 => Ok(Self::Restorer),
             3 => Ok(Self::Writer),
             4 => Ok(Self::Maintainer),
-            other => Err(Error::unsupported(format!(
-                "a certificate of unknown role {other}"
-            ))),
+            other => Err(Error::unsupported(format!("a certificate of unknown role {other}"))),
         }
     }
 }
@@ -121,15 +119,9 @@ impl Certificate {
         let mut out = [0; CERTIFICATE_BYTES];
         let serial = self.serial.to_le_bytes();
         let role = [self.role as u8, 0, 0, 0];
-        let ids = [
-            &self.repository.0,
-            &self.scope.0,
-            &self.principal.0,
-            &self.source.0,
-        ];
-        let fields = [MAGIC.as_slice()]
-            .into_iter()
-            .chain(ids.into_iter().map(<[u8; 16]>::as_slice));
+        let ids = [&self.repository.0, &self.scope.0, &self.principal.0, &self.source.0];
+        let fields =
+            [MAGIC.as_slice()].into_iter().chain(ids.into_iter().map(<[u8; 16]>::as_slice));
         let fields = fields.chain([role.as_slice(), &serial, &self.key]);
         for (byte, value) in out.iter_mut().zip(fields.flatten()) {
             *byte = *value;
@@ -176,9 +168,7 @@ impl Signer {
         name: &str,
         body: &[u8],
     ) -> Result<[u8; SIGNATURE_BLOCK_BYTES]> {
-        let Certificate {
-            repository, scope, ..
-        } = self.certificate;
+        let Certificate { repository, scope, .. } = self.certificate;
         let message = message(kind, (repository, scope), name, body)?;
         let signature = self.key.sign(&message).to_bytes();
         let mut out = [0; SIGNATURE_BLOCK_BYTES];
@@ -291,16 +281,8 @@ impl Verifier {
         (repository, scope): (RepositoryId, ScopeId),
         revoked: &[Revoked],
     ) -> Self {
-        let revoked = revoked
-            .iter()
-            .map(|entry| (entry.principal, entry.clone()))
-            .collect();
-        Self {
-            owner,
-            repository,
-            scope,
-            revoked,
-        }
+        let revoked = revoked.iter().map(|entry| (entry.principal, entry.clone())).collect();
+        Self { owner, repository, scope, revoked }
     }
 
     /// Verifies that `block` signs `body` as the object of this type and name, by somebody who may
@@ -314,8 +296,7 @@ impl Verifier {
         body: &[u8],
         block: &[u8; SIGNATURE_BLOCK_BYTES],
     ) -> Result<SignedBy> {
-        self.verify_unnamed(kind, name, action, body, block)
-            .map_err(|error| error.at(name))
+        self.verify_unnamed(kind, name, action, body, block).map_err(|error| error.at(name))
     }
 
     fn verify_unnamed(
@@ -363,9 +344,7 @@ impl Verifier {
         match (action, kind) {
             (Action::Snapshot { source, sequence }, _) => match revoked.sequences.get(&source) {
                 Some(last) if sequence <= *last => Ok(Standing::Good),
-                _ => Err(wrong_key(
-                    "a snapshot signed by a principal after it was revoked",
-                )),
+                _ => Err(wrong_key("a snapshot signed by a principal after it was revoked")),
             },
             (_, ObjectType::Register | ObjectType::GcState | ObjectType::SnapshotRecord) => {
                 Err(wrong_key("signed by a principal who was revoked"))

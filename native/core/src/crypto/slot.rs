@@ -45,11 +45,8 @@ impl UnlockSecret {
     /// The bytes, to be handed to a command, or to a mover as a secret.
     pub fn to_bytes(&self) -> Zeroizing<[u8; Self::BYTES]> {
         let mut out = Zeroizing::new([0; Self::BYTES]);
-        let fields: [&[u8]; 3] = [
-            self.identity.expose(),
-            self.owner.as_bytes(),
-            &self.repository.0,
-        ];
+        let fields: [&[u8]; 3] =
+            [self.identity.expose(), self.owner.as_bytes(), &self.repository.0];
         for (byte, value) in out.iter_mut().zip(fields.into_iter().flatten()) {
             *byte = *value;
         }
@@ -73,9 +70,7 @@ impl UnlockSecret {
 
 impl fmt::Debug for UnlockSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("UnlockSecret")
-            .field("repository", &self.repository)
-            .finish_non_exhaustive()
+        f.debug_struct("UnlockSecret").field("repository", &self.repository).finish_non_exhaustive()
     }
 }
 
@@ -93,11 +88,7 @@ pub struct Argon2Cost {
 impl Default for Argon2Cost {
     /// 128 MiB, 3 passes, 4 lanes: a fraction of a second.
     fn default() -> Self {
-        Self {
-            memory_kib: 128 << 10,
-            passes: 3,
-            lanes: 4,
-        }
+        Self { memory_kib: 128 << 10, passes: 3, lanes: 4 }
     }
 }
 
@@ -117,10 +108,7 @@ impl Argon2Cost {
         let params = params.map_err(failed)?;
         let mut memory = Zeroizing::new(Vec::new());
         if memory.try_reserve_exact(params.block_count()).is_err() {
-            let what = format!(
-                "no {} MiB of memory for the passphrase",
-                self.memory_kib >> 10
-            );
+            let what = format!("no {} MiB of memory for the passphrase", self.memory_kib >> 10);
             return Err(Error::new(ErrorKind::Io, what));
         }
         memory.resize(params.block_count(), Block::default());
@@ -252,25 +240,10 @@ impl Slot {
         let salt = random_array()?;
         let key = cost.stretch(passphrase, &salt)?;
         let sealed = seal_stretched(&key, &secret.to_bytes(), (secret.repository, principal))?;
-        let Argon2Cost {
-            memory_kib: m,
-            passes: t,
-            lanes: p,
-        } = cost;
+        let Argon2Cost { memory_kib: m, passes: t, lanes: p } = cost;
         let (kdf, v) = ("argon2id".to_owned(), ARGON2_VERSION);
         let (salt, sealed) = (Base64Array(salt), Base64(sealed));
-        Self::new(
-            "passphrase",
-            &PassphraseSlot {
-                kdf,
-                v,
-                m,
-                t,
-                p,
-                salt,
-                sealed,
-            },
-        )
+        Self::new("passphrase", &PassphraseSlot { kdf, v, m, t, p, salt, sealed })
     }
 
     /// `WrongKey` if this is not the passphrase, or not a passphrase slot; `Unsupported`, before any
@@ -284,15 +257,9 @@ impl Slot {
             return Err(not_for_you());
         }
         let slot: PassphraseSlot = self.fields()?;
-        let cost = Argon2Cost {
-            memory_kib: slot.m,
-            passes: slot.t,
-            lanes: slot.p,
-        };
+        let cost = Argon2Cost { memory_kib: slot.m, passes: slot.t, lanes: slot.p };
         if slot.kdf != "argon2id" || slot.v != ARGON2_VERSION || !cost.is_allowed() {
-            return Err(Error::unsupported(
-                "a passphrase slot with Argon2 limits out of bounds",
-            ));
+            return Err(Error::unsupported("a passphrase slot with Argon2 limits out of bounds"));
         }
         let key = cost.stretch(passphrase, &slot.salt.0)?;
         open_stretched(&key, &slot.sealed.0, binding)
@@ -306,14 +273,7 @@ impl Slot {
         let info = x25519_info((secret.repository, principal));
         let sealed = Base64(hpke_seal(&recipient, &info, secret.to_bytes().as_slice())?);
         let recipient = Base64Array(recipient);
-        Self::new(
-            "x25519",
-            &X25519Slot {
-                kem: KEM_X25519,
-                recipient,
-                sealed,
-            },
-        )
+        Self::new("x25519", &X25519Slot { kem: KEM_X25519, recipient, sealed })
     }
 
     /// `WrongKey` if this is not the recipient's private key, or not an X25519 slot.
@@ -323,9 +283,7 @@ impl Slot {
         }
         let slot: X25519Slot = self.fields()?;
         if slot.kem != KEM_X25519 {
-            return Err(Error::unsupported(
-                "a slot with an unknown key encapsulation",
-            ));
+            return Err(Error::unsupported("a slot with an unknown key encapsulation"));
         }
         let opened = hpke_open(private, &x25519_info(binding), &slot.sealed.0);
         UnlockSecret::from_bytes(&opened.ok_or_else(not_for_you)?)
@@ -374,9 +332,7 @@ pub fn generate_recovery_key() -> Result<Zeroizing<String>> {
     let mut bytes = random_array::<20>()?;
     let mut out = Zeroizing::new(String::with_capacity(40));
     for (number, group) in bytes.as_chunks::<5>().0.iter().enumerate() {
-        let bits = group
-            .iter()
-            .fold(0, |bits, byte| bits << 8 | u64::from(*byte));
+        let bits = group.iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
         for position in (0..8).rev() {
             if position % 4 == 3 && (number, position) != (0, 7) {
                 out.push('-');

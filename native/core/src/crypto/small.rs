@@ -22,10 +22,7 @@ fn derive(label: Label, key: &Key, ctx: &[u8]) -> Result<(Key, AeadKey)> {
     kdf(label, key, ctx, &mut *okm);
     let (commitment, cipher) = okm.split_at(COMMITMENT_BYTES);
     let cipher = Key::from_slice(cipher)?;
-    Ok((
-        Key::from_slice(commitment)?,
-        Suite::ChaCha20Poly1305.key(cipher.expose())?,
-    ))
+    Ok((Key::from_slice(commitment)?, Suite::ChaCha20Poly1305.key(cipher.expose())?))
 }
 
 /// Seals `plaintext`; the context is authenticated too.

@@ -30,11 +30,7 @@ impl Suite {
             && std::arch::is_aarch64_feature_detected!("pmull");
         #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
         let has_aes = false;
-        if has_aes {
-            Self::Aes256Gcm
-        } else {
-            Self::ChaCha20Poly1305
-        }
+        if has_aes { Self::Aes256Gcm } else { Self::ChaCha20Poly1305 }
     }
 
     /// Reads the suite byte; an unknown one is `Unsupported`.
@@ -42,9 +38,7 @@ impl Suite {
         match byte {
             1 => Ok(Self::Aes256Gcm),
             2 => Ok(Self::ChaCha20Poly1305),
-            other => Err(Error::unsupported(format!(
-                "sealed with unknown cipher suite {other}"
-            ))),
+            other => Err(Error::unsupported(format!("sealed with unknown cipher suite {other}"))),
         }
     }
 
@@ -81,9 +75,7 @@ impl AeadKey {
             .0
             .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(aad), data)
             .map_err(|_| Error::internal("a cipher refused to seal"))?;
-        tag.as_ref()
-            .try_into()
-            .map_err(|_| Error::internal("a tag that is not 16 bytes long"))
+        tag.as_ref().try_into().map_err(|_| Error::internal("a tag that is not 16 bytes long"))
     }
 
     /// Decrypts `sealed` (ciphertext and tag) into `out`, which is exactly the tag shorter.
@@ -100,8 +92,6 @@ impl AeadKey {
             return None;
         }
         let nonce = Nonce::assume_unique_for_key(nonce);
-        self.0
-            .open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, out)
-            .ok()
+        self.0.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, out).ok()
     }
 }

@@ -32,9 +32,7 @@ fn nibble(digit: u8) -> Result<u8> {
     match digit {
         b'0'..=b'9' => Ok(digit - b'0'),
         b'a'..=b'f' => Ok(digit - b'a' + 10),
-        _ => Err(Error::damaged(
-            "an id with a character that is no lower-case hexadecimal digit",
-        )),
+        _ => Err(Error::damaged("an id with a character that is no lower-case hexadecimal digit")),
     }
 }
 
@@ -45,9 +43,7 @@ pub(super) fn to_base64(bytes: &[u8]) -> String {
 
 /// Reads base64 of any length.
 pub(super) fn from_base64(text: &[u8]) -> Result<Vec<u8>> {
-    STANDARD
-        .decode(text)
-        .map_err(|_| Error::damaged("malformed base64"))
+    STANDARD.decode(text).map_err(|_| Error::damaged("malformed base64"))
 }
 
 /// Bytes that are base64 in JSON. Not for secrets: see [`super::Key`].
@@ -63,9 +59,7 @@ impl Serialize for Base64 {
 impl<'de> Deserialize<'de> for Base64 {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        from_base64(text.as_bytes())
-            .map(Self)
-            .map_err(serde::de::Error::custom)
+        from_base64(text.as_bytes()).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
@@ -94,9 +88,7 @@ pub(super) fn with_base64<T>(secret: &[u8; 32], then: impl FnOnce(&str) -> T) ->
     let written = STANDARD.encode_slice(secret, &mut buffer);
     let out = match written.map(|len| buffer.get(..len).map(str::from_utf8)) {
         Ok(Some(Ok(text))) => Ok(then(text)),
-        _ => Err(Error::internal(
-            "32 bytes do not fit 44 characters of base64",
-        )),
+        _ => Err(Error::internal("32 bytes do not fit 44 characters of base64")),
     };
     buffer.zeroize();
     out

@@ -2,8 +2,9 @@
 //!
 //! The order matters. Changing the owner clears setuid, setgid and file capabilities, so the owner
 //! comes first. Extended attributes come while the owner may still write. An access control list
-//! changes the group bits, so the mode comes after it. All of these change times, so times come
-//! next to last. Flags come last, as an immutable file cannot be changed any more.
+//! changes the group bits, so the mode comes after it. File systems are free to touch times on each
+//! of these, so times come next to last. Flags come last, as an immutable file cannot be changed
+//! any more.
 //!
 //! What the kernel does not permit is no error: [`Denied`] counts it. A restore without
 //! privilege brings back what it may.
@@ -31,11 +32,8 @@ const SETGID: u32 = 0o2000;
 /// No user or group: `chown` takes it as "leave alone".
 const NOBODY_AT_ALL: u32 = u32::MAX;
 
-/// The times that every file system can hold, in seconds; beyond, it may silently keep another.
-const SAFE_SECS: std::ops::RangeInclusive<i64> = 0..=i32::MAX as i64;
-
-/// The inode to apply attributes to, however it was reached. It stays the same inode, whatever happens to
-/// its name.
+/// The inode to apply attributes to, however it was reached. It stays the same inode, whatever
+/// happens to its name.
 #[derive(Debug)]
 pub enum Subject<'fd> {
     /// A regular file or directory that is open for reading or writing.
@@ -66,8 +64,8 @@ impl Subject<'_> {
         }
     }
 
-    /// Gives the owner the permissions `mode` besides those that are. Returns whether they were missing
-    /// and no longer are.
+    /// Gives the owner the permissions `mode` besides those that are. Returns whether they were
+    /// missing and no longer are.
     pub(super) fn add_mode(&self, mode: u32) -> Result<bool> {
         let stat = self.stat()?;
         if stat.kind == FileKind::Symlink || stat.mode & mode == mode {
@@ -122,14 +120,8 @@ impl Subject<'_> {
 
     fn set_mtime(&self, mtime: Timestamp) -> rustix::io::Result<()> {
         let times = Timestamps {
-            last_access: Timespec {
-                tv_sec: 0,
-                tv_nsec: UTIME_OMIT,
-            },
-            last_modification: Timespec {
-                tv_sec: mtime.secs,
-                tv_nsec: i64::from(mtime.nanos),
-            },
+            last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
+            last_modification: Timespec { tv_sec: mtime.secs, tv_nsec: i64::from(mtime.nanos) },
         };
         match self {
             Self::Open(fd) => futimens(fd, &times),
@@ -145,12 +137,12 @@ impl Subject<'_> {
     }
 }
 
-/// Makes the attributes of `subject` those of `wanted`: owner, extended attributes, mode, mtime, flags. `path`
-/// is what `denied` shows. Directories from the deepest up, after all that is to be created in them; a
-/// file after its content and its hard links.
+/// Makes the attributes of `subject` those of `wanted`: owner, extended attributes, mode, mtime,
+/// flags. `path` is what `denied` shows. Directories from the deepest up, after all that is to be
+/// created in them; a file after its content and its hard links.
 ///
 /// Setuid and setgid of a file are left out if its owner or group could not be restored: they would
-/// lend the rights of somebody else.
+/// lend the rights of somebody else. What is there in the end is compared with `wanted`.
 pub fn apply_attributes(
     subject: &Subject<'_>,
     wanted: &Attributes,
@@ -168,24 +160,17 @@ pub fn apply_attributes_but_flags(
     path: &[u8],
     denied: &mut Denied,
 ) -> Result<()> {
-    let found = subject
-        .stat()
-        .map_err(|error| error.at(display_path(path)))?;
+    let found = subject.stat().map_err(|error| error.at(display_path(path)))?;
     if found.kind != wanted.stat.kind {
         let what = "replaced by another kind of file while it was restored";
         return Err(Error::new(ErrorKind::Io, what).at(display_path(path)));
     }
-    let mut work = Work {
-        subject,
-        wanted,
-        path,
-        denied,
-    };
-    work.apply(&found)
-        .map_err(|error| error.at(display_path(path)))
+    let mut work = Work { subject, wanted, path, denied };
+    work.apply(&found).map_err(|error| error.at(display_path(path)))
 }
 
-/// The last part of [`apply_attributes`]. Nothing can be changed behind it if the file is immutable.
+/// The last part of [`apply_attributes`]. Nothing can be changed behind it if the file is
+/// immutable.
 pub fn apply_flags(
     subject: &Subject<'_>,
     wanted: &Attributes,
@@ -218,40 +203,56 @@ impl Work<'_> {
             // Where that is not permitted, the steps below are not either, and are counted.
             let _ = self.subject.unprotect();
         }
-        let special = self.apply_owner(found)?;
+        let owner = self.apply_owner(found)?;
         self.apply_xattrs(found)?;
-        self.apply_mode(special)?;
-        self.apply_times()
+        let mode = self.apply_mode()?;
+        let times = self.apply_times()?;
+        self.compare(owner, mode, times)
     }
 
-    /// Returns which of setuid and setgid may be given.
-    fn apply_owner(&mut self, found: &Stat) -> Result<u32> {
+    /// Counts what came out different: refused, or silently changed by the kernel (setgid of a
+    /// group that is not ours), the file system (times that it cannot hold) or a server (owners
+    /// that it maps). A refusal to set what was right already is none.
+    fn compare(
+        &mut self,
+        owner: Option<Errno>,
+        mode: Option<Errno>,
+        times: Option<Errno>,
+    ) -> Result<()> {
+        let (found, wanted) = (self.subject.stat()?, &self.wanted.stat);
+        if (found.uid, found.gid) != (wanted.uid, wanted.gid) {
+            self.denied.add(Category::Owner, self.path, owner);
+        }
+        if found.kind != FileKind::Symlink && found.mode != wanted.mode {
+            self.denied.add(Category::Mode, self.path, mode);
+        }
+        if found.mtime != wanted.mtime {
+            self.denied.add(Category::Times, self.path, times);
+        }
+        Ok(())
+    }
+
+    fn apply_owner(&self, found: &Stat) -> Result<Option<Errno>> {
         let wanted = &self.wanted.stat;
         let uid = (wanted.uid != found.uid && wanted.uid != NOBODY_AT_ALL).then_some(wanted.uid);
         let gid = (wanted.gid != found.gid && wanted.gid != NOBODY_AT_ALL).then_some(wanted.gid);
         if uid.is_none() && gid.is_none() {
-            return Ok(SETUID | SETGID);
+            return Ok(None);
         }
-        let Err(errno) = self.subject.chown(uid, gid) else {
-            return Ok(SETUID | SETGID);
-        };
-        self.refuse(Category::Owner, "cannot change the owner", errno)?;
-        // The owner may hand a file to a group of its own, even if it may not give it away.
-        let has_group = gid.is_none() || (uid.is_some() && self.subject.chown(None, gid).is_ok());
-        let special = if has_group { SETGID } else { 0 } | if uid.is_none() { SETUID } else { 0 };
-        Ok(special)
+        let refused = tolerate("cannot change the owner", self.subject.chown(uid, gid))?;
+        if refused.is_some() && uid.is_some() && gid.is_some() {
+            // The owner may hand a file to a group of its own, even if it may not give it away.
+            tolerate("cannot change the group", self.subject.chown(None, gid))?;
+        }
+        Ok(refused)
     }
 
     fn apply_xattrs(&mut self, found: &Stat) -> Result<()> {
         let place = self.subject.place();
         let present = read_all(&place)?;
         let stale = stale_names(&present, &self.wanted.xattrs);
-        let missing = || {
-            self.wanted
-                .xattrs
-                .iter()
-                .filter(|&pair| present.pairs.binary_search(pair).is_err())
-        };
+        let missing =
+            || self.wanted.xattrs.iter().filter(|&pair| present.pairs.binary_search(pair).is_err());
         let needs_write = missing().any(|(name, _)| name.starts_with(b"user."));
         if needs_write && found.kind.has_flags() && found.mode & 0o200 == 0 {
             // The kernel wants write permission for this namespace; the mode proper comes later.
@@ -270,83 +271,63 @@ impl Work<'_> {
             }
         }
         for (category, errno) in refusals {
-            self.refuse(category, "cannot change an extended attribute", errno)?;
+            let refused = tolerate("cannot change an extended attribute", Err(errno))?;
+            self.denied.add(category, self.path, refused);
         }
         Ok(())
     }
 
-    fn apply_mode(&mut self, special: u32) -> Result<()> {
-        let kind = self.wanted.stat.kind;
-        if kind == FileKind::Symlink {
-            return Ok(());
+    fn apply_mode(&self) -> Result<Option<Errno>> {
+        let wanted = &self.wanted.stat;
+        if wanted.kind == FileKind::Symlink {
+            return Ok(None);
         }
-        let wanted = self.wanted.stat.mode & 0o7777;
+        let mut mode = wanted.mode & 0o7777;
         // On a directory these only say whose group new entries get.
-        let allowed = if kind == FileKind::Dir {
-            SETUID | SETGID
-        } else {
-            special
-        };
-        let mode = wanted & !(SETUID | SETGID) | wanted & allowed;
-        if let Err(errno) = self.subject.chmod(mode) {
-            // Not ours to change, and nothing to change.
-            if self.subject.stat()?.mode == wanted {
-                return Ok(());
+        if mode & (SETUID | SETGID) != 0 && wanted.kind != FileKind::Dir {
+            let found = self.subject.stat()?;
+            if found.uid != wanted.uid {
+                mode &= !SETUID;
             }
-            return self.refuse(Category::Mode, "cannot change the mode", errno);
+            if found.gid != wanted.gid {
+                mode &= !SETGID;
+            }
         }
-        // The kernel drops setgid without a word if the group is not one of ours.
-        let has_special = wanted & (SETUID | SETGID) != 0;
-        if mode != wanted || has_special && self.subject.stat()?.mode != wanted {
-            self.denied.add(Category::Mode, self.path, None);
-        }
-        Ok(())
+        tolerate("cannot change the mode", self.subject.chmod(mode))
     }
 
-    fn apply_times(&mut self) -> Result<()> {
+    fn apply_times(&self) -> Result<Option<Errno>> {
         let mtime = self.wanted.stat.mtime;
+        // Larger values have meanings of their own to the kernel.
         if mtime.nanos >= 1_000_000_000 {
-            self.denied
-                .add(Category::Times, self.path, Some(Errno::INVAL));
-            return Ok(());
+            return Ok(Some(Errno::INVAL));
         }
-        if let Err(errno) = self.subject.set_mtime(mtime) {
-            if self.subject.stat()?.mtime == mtime {
-                return Ok(());
-            }
-            return self.refuse(Category::Times, "cannot change the times", errno);
-        }
-        if !SAFE_SECS.contains(&mtime.secs) && self.subject.stat()?.mtime.secs != mtime.secs {
-            self.denied.add(Category::Times, self.path, None);
-        }
-        Ok(())
-    }
-
-    /// Counts what was not permitted, or what this file system cannot hold; other errors stay errors.
-    fn refuse(&mut self, category: Category, what: &'static str, errno: Errno) -> Result<()> {
-        let is_denied = matches!(
-            errno,
-            Errno::PERM
-                | Errno::ACCESS
-                | Errno::OPNOTSUPP
-                | Errno::NOSYS
-                | Errno::INVAL
-                | Errno::RANGE
-                | Errno::TOOBIG
-                | Errno::OVERFLOW
-                | Errno::NOSPC
-                | Errno::DQUOT
-        );
-        if !is_denied {
-            return Err(proc_error(what, errno));
-        }
-        self.denied.add(category, self.path, Some(errno));
-        Ok(())
+        tolerate("cannot change the times", self.subject.set_mtime(mtime))
     }
 }
 
-/// Attributes that are there and should not be, inherited access control lists among them. Labels that a
-/// security module put on the new file stay: they are its business, and cannot be taken off.
+/// Tells a refusal, or something that this file system cannot hold, from an error.
+fn tolerate(what: &'static str, outcome: rustix::io::Result<()>) -> Result<Option<Errno>> {
+    match outcome {
+        Ok(()) => Ok(None),
+        Err(
+            errno @ (Errno::PERM
+            | Errno::ACCESS
+            | Errno::OPNOTSUPP
+            | Errno::NOSYS
+            | Errno::INVAL
+            | Errno::RANGE
+            | Errno::TOOBIG
+            | Errno::OVERFLOW
+            | Errno::NOSPC
+            | Errno::DQUOT),
+        ) => Ok(Some(errno)),
+        Err(errno) => Err(proc_error(what, errno)),
+    }
+}
+
+/// Attributes that are there and should not be, inherited access control lists among them. Labels
+/// that a security module put on the new file stay: they are its business, and cannot be taken off.
 fn stale_names<'a>(present: &'a XattrsRead, wanted: &[Xattr]) -> Vec<&'a [u8]> {
     // Not a binary search: the order of stored attributes is not to be trusted with this.
     let is_wanted = |name: &[u8]| wanted.iter().any(|pair| pair.0 == name);
@@ -357,7 +338,5 @@ fn stale_names<'a>(present: &'a XattrsRead, wanted: &[Xattr]) -> Vec<&'a [u8]> {
             || name == b"security.capability"
     };
     let names = present.pairs.iter().map(|(name, _)| name.as_slice());
-    names
-        .filter(|name| is_ours(name) && !is_wanted(name))
-        .collect()
+    names.filter(|name| is_ours(name) && !is_wanted(name)).collect()
 }

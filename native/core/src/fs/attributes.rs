@@ -26,33 +26,21 @@ pub fn read_attributes_fd(fd: BorrowedFd<'_>, stat: Stat) -> AttributesRead {
         0
     });
     AttributesRead {
-        attributes: Attributes {
-            stat,
-            flags,
-            xattrs,
-            link_target: Vec::new(),
-        },
+        attributes: Attributes { stat, flags, xattrs, link_target: Vec::new() },
         errors,
     }
 }
 
-/// The attributes of the entry `name` of `dir`, whose `stat` is known, without opening it. A regular
-/// file or directory comes without its flags. An error only if a symlink's target cannot be read.
+/// The attributes of the entry `name` of `dir`, whose `stat` is known, without opening it. A
+/// regular file or directory comes without its flags. An error only if a symlink's target cannot be
+/// read.
 pub fn read_attributes_at(dir: BorrowedFd<'_>, name: &[u8], stat: Stat) -> Result<AttributesRead> {
     let link_target = match stat.kind {
         FileKind::Symlink => read_link(dir, name)?,
         _ => Vec::new(),
     };
     let (xattrs, errors) = split(read_xattrs_at(dir, name));
-    Ok(AttributesRead {
-        attributes: Attributes {
-            stat,
-            flags: 0,
-            xattrs,
-            link_target,
-        },
-        errors,
-    })
+    Ok(AttributesRead { attributes: Attributes { stat, flags: 0, xattrs, link_target }, errors })
 }
 
 fn split(read: Result<XattrsRead>) -> (Vec<super::Xattr>, Vec<Error>) {

@@ -36,9 +36,9 @@ pub fn zero_range(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     }
 }
 
-/// Reserves space for `len` bytes from `offset`, keeping the size and what is there, so that a full disk
-/// shows before the first byte is fetched and the file lies in one piece. Does nothing where the file
-/// system cannot.
+/// Reserves space for `len` bytes from `offset`, keeping the size and what is there, so that a full
+/// disk shows before the first byte is fetched and the file lies in one piece. Does nothing where
+/// the file system cannot.
 pub fn reserve(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     if len == 0 {
         return Ok(());

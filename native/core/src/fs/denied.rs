@@ -119,9 +119,7 @@ impl Denied {
 
     /// The refusals by category.
     pub fn iter(&self) -> impl Iterator<Item = (Category, &Tally)> {
-        self.tallies
-            .iter()
-            .map(|(&category, tally)| (category, tally))
+        self.tallies.iter().map(|(&category, tally)| (category, tally))
     }
 }
 
@@ -131,17 +129,8 @@ impl fmt::Display for Denied {
         for (index, (category, tally)) in self.iter().enumerate() {
             let end = if index == 0 { "" } else { "\n" };
             let examples = tally.examples.join(", ");
-            write!(
-                f,
-                "{end}{}: {} not restored ({examples}",
-                category.as_str(),
-                tally.count
-            )?;
-            f.write_str(if tally.count > tally.examples.len() as u64 {
-                ", ...)"
-            } else {
-                ")"
-            })?;
+            write!(f, "{end}{}: {} not restored ({examples}", category.as_str(), tally.count)?;
+            f.write_str(if tally.count > tally.examples.len() as u64 { ", ...)" } else { ")" })?;
             if let Some(code) = tally.os_error {
                 write!(f, ": {}", std::io::Error::from_raw_os_error(code))?;
             }

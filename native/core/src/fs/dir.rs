@@ -1,5 +1,5 @@
-//! A directory of a walk: reachable for as long as somebody holds it, though only a bounded number of
-//! descriptors is open.
+//! A directory of a walk: reachable for as long as somebody holds it, though only a bounded number
+//! of descriptors is open.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use super::display_path;
 use super::meta::Stat;
@@ -14,8 +15,8 @@ use super::open::{PATH_BYTES_MAX, open_beneath, open_dir};
 use super::stat::stat_fd;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A directory below the root of a walk. It knows its parent and its own name, not its path, so that
-/// a chain of thousands stays small.
+/// A directory below the root of a walk. It knows its parent and its own name, not its path, so
+/// that a chain of thousands stays small.
 #[derive(Debug)]
 pub struct Dir {
     parent: Option<Arc<Dir>>,
@@ -25,8 +26,9 @@ pub struct Dir {
     open_dirs: Arc<OpenDirs>,
 }
 
-/// The descriptors that one walk keeps open: the root for good, and the most recently opened others.
-/// A [`Dir`] only has a weak reference, so that pushing one out here closes it as soon as nobody uses it.
+/// The descriptors that one walk keeps open: the root for good, and the most recently opened
+/// others. A [`Dir`] only has a weak reference, so that pushing one out here closes it as soon as
+/// nobody uses it.
 #[derive(Debug)]
 struct OpenDirs {
     root: Arc<OwnedFd>,
@@ -39,14 +41,20 @@ impl OpenDirs {
         let pushed_out = {
             let mut recent = lock(&self.recent);
             recent.push_back(Arc::clone(fd));
-            if recent.len() > self.count_max {
-                recent.pop_front()
-            } else {
-                None
-            }
+            if recent.len() > self.count_max { recent.pop_front() } else { None }
         };
         // Closed here, not under the lock.
         drop(pushed_out);
+    }
+
+    /// Whether `error` says that the process has no descriptor left. Then those kept here are
+    /// closed, and it is worth trying again with few: a directory must not be lost to a cache.
+    fn make_room(&self, error: &Error) -> bool {
+        let is_full = error.os_error == Some(Errno::MFILE.raw_os_error());
+        if is_full {
+            drop(std::mem::take(&mut *lock(&self.recent)));
+        }
+        is_full
     }
 }
 
@@ -82,7 +90,11 @@ impl Dir {
 
     /// Opens the child directory `name`.
     pub fn open_child(self: &Arc<Self>, name: &[u8]) -> Result<Arc<Self>> {
-        let fd = open_dir(self.fd()?.as_fd(), name)?;
+        let parent = self.fd()?;
+        let fd = match open_dir(parent.as_fd(), name) {
+            Err(error) if self.open_dirs.make_room(&error) => open_dir(parent.as_fd(), name)?,
+            other => other?,
+        };
         let stat = stat_fd(fd.as_fd()).map_err(|error| error.at(display_path(name)))?;
         let fd = Arc::new(fd);
         self.open_dirs.keep(&fd);
@@ -97,12 +109,23 @@ impl Dir {
 
     /// A descriptor of this directory. If it was closed to keep the number of open ones down, it is
     /// opened anew from the nearest open ancestor, name by name and never through a symlink; an
-    /// error if another inode has taken the name of one of them. Let go of it soon: while it is held it
-    /// counts against the process's limit.
+    /// error if another inode has taken the name of one of them. Let go of it soon: while it is
+    /// held it counts against the process's limit.
     pub fn fd(&self) -> Result<Arc<OwnedFd>> {
         if let Some(fd) = self.held_fd() {
             return Ok(fd);
         }
+        // The last few are kept: a walk that climbs out of a deep tree needs them next, and would
+        // otherwise start from the root at every step.
+        match self.reopen(self.open_dirs.count_max / 2) {
+            Err(error) if self.open_dirs.make_room(&error) => self.reopen(1),
+            other => other,
+        }
+    }
+
+    /// Opens this directory from the nearest open ancestor: in large strides, but one by one the
+    /// last `kept_count`, which are kept open.
+    fn reopen(&self, kept_count: usize) -> Result<Arc<OwnedFd>> {
         let mut closed = vec![self];
         let mut ancestor = self.parent.as_deref();
         let mut base = loop {
@@ -115,9 +138,6 @@ impl Dir {
             closed.push(dir);
             ancestor = dir.parent.as_deref();
         };
-        // The last few are kept: a walk that climbs out of a deep tree needs them next, and would
-        // otherwise start from the root at every step. The way to them is taken in large strides.
-        let kept_count = self.open_dirs.count_max / 2;
         while closed.len() > kept_count {
             base = Arc::new(stride(&base, &mut closed, kept_count)?);
         }
@@ -159,8 +179,8 @@ impl Dir {
         &self.stat
     }
 
-    /// Path from the root of the walk, without a leading slash; empty for the root itself. Made anew
-    /// at each call.
+    /// Path from the root of the walk, without a leading slash; empty for the root itself. Made
+    /// anew at each call.
     pub fn path(&self) -> Vec<u8> {
         let mut names = Vec::new();
         let mut dir = self;
@@ -184,8 +204,8 @@ impl Dir {
     }
 }
 
-/// Takes directories off the end of `closed`, each in the next one, and opens the last of them from `base`: as
-/// many as fit into one path, but not the first `kept_count`.
+/// Takes directories off the end of `closed`, each in the next one, and opens the last of them from
+/// `base`: as many as fit into one path, but not the first `kept_count`.
 fn stride(base: &OwnedFd, closed: &mut Vec<&Dir>, kept_count: usize) -> Result<OwnedFd> {
     let mut path = Vec::new();
     let mut reached = None;
@@ -217,7 +237,8 @@ impl Drop for Dir {
     }
 }
 
-/// What these locks guard is valid after every single operation, so a panic elsewhere harms nothing.
+/// What these locks guard is valid after every single operation, so a panic elsewhere harms
+/// nothing.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -76,8 +76,8 @@ pub fn set_flags(fd: BorrowedFd<'_>, wanted: u32) -> Result<Option<(u32, Errno)>
     Ok(set_each(fd, current, different & PROTECTING).or(refused))
 }
 
-/// Takes the immutable and append-only bits off, so that the file can be overwritten. Returns whether
-/// something was taken off.
+/// Takes the immutable and append-only bits off, so that the file can be overwritten. Returns
+/// whether something was taken off.
 pub fn unprotect(fd: BorrowedFd<'_>) -> Result<bool> {
     let Some(current) = read_raw(fd)? else {
         return Ok(false);
@@ -93,10 +93,7 @@ pub fn unprotect(fd: BorrowedFd<'_>) -> Result<bool> {
 /// Flips the bits of `different` one at a time; returns those that were refused.
 fn set_each(fd: BorrowedFd<'_>, mut current: u32, different: u32) -> Option<(u32, Errno)> {
     let mut refused = None;
-    for bit in (0..u32::BITS)
-        .map(|shift| 1 << shift)
-        .filter(|bit| different & bit != 0)
-    {
+    for bit in (0..u32::BITS).map(|shift| 1 << shift).filter(|bit| different & bit != 0) {
         match set_raw(fd, current ^ bit) {
             Ok(()) => current ^= bit,
             Err(errno) => refused = Some((refused.map_or(0, |(bits, _)| bits) | bit, errno)),

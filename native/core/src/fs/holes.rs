@@ -20,9 +20,9 @@ pub struct Segment {
     pub is_hole: bool,
 }
 
-/// The segments of a file's first `size` bytes, in order, without gap or overlap, whatever others do
-/// to the file meanwhile: growth is not seen, what was cut off looks like a hole (so compare the size
-/// afterwards), and what cannot be told counts as data.
+/// The segments of a file's first `size` bytes, in order, without gap or overlap, whatever others
+/// do to the file meanwhile: growth is not seen, what was cut off looks like a hole (so compare the
+/// size afterwards), and what cannot be told counts as data.
 ///
 /// Moves the descriptor's file offset: read with `pread`, and not two of these on one descriptor.
 #[derive(Debug)]
@@ -36,12 +36,7 @@ pub struct Segments<'fd> {
 impl<'fd> Segments<'fd> {
     /// The segments of the first `size` bytes of `fd`.
     pub fn new(fd: BorrowedFd<'fd>, size: u64) -> Self {
-        Self {
-            fd,
-            next: 0,
-            size,
-            is_supported: true,
-        }
+        Self { fd, next: 0, size, is_supported: true }
     }
 
     /// The end of the segment that begins at `self.next`, and whether it is a hole.
@@ -78,11 +73,7 @@ impl Iterator for Segments<'_> {
         let offset = self.next;
         let (end, is_hole) = self.find_end();
         self.next = end;
-        Some(Segment {
-            offset,
-            len: end - offset,
-            is_hole,
-        })
+        Some(Segment { offset, len: end - offset, is_hole })
     }
 }
 

@@ -60,7 +60,8 @@ pub const NAME_BYTES_MAX: usize = 255;
 const DISPLAY_BYTES_MAX: usize = 1024;
 
 /// Refuses a name that is not the name of exactly one directory entry: empty, `.`, `..`, longer
-/// than [`NAME_BYTES_MAX`], or with `/` or NUL in it. A damaged or hostile repository can hold such.
+/// than [`NAME_BYTES_MAX`], or with `/` or NUL in it. A damaged or hostile repository can hold
+/// such.
 pub fn check_name(name: &[u8]) -> Result<()> {
     let is_bad = name.is_empty()
         || name == b"."

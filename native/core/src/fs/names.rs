@@ -1,4 +1,5 @@
-//! The names in a directory: read whole, sorted by their bytes, at 16 bytes an entry besides the name.
+//! The names in a directory: read whole, sorted by their bytes, at 16 bytes an entry besides the
+//! name.
 
 use std::os::fd::BorrowedFd;
 
@@ -29,22 +30,15 @@ struct Entry {
 
 impl Entry {
     fn new(offset: usize, len: usize, kind: u8) -> Option<Self> {
-        let offset = u64::try_from(offset)
-            .ok()
-            .filter(|&offset| offset < 1 << 40)?;
+        let offset = u64::try_from(offset).ok().filter(|&offset| offset < 1 << 40)?;
         let len = u16::try_from(len).ok()?;
-        Some(Self {
-            key: 0,
-            place: offset << 24 | u64::from(len) << 8 | u64::from(kind),
-        })
+        Some(Self { key: 0, place: offset << 24 | u64::from(len) << 8 | u64::from(kind) })
     }
 
     fn name(self, arena: &[u8]) -> &[u8] {
         let start = usize::try_from(self.place >> 24).unwrap_or(usize::MAX);
         let len = usize::from(u16::try_from(self.place >> 8 & 0xffff).unwrap_or(0));
-        arena
-            .get(start..start.saturating_add(len))
-            .unwrap_or_default()
+        arena.get(start..start.saturating_add(len)).unwrap_or_default()
     }
 
     fn kind(self) -> Option<FileKind> {
@@ -53,8 +47,8 @@ impl Entry {
 }
 
 impl Listing {
-    /// Reads the directory behind `fd` from the descriptor's position on. An error in the middle does
-    /// not cost what was read before it.
+    /// Reads the directory behind `fd` from the descriptor's position on. An error in the middle
+    /// does not cost what was read before it.
     pub fn read(fd: BorrowedFd<'_>) -> (Self, Result<()>) {
         let mut listing = Self::default();
         let outcome = listing.fill(fd);
@@ -85,12 +79,7 @@ impl Listing {
             return;
         };
         let common = self.entries.iter().fold(first.len(), |common, entry| {
-            let same = entry
-                .name(arena)
-                .iter()
-                .zip(first)
-                .take_while(|(a, b)| a == b)
-                .count();
+            let same = entry.name(arena).iter().zip(first).take_while(|(a, b)| a == b).count();
             common.min(same)
         });
         for entry in &mut self.entries {
@@ -103,13 +92,10 @@ impl Listing {
         }
         // Names hold no NUL, so the zero padding keeps a prefix before what it is a prefix of.
         self.entries.sort_unstable_by(|a, b| {
-            a.key
-                .cmp(&b.key)
-                .then_with(|| a.name(arena).cmp(b.name(arena)))
+            a.key.cmp(&b.key).then_with(|| a.name(arena).cmp(b.name(arena)))
         });
         // A directory that changes while it is read may report an entry twice.
-        self.entries
-            .dedup_by(|a, b| a.key == b.key && a.name(arena) == b.name(arena));
+        self.entries.dedup_by(|a, b| a.key == b.key && a.name(arena) == b.name(arena));
     }
 
     /// The next entry, which [`Self::advance`] steps over.
@@ -201,9 +187,7 @@ mod tests {
         let mut listing = Listing::default();
         for name in names {
             let kind = pack_kind(FileType::Symlink);
-            listing
-                .entries
-                .push(Entry::new(listing.arena.len(), name.len(), kind).unwrap());
+            listing.entries.push(Entry::new(listing.arena.len(), name.len(), kind).unwrap());
             listing.arena.extend_from_slice(name);
         }
         listing.sort();
@@ -254,10 +238,7 @@ mod tests {
     #[test]
     fn kinds_survive_packing() {
         assert_eq!(unpack_kind(pack_kind(FileType::Unknown)), None);
-        assert_eq!(
-            unpack_kind(pack_kind(FileType::Socket)),
-            Some(FileKind::Socket)
-        );
+        assert_eq!(unpack_kind(pack_kind(FileType::Socket)), Some(FileKind::Socket));
         assert_eq!(unpack_kind(200), None);
     }
 }

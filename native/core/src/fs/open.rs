@@ -62,13 +62,14 @@ fn open_quietly(dir: BorrowedFd<'_>, name: &[u8], extra: OFlags) -> rustix::io::
     }
 }
 
-/// Opens the directory at `path` below `base`: checked names joined by `/`, no more than [`PATH_BYTES_MAX`]
-/// bytes. Follows no symlink and leaves `base` for nothing.
+/// Opens the directory at `path` below `base`: checked names joined by `/`, no more than
+/// [`PATH_BYTES_MAX`] bytes. Follows no symlink and leaves `base` for nothing.
 pub(super) fn open_beneath(base: BorrowedFd<'_>, path: &[u8]) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match openat2(base, path, flags, Mode::empty(), resolve) {
-        // Not there, forbidden by a sandbox that does not know it, or unsure because something moved.
+        // Not there, forbidden by a sandbox that does not know it, or unsure because something
+        // moved.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_stepwise(base, path),
         other => other,
     }

@@ -15,10 +15,11 @@ use super::walk::{Event, NotEntered, Walk, WalkOptions};
 use super::{check_name, display_path};
 use crate::error::{Error, Result};
 
-/// Removes the entry `name` of `dir`, a directory with all that is below it: iteratively, with a bounded
-/// number of descriptors, never through a symlink and never into another file system. Immutable flags and
-/// missing permissions of directories are overcome where we may. What cannot be removed does not keep the
-/// rest; the first such error is returned. It is no error if there is no such entry.
+/// Removes the entry `name` of `dir`, a directory with all that is below it: iteratively, with a
+/// bounded number of descriptors, never through a symlink and never into another file system.
+/// Immutable flags and missing permissions of directories are overcome where we may. What cannot be
+/// removed does not keep the rest; the first such error is returned. It is no error if there is no
+/// such entry.
 pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     check_name(name)?;
     let stat = match stat_at(dir, name) {
@@ -29,8 +30,8 @@ pub fn remove_tree(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
     if stat.kind != FileKind::Dir {
         return remove_entry(dir, name, AtFlags::empty());
     }
-    // A directory that cannot be opened is made accessible and met again in the next round. Each round
-    // gets a level deeper at least, or is the last.
+    // A directory that cannot be opened is made accessible and met again in the next round. Each
+    // round gets a level deeper at least, or is the last.
     loop {
         let round = empty_dir(dir, name)?;
         if round.made_accessible {
@@ -77,11 +78,7 @@ impl Round {
 
     fn force(&mut self, dir: &Dir, name: &[u8], error: Error) {
         let is_denied = error.os_error == Some(Errno::ACCESS.raw_os_error());
-        if is_denied
-            && dir
-                .fd()
-                .is_ok_and(|fd| make_accessible(fd.as_fd(), name, 0o700))
-        {
+        if is_denied && dir.fd().is_ok_and(|fd| make_accessible(fd.as_fd(), name, 0o700)) {
             self.made_accessible = true;
         } else {
             self.note(Err(error));
@@ -97,10 +94,7 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
         }
         other => other?,
     };
-    let options = WalkOptions {
-        one_file_system: true,
-        ..WalkOptions::default()
-    };
+    let options = WalkOptions { one_file_system: true, ..WalkOptions::default() };
     let root = Dir::from_root_fd(fd, options.open_count_max)?;
     let mut round = Round::default();
     for event in Walk::below(root, options) {
@@ -108,18 +102,10 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
             Event::Enter(_) => {}
             Event::Names(dir, names) => round.remove_names(&dir, &names),
             Event::Leave(dir) => round.remove_dir(&dir),
-            Event::NotEntered {
-                dir,
-                name,
-                why: NotEntered::Failed(error),
-            } => {
+            Event::NotEntered { dir, name, why: NotEntered::Failed(error) } => {
                 round.force(&dir, &name, error);
             }
-            Event::NotEntered {
-                dir,
-                name,
-                why: NotEntered::OtherDevice,
-            } => {
+            Event::NotEntered { dir, name, why: NotEntered::OtherDevice } => {
                 let what = "something is mounted here";
                 round.note(Err(dir.locate(Error::os(what, Errno::BUSY), &name)));
             }
@@ -129,8 +115,8 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
     Ok(round)
 }
 
-/// Removes one entry. If it, or the directory it is in, is immutable or not writable for us although we own it,
-/// changes that and tries again.
+/// Removes one entry. If it, or the directory it is in, is immutable or not writable for us
+/// although we own it, changes that and tries again.
 fn remove_entry(dir: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<()> {
     let outcome = match unlinkat(dir, name, flags) {
         Err(Errno::PERM) => {

@@ -37,10 +37,7 @@ pub fn stat_batch(dir: &Dir, names: &Names) -> Vec<Result<Stat>> {
             .iter()
             .map(|(name, _)| stat_at(fd.as_fd(), name).map_err(|error| dir.locate(error, name)))
             .collect(),
-        Err(error) => names
-            .iter()
-            .map(|(name, _)| Err(dir.locate(error.clone(), name)))
-            .collect(),
+        Err(error) => names.iter().map(|(name, _)| Err(dir.locate(error.clone(), name))).collect(),
     }
 }
 
@@ -66,17 +63,10 @@ fn convert(raw: &Statx) -> Result<Stat> {
         ino: raw.stx_ino,
         dev: makedev(raw.stx_dev_major, raw.stx_dev_minor),
         nlink: raw.stx_nlink,
-        rdev: if kind.is_device() {
-            (raw.stx_rdev_major, raw.stx_rdev_minor)
-        } else {
-            (0, 0)
-        },
+        rdev: if kind.is_device() { (raw.stx_rdev_major, raw.stx_rdev_minor) } else { (0, 0) },
     })
 }
 
 fn timestamp(raw: &StatxTimestamp) -> Timestamp {
-    Timestamp {
-        secs: raw.tv_sec,
-        nanos: raw.tv_nsec,
-    }
+    Timestamp { secs: raw.tv_sec, nanos: raw.tv_nsec }
 }

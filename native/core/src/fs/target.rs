@@ -1,8 +1,8 @@
 //! Creating entries below the root of a restore, and never outside of it.
 //!
-//! A path is resolved with `openat2` where the kernel has it, else name by name; both ways no symlink
-//! is followed and nothing above the root can be reached, whoever changes the target meanwhile. All
-//! else works on one name in an open directory, and checks that it is one name.
+//! A path is resolved with `openat2` where the kernel has it, else name by name; both ways no
+//! symlink is followed and nothing above the root can be reached, whoever changes the target
+//! meanwhile. All else works on one name in an open directory, and checks that it is one name.
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -47,15 +47,13 @@ impl Target {
     }
 
     /// Opens the existing directory at `path` below the root: names joined by `/`, of any total
-    /// length; empty for the root itself. An error with `ELOOP` or `ENOTDIR` if a symlink is in the way.
+    /// length; empty for the root itself. An error with `ELOOP` or `ENOTDIR` if a symlink is in the
+    /// way.
     pub fn dir(&self, path: &[u8]) -> Result<OwnedFd> {
         let fail = |error: Error| error.at(display_path(path));
         if path.is_empty() {
             return self.root.try_clone().map_err(|error| {
-                fail(Error::os(
-                    "cannot open",
-                    Errno::from_io_error(&error).unwrap_or(Errno::IO),
-                ))
+                fail(Error::os("cannot open", Errno::from_io_error(&error).unwrap_or(Errno::IO)))
             });
         }
         for name in path.split(|&byte| byte == b'/') {
@@ -82,9 +80,7 @@ impl Target {
         }
         let mut fd = self.dir(b"")?;
         for name in path.split(|&byte| byte == b'/') {
-            fd = make_dir(fd.as_fd(), name)
-                .map_err(|error| error.at(display_path(path)))?
-                .0;
+            fd = make_dir(fd.as_fd(), name).map_err(|error| error.at(display_path(path)))?.0;
         }
         Ok(fd)
     }
@@ -96,19 +92,13 @@ fn split_piece(path: &[u8]) -> (&[u8], &[u8]) {
         return (path, &[]);
     }
     let head = path.get(..PATH_BYTES_MAX).unwrap_or(path);
-    let cut = head
-        .iter()
-        .rposition(|&byte| byte == b'/')
-        .unwrap_or(head.len());
-    (
-        path.get(..cut).unwrap_or(path),
-        path.get(cut + 1..).unwrap_or_default(),
-    )
+    let cut = head.iter().rposition(|&byte| byte == b'/').unwrap_or(head.len());
+    (path.get(..cut).unwrap_or(path), path.get(cut + 1..).unwrap_or_default())
 }
 
 /// Makes the directory `name` in `dir`, or opens the one that is there; tells whether it is new. An
-/// existing one becomes writable for its owner, and loses the immutable flag. An error with `ENOTDIR`
-/// or `ELOOP` if something else has the name.
+/// existing one becomes writable for its owner, and loses the immutable flag. An error with
+/// `ENOTDIR` or `ELOOP` if something else has the name.
 pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, bool)> {
     check_name(name)?;
     let fail = |errno| Error::os("cannot make the directory", errno).at(display_path(name));
@@ -133,7 +123,8 @@ pub fn make_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(OwnedFd, bool)> {
     Ok((fd, is_new))
 }
 
-/// Makes the regular file `name` in `dir`, which must not exist, and opens it for reading and writing.
+/// Makes the regular file `name` in `dir`, which must not exist, and opens it for reading and
+/// writing.
 pub fn create_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     check_name(name)?;
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -142,8 +133,8 @@ pub fn create_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 }
 
 /// Opens the existing regular file `name` in `dir` for reading and writing in place, whatever its
-/// flags and permissions, if it can be done. `None` if it is no regular file, or not there. Its `nlink`
-/// tells whether other names will see what is written.
+/// flags and permissions, if it can be done. `None` if it is no regular file, or not there. Its
+/// `nlink` tells whether other names will see what is written.
 pub fn open_file(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<(OwnedFd, Stat)>> {
     check_name(name)?;
     // Before it is opened: opening a device can act on it.
@@ -213,8 +204,8 @@ pub fn make_special(
 }
 
 /// Makes `name` in `dir` another name of `old_name` in `old_dir`, of any kind but a directory. Not
-/// possible once the file is immutable: flags come after links. Without privilege the kernel may refuse
-/// links to other owners' or setuid files.
+/// possible once the file is immutable: flags come after links. Without privilege the kernel may
+/// refuse links to other owners' or setuid files.
 pub fn make_link(
     old_dir: BorrowedFd<'_>,
     old_name: &[u8],
@@ -229,15 +220,11 @@ pub fn make_link(
 
 /// Adds `mode` to the permissions of an entry that we own. Returns whether to try again.
 pub(super) fn make_accessible(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> bool {
-    Subject::open(dir, name)
-        .and_then(|subject| subject.add_mode(mode))
-        .unwrap_or(false)
+    Subject::open(dir, name).and_then(|subject| subject.add_mode(mode)).unwrap_or(false)
 }
 
-/// Takes the immutable and append-only flags off a regular file or directory. Returns whether to try
-/// again.
+/// Takes the immutable and append-only flags off a regular file or directory. Returns whether to
+/// try again.
 pub(super) fn unprotect_entry(dir: BorrowedFd<'_>, name: &[u8]) -> bool {
-    Subject::open(dir, name)
-        .and_then(|subject| subject.unprotect())
-        .unwrap_or(false)
+    Subject::open(dir, name).and_then(|subject| subject.unprotect()).unwrap_or(false)
 }

@@ -1,4 +1,5 @@
-//! A walk through a tree: pre-order, children by the raw bytes of their names, of any depth and width.
+//! A walk through a tree: pre-order, children by the raw bytes of their names, of any depth and
+//! width.
 //!
 //! Memory is bounded by the names of the directories between the root and the current one; the
 //! number of open descriptors by [`WalkOptions::open_count_max`]. No error stops a walk: each is an
@@ -17,8 +18,8 @@ use crate::error::{Error, Result};
 
 /// Which entries a walk leaves out.
 pub trait Exclude: Send + Sync {
-    /// Whether the entry at `path` (from the root of the walk, without a leading slash) is left out,
-    /// a directory with all that is below it.
+    /// Whether the entry at `path` (from the root of the walk, without a leading slash) is left
+    /// out, a directory with all that is below it.
     fn excluded(&self, path: &[u8], is_dir: bool) -> bool;
 }
 
@@ -36,12 +37,7 @@ pub struct WalkOptions {
 
 impl Default for WalkOptions {
     fn default() -> Self {
-        Self {
-            one_file_system: false,
-            exclude: None,
-            batch_count_max: 512,
-            open_count_max: 128,
-        }
+        Self { one_file_system: false, exclude: None, batch_count_max: 512, open_count_max: 128 }
     }
 }
 
@@ -107,18 +103,14 @@ impl Walk {
         Ok(Self::below(root, options))
     }
 
-    /// A walk of the tree below `root`, which comes from [`Dir::open_root`] or [`Dir::from_root_fd`].
+    /// A walk of the tree below `root`, which comes from [`Dir::open_root`] or
+    /// [`Dir::from_root_fd`].
     pub fn below(root: Arc<Dir>, options: WalkOptions) -> Self {
-        Self {
-            options,
-            root: Some(root),
-            stack: Vec::new(),
-            path: Vec::new(),
-        }
+        Self { options, root: Some(root), stack: Vec::new(), path: Vec::new() }
     }
 
-    /// Path of the directory whose entries come next, from the root of the walk. After `Enter` that is
-    /// the entered one, after `Leave` the parent of the one left.
+    /// Path of the directory whose entries come next, from the root of the walk. After `Enter` that
+    /// is the entered one, after `Leave` the parent of the one left.
     pub fn path(&self) -> &[u8] {
         &self.path
     }
@@ -134,15 +126,8 @@ impl Walk {
             Ok(fd) => Listing::read(fd.as_fd()),
             Err(error) => (Listing::default(), Err(error)),
         };
-        let failure = outcome
-            .err()
-            .map(|error| error.at(display_path(&self.path)));
-        self.stack.push(Frame {
-            dir: Arc::clone(dir),
-            listing,
-            failure,
-            path_len,
-        });
+        let failure = outcome.err().map(|error| error.at(display_path(&self.path)));
+        self.stack.push(Frame { dir: Arc::clone(dir), listing, failure, path_len });
     }
 
     /// Opens the child directory `name` of `dir`, and says what came of it.
@@ -163,12 +148,7 @@ impl Walk {
     /// Takes names off the current directory until a batch is full, or a subdirectory or the end is
     /// next.
     fn advance(&mut self) -> Option<Event> {
-        let Self {
-            options,
-            stack,
-            path,
-            ..
-        } = self;
+        let Self { options, stack, path, .. } = self;
         let frame = stack.last_mut()?;
         if let Some(error) = frame.failure.take() {
             return Some(Event::ListingFailed(Arc::clone(&frame.dir), error));
@@ -208,12 +188,8 @@ fn classify(
     name: &[u8],
     hint: Option<FileKind>,
 ) -> (Step, Option<FileKind>) {
-    let kind = hint.or_else(|| {
-        dir.fd()
-            .and_then(|fd| stat_at(fd.as_fd(), name))
-            .ok()
-            .map(|stat| stat.kind)
-    });
+    let kind = hint
+        .or_else(|| dir.fd().and_then(|fd| stat_at(fd.as_fd(), name)).ok().map(|stat| stat.kind));
     let is_dir = kind == Some(FileKind::Dir);
     if let Some(exclude) = &options.exclude {
         let path_len = path.len();

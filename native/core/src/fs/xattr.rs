@@ -103,10 +103,7 @@ pub(super) fn read_all(place: &Place<'_>) -> Result<XattrsRead> {
             // Removed since it was listed.
             Err(Errno::NODATA) => {}
             Err(errno) => {
-                let what = format!(
-                    "cannot read the attribute {}",
-                    display_path(name.to_bytes())
-                );
+                let what = format!("cannot read the attribute {}", display_path(name.to_bytes()));
                 read.errors.push(Error::os(what, errno));
             }
         }

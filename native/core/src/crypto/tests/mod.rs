@@ -1,1 +1,8 @@
-//! Tests of sealing and keys.
+//! Tests of sealing and keys: published and given vectors, roles, and what must not open.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod blob;
+mod object;
+mod roles;
+mod signatures;
+mod vectors;

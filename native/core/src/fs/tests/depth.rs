@@ -12,8 +12,8 @@ use crate::fs::remove::remove_tree;
 use crate::fs::target::create_file;
 use crate::fs::*;
 
-/// Makes `depth` directories called `name` in one another, each with a file `a` and a file `z`, before and
-/// behind the subdirectory in the order of their names.
+/// Makes `depth` directories called `name` in one another, each with a file `a` and a file `z`,
+/// before and behind the subdirectory in the order of their names.
 fn build_deep(root: &Path, name: &[u8], depth: usize) {
     let mut dir: OwnedFd = open_root(root);
     for _ in 0..depth {
@@ -37,10 +37,7 @@ fn six_thousand_levels_are_walked_in_order_and_removed() {
     let name = b"name of directory";
     build_deep(&root, name, DEPTH);
 
-    let options = WalkOptions {
-        open_count_max: 16,
-        ..WalkOptions::default()
-    };
+    let options = WalkOptions { open_count_max: 16, ..WalkOptions::default() };
     let mut walk = Walk::new(&root, options).unwrap();
     let (mut level, mut deepest, mut names_count) = (0, 0, 0);
     let mut kept = Vec::new();
@@ -112,15 +109,7 @@ fn paths_of_any_length_are_made() {
     let found = target.dir(&path).unwrap();
     let same = stat_fd(made.as_fd()).unwrap();
     assert!(stat_fd(found.as_fd()).unwrap().is_same_inode(&same));
-    for bad in [
-        &b"/a"[..],
-        b"a/",
-        b"a//b",
-        b"../a",
-        b"a/../b",
-        b".",
-        b"a/\0",
-    ] {
+    for bad in [&b"/a"[..], b"a/", b"a//b", b"../a", b"a/../b", b".", b"a/\0"] {
         assert!(target.make_dirs(bad).is_err(), "{}", display_path(bad));
         assert!(target.dir(bad).is_err(), "{}", display_path(bad));
     }
@@ -139,10 +128,7 @@ fn wide_directories_come_in_sorted_batches() {
     }
     expected.sort();
     let mut found = Vec::new();
-    let options = WalkOptions {
-        batch_count_max: 300,
-        ..WalkOptions::default()
-    };
+    let options = WalkOptions { batch_count_max: 300, ..WalkOptions::default() };
     for event in Walk::new(&root, options).unwrap() {
         if let Event::Names(_, names) = event {
             assert!(names.len() <= 300);
@@ -151,6 +137,46 @@ fn wide_directories_come_in_sorted_batches() {
         }
     }
     assert_eq!(found, expected);
+}
+
+#[test]
+fn many_threads_reach_directories_whose_descriptors_come_and_go() {
+    let scratch = Scratch::in_memory();
+    let root = scratch.dir("root");
+    for index in 0..300 {
+        let dir = root.join(format!("{}/{}/{}", index % 7, index % 13, index));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("file"), b"").unwrap();
+    }
+    let options = WalkOptions { open_count_max: 2, ..WalkOptions::default() };
+    let (send, receive) = crossbeam_channel::unbounded();
+    let found: usize = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                let receive = receive.clone();
+                scope.spawn(move || {
+                    let batches = receive.iter();
+                    let found = batches.map(|(dir, names): (Arc<Dir>, Names)| {
+                        let stats = stat_batch(&dir, &names);
+                        assert!(stats.iter().all(Result::is_ok), "{stats:?}");
+                        assert!(stat_fd(dir.fd().unwrap().as_fd()).unwrap().ino == dir.stat().ino);
+                        stats.len()
+                    });
+                    found.sum::<usize>()
+                })
+            })
+            .collect();
+        for event in Walk::new(&root, options).unwrap() {
+            match event {
+                Event::Names(dir, names) => send.send((dir, names)).unwrap(),
+                Event::Enter(_) | Event::Leave(_) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(send);
+        workers.into_iter().map(|worker| worker.join().unwrap()).sum()
+    });
+    assert_eq!(found, 300);
 }
 
 #[test]
@@ -168,20 +194,13 @@ fn what_is_excluded_is_not_entered() {
     for name in ["keep/a", "keep/b.tmp", "keep/cache/c", "cache/d", "z.tmp"] {
         std::fs::write(root.join(name), b"").unwrap();
     }
-    let options = WalkOptions {
-        exclude: Some(Arc::new(Odd)),
-        ..WalkOptions::default()
-    };
+    let options = WalkOptions { exclude: Some(Arc::new(Odd)), ..WalkOptions::default() };
     let mut seen = Vec::new();
     for event in Walk::new(&root, options).unwrap() {
         match event {
             Event::Enter(dir) => seen.push(dir.path()),
             Event::Names(dir, names) => {
-                seen.extend(
-                    names
-                        .iter()
-                        .map(|(name, _)| super::support::join(&dir.path(), name)),
-                );
+                seen.extend(names.iter().map(|(name, _)| super::support::join(&dir.path(), name)));
             }
             Event::Leave(_) => {}
             other => panic!("{other:?}"),
@@ -192,19 +211,12 @@ fn what_is_excluded_is_not_entered() {
 
 #[test]
 fn other_file_systems_are_shown_but_not_entered() {
-    let options = || WalkOptions {
-        one_file_system: true,
-        ..WalkOptions::default()
-    };
+    let options = || WalkOptions { one_file_system: true, ..WalkOptions::default() };
     // Wherever this runs, one of them is a mount of its own.
     let mut seen = Vec::new();
     for event in Walk::new(Path::new("/dev"), options()).unwrap() {
         match event {
-            Event::NotEntered {
-                dir,
-                name,
-                why: NotEntered::OtherDevice,
-            } => {
+            Event::NotEntered { dir, name, why: NotEntered::OtherDevice } => {
                 let stat = stat_at(dir.fd().unwrap().as_fd(), &name).unwrap();
                 assert_ne!(stat.dev, dir.stat().dev);
                 seen.push(name);
@@ -249,10 +261,7 @@ fn two_million_names_cost_thirty_bytes_each_besides_the_name() {
         }
     }
     let overhead = peak.saturating_sub(name_bytes) / COUNT;
-    println!(
-        "{found} names in {:?}, peak {peak}, {overhead} bytes each",
-        started.elapsed()
-    );
+    println!("{found} names in {:?}, peak {peak}, {overhead} bytes each", started.elapsed());
     assert_eq!(found, COUNT + 1);
     assert!(overhead <= 30, "{overhead} bytes");
 }

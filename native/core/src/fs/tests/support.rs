@@ -49,12 +49,8 @@ pub(super) fn read_tree(root: &Path) -> BTreeMap<Vec<u8>, Entry> {
             Event::Enter(dir) => {
                 let fd = dir.fd().unwrap();
                 let attributes = attributes_of_open(fd.as_fd(), dir.stat().clone());
-                let entry = Entry {
-                    attributes,
-                    content: vec![],
-                    segments: vec![],
-                    first_name: None,
-                };
+                let entry =
+                    Entry { attributes, content: vec![], segments: vec![], first_name: None };
                 entries.insert(dir.path(), entry);
             }
             Event::Names(dir, names) => {
@@ -100,12 +96,7 @@ pub(super) fn read_entry(dir: BorrowedFd<'_>, name: &[u8], stat: Stat) -> Entry 
     }
     let read = read_attributes_at(dir, name, stat).unwrap();
     assert!(read.errors.is_empty(), "{:?}", read.errors);
-    Entry {
-        attributes: read.attributes,
-        content: vec![],
-        segments: vec![],
-        first_name: None,
-    }
+    Entry { attributes: read.attributes, content: vec![], segments: vec![], first_name: None }
 }
 
 fn read_content(fd: BorrowedFd<'_>, size: u64) -> Vec<u8> {
@@ -132,12 +123,7 @@ pub(super) fn write_tree(entries: &BTreeMap<Vec<u8>, Entry>, target: &Path) -> R
         let (dir, name) = parent_of(&target, path)?;
         if is_dir {
             let fd = target.dir(path)?;
-            apply_attributes(
-                &Subject::Open(fd.as_fd()),
-                &entry.attributes,
-                path,
-                &mut denied,
-            )?;
+            apply_attributes(&Subject::Open(fd.as_fd()), &entry.attributes, path, &mut denied)?;
         } else if entry.attributes.flags != 0 {
             let subject = Subject::open(dir.as_fd(), &name)?;
             apply_flags(&subject, &entry.attributes, path, &mut denied)?;
@@ -192,8 +178,8 @@ fn write_entry(target: &Target, path: &[u8], entry: &Entry, denied: &mut Denied)
     apply_attributes_but_flags(&subject, wanted, path, denied)
 }
 
-/// What must be equal after a restore: all but inode, device, ctime, btime, allocation, and the size and
-/// link count of directories, which belong to the file system.
+/// What must be equal after a restore: all but inode, device, ctime, btime, allocation, and the
+/// size and link count of directories, which belong to the file system.
 pub(super) fn comparable(entry: &Entry) -> Entry {
     let mut entry = entry.clone();
     let stat = &mut entry.attributes.stat;
@@ -208,17 +194,20 @@ pub(super) fn comparable(entry: &Entry) -> Entry {
 /// Panics at the first difference.
 pub(super) fn assert_same(expected: &BTreeMap<Vec<u8>, Entry>, found: &BTreeMap<Vec<u8>, Entry>) {
     for (path, entry) in expected {
-        let Some(other) = found.get(path) else {
-            panic!("{} is missing", display_path(path))
-        };
-        assert_eq!(
-            comparable(entry),
-            comparable(other),
-            "{}",
-            display_path(path)
-        );
+        let Some(other) = found.get(path) else { panic!("{} is missing", display_path(path)) };
+        assert_eq!(comparable(entry), comparable(other), "{}", display_path(path));
     }
     assert_eq!(expected.len(), found.len());
+}
+
+/// Whether this runs as root. Device nodes, owners and flags cannot be tested without; the test
+/// that asks says so and passes.
+pub(super) fn is_root() -> bool {
+    let is_root = rustix::process::geteuid().is_root();
+    if !is_root {
+        eprintln!("skipped: needs root");
+    }
+    is_root
 }
 
 /// A temporary directory that goes away with everything in it, immutable files and all.
@@ -228,15 +217,11 @@ pub(super) struct Scratch {
 
 impl Scratch {
     pub(super) fn new() -> Self {
-        Self {
-            home: tempfile::tempdir().unwrap(),
-        }
+        Self { home: tempfile::tempdir().unwrap() }
     }
 
     pub(super) fn in_memory() -> Self {
-        Self {
-            home: tempfile::tempdir_in("/dev/shm").unwrap(),
-        }
+        Self { home: tempfile::tempdir_in("/dev/shm").unwrap() }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -1,11 +1,12 @@
-//! The same without privilege. A thread of this process gives its own up for good, and does the work.
+//! The same without privilege. A thread of this process gives its own up for good, and does the
+//! work.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use rustix::fs::{Gid, Mode, Uid};
 
-use super::support::{Entry, Scratch, comparable, read_tree, write_tree};
+use super::support::{Entry, Scratch, comparable, is_root, read_tree, write_tree};
 use super::torture::build;
 use crate::fs::remove::remove_tree;
 use crate::fs::target::{make_dir, open_file};
@@ -14,13 +15,16 @@ use std::os::fd::AsFd as _;
 
 const UID: u32 = 54_321;
 
-/// Runs `work` as a user without rights or other groups. Only for this thread: the kernel keeps
+/// A second group of that user.
+const OTHER_GROUP: u32 = 54_322;
+
+/// Runs `work` as a user without rights. Only for this thread: the kernel keeps
 /// credentials by thread, and the standard library does not know.
 fn unprivileged<T: Send>(work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             let (uid, gid) = (Uid::from_raw(UID), Gid::from_raw(UID));
-            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_groups(&[Gid::from_raw(OTHER_GROUP)]).unwrap();
             rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
             rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
             work()
@@ -45,6 +49,9 @@ fn torture_tree(scratch: &Scratch) -> BTreeMap<Vec<u8>, Entry> {
 
 #[test]
 fn a_restore_without_privilege_does_what_it_may_and_says_the_rest() {
+    if !is_root() {
+        return;
+    }
     let scratch = Scratch::new();
     rustix::fs::chmod(scratch.path(), Mode::from_raw_mode(0o755)).unwrap();
     let before = torture_tree(&scratch);
@@ -92,15 +99,15 @@ fn a_restore_without_privilege_does_what_it_may_and_says_the_rest() {
     assert_eq!(denied.count(Category::Mode), 2);
     assert_eq!(denied.count(Category::Flags), 3);
     let text = denied.to_string();
-    assert!(
-        text.contains("device: 2 not restored (again null, big device)"),
-        "{text}"
-    );
+    assert!(text.contains("device: 2 not restored (again null, big device)"), "{text}");
     assert_eq!(text.lines().count(), denied.iter().count());
 }
 
 #[test]
 fn what_cannot_be_read_is_an_event_and_the_rest_goes_on() {
+    if !is_root() {
+        return;
+    }
     let scratch = Scratch::new();
     rustix::fs::chmod(scratch.path(), Mode::from_raw_mode(0o755)).unwrap();
     let source = scratch.dir("source");
@@ -114,11 +121,7 @@ fn what_cannot_be_read_is_an_event_and_the_rest_goes_on() {
         for event in Walk::new(&source, WalkOptions::default()).unwrap() {
             match event {
                 Event::Enter(dir) => seen.push(dir.path()),
-                Event::NotEntered {
-                    dir,
-                    name,
-                    why: NotEntered::Failed(error),
-                } => {
+                Event::NotEntered { dir, name, why: NotEntered::Failed(error) } => {
                     // It can still be described.
                     let stat = stat_at(dir.fd().unwrap().as_fd(), &name).unwrap();
                     assert_eq!((stat.kind, stat.mode), (FileKind::Dir, 0));
@@ -136,6 +139,9 @@ fn what_cannot_be_read_is_an_event_and_the_rest_goes_on() {
 
 #[test]
 fn an_owner_without_privilege_overwrites_and_removes_what_is_closed() {
+    if !is_root() {
+        return;
+    }
     let scratch = Scratch::new();
     rustix::fs::chmod(scratch.path(), Mode::from_raw_mode(0o755)).unwrap();
     let target = scratch.dir("target");
@@ -157,4 +163,33 @@ fn an_owner_without_privilege_overwrites_and_removes_what_is_closed() {
         remove_tree(root.root(), b"tree").unwrap();
         assert!(!target.join("tree").exists());
     });
+}
+
+#[test]
+fn a_group_of_ours_is_restored_though_the_owner_is_not() {
+    if !is_root() {
+        return;
+    }
+    let scratch = Scratch::new();
+    rustix::fs::chmod(scratch.path(), Mode::from_raw_mode(0o755)).unwrap();
+    let target = scratch.dir("target");
+    std::fs::write(target.join("file"), b"").unwrap();
+    give_away(&target);
+    give_away(&target.join("file"));
+    let mut wanted = read_tree(&target).remove(&b"file"[..]).unwrap().attributes;
+    (wanted.stat.uid, wanted.stat.gid) = (7, OTHER_GROUP);
+    wanted.stat.mode = 0o6755;
+    let (stat, denied) = unprivileged(|| {
+        let root = Target::open(&target).unwrap();
+        let mut denied = Denied::default();
+        let subject = Subject::open(root.root(), b"file").unwrap();
+        apply_attributes(&subject, &wanted, b"file", &mut denied).unwrap();
+        (subject.stat().unwrap(), denied)
+    });
+    assert_eq!((stat.uid, stat.gid), (UID, OTHER_GROUP));
+    // The rights of the group are ours to lend, those of the owner are not.
+    assert_eq!(stat.mode, 0o2755);
+    assert_eq!(denied.count(Category::Owner), 1);
+    assert_eq!(denied.count(Category::Mode), 1);
+    assert_eq!(denied.iter().count(), 2);
 }

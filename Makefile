@@ -1,0 +1,75 @@
+# Everything is built into .venv and native/target; downloads are cached where pip and cargo keep them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := s3,kubernetes,test,dev
+PYTEST_WORKERS ?= auto
+CARGO := cargo
+MANIFEST := --manifest-path native/Cargo.toml
+# A name that changes with what is to be installed, so that a second run finds nothing to do.
+STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.PHONY: build demo test test-all lint lint-python lint-rust test-python test-rust bench constraints clean help
+
+help: ## say what the targets do
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+
+build: $(STAMP) ## make .venv with the release extension in it; .venv/bin/pvback works afterwards
+	@VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/maturin develop --release --locked --skip-install --quiet
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; set PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	rm -f $(VENV)/.installed-*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'maturin>=1.9,<2'
+	PIP_CONSTRAINT=constraints.txt VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
+		$(BIN)/maturin develop --release --locked --extras $(EXTRAS)
+	touch $@
+
+demo: build ## back up, change, back up again, restore and compare a real tree of 1 GiB
+	$(BIN)/python benchmarks/demo.py
+
+test: build lint test-rust test-python ## what every change has to pass
+
+test-rust:
+	$(CARGO) test $(MANIFEST) --locked --quiet
+
+test-python: build
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow'
+
+test-all: build lint test-rust ## as test, with the slow tests
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
+
+lint: lint-python lint-rust ## style, types, layers, licences
+
+lint-python: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+lint-rust:
+	$(CARGO) fmt $(MANIFEST) --all --check
+	$(CARGO) clippy $(MANIFEST) --locked --quiet --workspace --all-targets -- -D warnings
+	@if command -v cargo-deny >/dev/null; then cd native && cargo deny --locked check bans licenses sources; \
+	else echo 'note: cargo-deny is not installed, licences are not checked' >&2; fi
+
+bench: build ## measure against restic, rustic, kopia and borg
+	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+
+constraints: ## renew constraints.txt with the newest versions that fit
+	rm -rf build/constraints
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+		print(*p["dependencies"], *sum(p["optional-dependencies"].values(), []), sep="\n")' > build/requirements.txt
+	build/constraints/bin/pip install --quiet --disable-pip-version-check -r build/requirements.txt
+	{ head -n 1 constraints.txt; build/constraints/bin/pip freeze; } > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+clean: ## remove everything that was built
+	rm -rf $(VENV) build dist native/target pvback/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find pvback tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

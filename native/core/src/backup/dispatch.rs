@@ -1,0 +1,461 @@
+//! From the walk to work: which entries are as the parent has them, which must be read, by whom, and
+//! in which order the results belong.
+
+use std::sync::{Arc, Mutex};
+
+use crossbeam_channel::{Receiver, Sender};
+use hashbrown::HashMap;
+
+use super::chunks::Known;
+use super::entries::{link_group, time};
+use super::files::stopped;
+use super::items::{At, Entry, Group, GroupDone, Item, Large, PartialNode, Task, TaskDone};
+use super::metadata::Refs;
+use super::progress::Change;
+use super::slot::{Signal, Slot};
+use crate::budget::Budget;
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::Id;
+use crate::fs::{
+    Dir, Event, FileKind, Names, NotEntered, Stat, Timestamp, Walk, stat_at, stat_batch,
+};
+use crate::pages::PageStore;
+use crate::tree::collect::{Visitor, collect_content};
+use crate::tree::{Body, Content, Cursor, Node};
+
+/// Most entries, and most bytes of small files, that a reader takes at a time.
+const GROUP_COUNT_MAX: usize = 64;
+const GROUP_BYTES_MAX: u64 = 1 << 20;
+
+/// A file whose times are younger than this before the parent's scan may have changed since without
+/// showing it, because clocks tick coarsely: it is read again. Two seconds, as FAT counts.
+const RACY_NANOS: i128 = 2_000_000_000;
+
+/// How to decide that a file is unchanged.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct CompareRules {
+    pub(super) ignore_ctime: bool,
+    pub(super) ignore_inode: bool,
+    /// Read everything.
+    pub(super) force: bool,
+}
+
+/// An earlier tree to compare with.
+pub(super) struct Earlier {
+    pub(super) pages: Arc<PageStore>,
+    pub(super) cursor: Cursor<Arc<PageStore>>,
+    pub(super) started_ns: i128,
+}
+
+/// One step of the walk with what `statx` said.
+pub(super) enum Scanned {
+    Dir(Arc<Dir>),
+    Batch(Arc<Dir>, Names, StatSlot),
+    Closed { dir: Arc<Dir>, name: Vec<u8>, why: NotEntered },
+    Failed(Error),
+}
+
+type StatSlot = Arc<Slot<Vec<Result<Stat>>>>;
+
+/// A batch for the threads that call `statx`.
+pub(super) struct StatJob {
+    dir: Arc<Dir>,
+    names: Names,
+    slot: StatSlot,
+}
+
+impl StatJob {
+    pub(super) fn run(self) {
+        self.slot.set(stat_batch(&self.dir, &self.names));
+    }
+}
+
+/// Walks, and hands batches to the threads that call `statx`.
+pub(super) fn scan(
+    walk: Walk,
+    signal: &Arc<Signal>,
+    jobs: &Sender<StatJob>,
+    out: &Sender<Scanned>,
+) -> Result<()> {
+    for event in walk {
+        signal.check()?;
+        let scanned = match event {
+            Event::Enter(dir) => Scanned::Dir(dir),
+            Event::Names(dir, names) => {
+                let slot = Slot::new(signal);
+                let job =
+                    StatJob { dir: Arc::clone(&dir), names: names.clone(), slot: slot.clone() };
+                jobs.send(job).map_err(|_| stopped())?;
+                Scanned::Batch(dir, names, slot)
+            }
+            Event::NotEntered { dir, name, why } => Scanned::Closed { dir, name, why },
+            Event::ListingFailed(_, error) => Scanned::Failed(error),
+            Event::Leave(_) => continue,
+        };
+        out.send(scanned).map_err(|_| stopped())?;
+    }
+    Ok(())
+}
+
+/// Where the work goes.
+pub(super) struct Outputs {
+    pub(super) groups: Sender<Group>,
+    pub(super) large: Sender<Large>,
+    pub(super) items: Sender<Item>,
+}
+
+/// What comparing needs.
+pub(super) struct Setup<'a> {
+    pub(super) signal: &'a Arc<Signal>,
+    pub(super) known: &'a Known,
+    pub(super) refs: &'a Refs,
+    pub(super) rules: CompareRules,
+    /// Files from this size on are cut by themselves.
+    pub(super) small_bytes: u64,
+    pub(super) budget: &'a Arc<Budget>,
+    pub(super) root_dev: u64,
+}
+
+/// The state of the comparison.
+pub(super) struct Dispatcher<'a> {
+    setup: Setup<'a>,
+    outputs: Outputs,
+    /// What an interrupted run left, and the parent: asked in this order.
+    earlier: Vec<Earlier>,
+    /// Inodes with more names to come: how many.
+    links: HashMap<u64, u32>,
+    tasks: Vec<Task>,
+    task_bytes: u64,
+    must_read: bool,
+    /// The last id that was looked up: consecutive small files share chunks.
+    last_known: Option<Id>,
+}
+
+impl<'a> Dispatcher<'a> {
+    pub(super) fn new(setup: Setup<'a>, outputs: Outputs, earlier: Vec<Earlier>) -> Self {
+        Self {
+            setup,
+            outputs,
+            earlier,
+            links: HashMap::new(),
+            tasks: Vec::new(),
+            task_bytes: 0,
+            must_read: false,
+            last_known: None,
+        }
+    }
+
+    /// Takes the walk's events until there are no more.
+    pub(super) fn run(mut self, scanned: &Receiver<Scanned>) -> Result<()> {
+        for event in scanned {
+            self.setup.signal.check()?;
+            match event {
+                Scanned::Dir(dir) => {
+                    let (key, stat) = (key_of(&dir, None), dir.stat().clone());
+                    self.entry(key, At::Dir(dir), stat)?;
+                }
+                Scanned::Batch(dir, names, slot) => {
+                    let prefix = key_of(&dir, None);
+                    for ((name, _), stat) in names.iter().zip(slot.wait()?) {
+                        match stat {
+                            Ok(stat) => {
+                                let at = At::Entry(Arc::clone(&dir), name.to_vec());
+                                self.entry(join(&prefix, name), at, stat.clone())?;
+                            }
+                            Err(error) => self.push(Task::Lost(error.clone()), 0, true)?,
+                        }
+                    }
+                }
+                Scanned::Closed { dir, name, why } => self.closed(&dir, name, why)?,
+                Scanned::Failed(error) => self.push(Task::Lost(error), 0, true)?,
+            }
+        }
+        self.flush()
+    }
+
+    /// A directory that the walk did not enter: its node is kept, its content is not.
+    fn closed(&mut self, dir: &Arc<Dir>, name: Vec<u8>, why: NotEntered) -> Result<()> {
+        let stat = dir.fd().and_then(|fd| stat_at(std::os::fd::AsFd::as_fd(&*fd), &name));
+        if let NotEntered::Failed(error) = why {
+            self.push(Task::Lost(error), 0, true)?;
+        }
+        match stat {
+            Ok(stat) => {
+                let at = At::Entry(Arc::clone(dir), name.clone());
+                let entry = Entry {
+                    key: key_of(dir, Some(&name)),
+                    at,
+                    stat,
+                    change: Change::Changed,
+                    carry: None,
+                };
+                self.push(Task::Read(entry), 0, true)
+            }
+            Err(error) => self.push(Task::Lost(error), 0, true),
+        }
+    }
+
+    fn entry(&mut self, key: Vec<u8>, at: At, stat: Stat) -> Result<()> {
+        if stat.kind != FileKind::Dir && stat.nlink > 1 {
+            let group = link_group(&stat, self.setup.root_dev);
+            if let Some(left) = self.links.get_mut(&group) {
+                *left -= 1;
+                let is_last = *left == 0;
+                if is_last {
+                    self.links.remove(&group);
+                }
+                return self.push(Task::Link { key, group, is_last }, 0, false);
+            }
+            self.links.insert(group, stat.nlink - 1);
+        }
+        let mut change = Change::New;
+        let mut resume = None;
+        for number in 0..self.earlier.len() {
+            let Some(found) = self.find(number, &key)? else { continue };
+            change = Change::Changed;
+            let Some(earlier) = self.earlier.get(number) else { continue };
+            if !is_unchanged(&found, &stat, self.setup.rules, earlier.started_ns) {
+                continue;
+            }
+            if found.partial {
+                if let Body::File { content, .. } = &found.body
+                    && let Some(bytes) = self.is_stored(number, content)?
+                {
+                    resume = Some((content.clone(), bytes));
+                }
+                continue;
+            }
+            if self.is_carried(number, &found)? {
+                return self.carry(key, at, stat, found);
+            }
+            // The repository lost what it had of this file: it is read again, and people are told.
+            let what = "stored content is missing from the index; the file is read again";
+            let path = crate::fs::display_path(&path_of(&key));
+            self.push(Task::Lost(Error::damaged(what).at(path)), 0, true)?;
+        }
+        let entry = Entry { key, at, stat, change, carry: None };
+        if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
+            return self.large(entry, resume);
+        }
+        let bytes = if entry.stat.kind == FileKind::File { entry.stat.size } else { 0 };
+        self.push(Task::Read(entry), bytes, true)
+    }
+
+    fn find(&mut self, number: usize, key: &[u8]) -> Result<Option<Node>> {
+        match self.earlier.get_mut(number) {
+            // A tree that cannot be read is not there to be compared with.
+            Some(earlier) => earlier.cursor.advance_to(key).map(|node| node.cloned()),
+            None => Ok(None),
+        }
+    }
+
+    fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
+        if self.setup.rules.ignore_ctime && stat.kind == FileKind::File {
+            let entry = Entry { key, at, stat, change: Change::None, carry: Some(Box::new(found)) };
+            return self.push(Task::Read(entry), 0, true);
+        }
+        if self.setup.rules.ignore_inode {
+            found.ino = stat.ino;
+            let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
+            found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
+        }
+        self.push(Task::Same(found), 0, false)
+    }
+
+    /// Whether everything that the node refers to is there.
+    fn is_carried(&mut self, number: usize, node: &Node) -> Result<bool> {
+        match &node.body {
+            Body::File { content, .. } => Ok(self.is_stored(number, content)?.is_some()),
+            _ => Ok(true),
+        }
+    }
+
+    /// How many bytes the content covers, if every chunk and page of it is in the index. What it
+    /// names through pages is then noted for the snapshot; inline extents are when the node arrives.
+    fn is_stored(&mut self, number: usize, content: &Content) -> Result<Option<u64>> {
+        let Some(earlier) = self.earlier.get(number) else { return Ok(None) };
+        let mut search = Search { known: self.setup.known, last: self.last_known, missing: None };
+        match collect_content(&*earlier.pages, content, &mut search) {
+            Err(error) if error.kind == ErrorKind::Damaged => return Ok(None),
+            other => other?,
+        }
+        match search.missing {
+            None => self.last_known = search.last,
+            Some(Ok(())) => return Ok(None),
+            Some(Err(error)) => return Err(error),
+        }
+        if matches!(content, Content::Pages { .. }) {
+            let mut noting = Noting { refs: self.setup.refs, result: Ok(()) };
+            collect_content(&*earlier.pages, content, &mut noting)?;
+            noting.result?;
+        }
+        Ok(content.covered())
+    }
+
+    fn large(&mut self, entry: Entry, resume: Option<(Content, u64)>) -> Result<()> {
+        self.flush()?;
+        let slot = Slot::new(self.setup.signal);
+        let partial = Arc::new(PartialNode::default());
+        let item = Item::Large(Arc::clone(&slot), Arc::clone(&partial));
+        self.outputs.items.send(item).map_err(|_| stopped())?;
+        let large = Large { entry, resume, slot, partial };
+        self.outputs.large.send(large).map_err(|_| stopped())
+    }
+
+    fn push(&mut self, task: Task, bytes: u64, must_read: bool) -> Result<()> {
+        if self.task_bytes + bytes > GROUP_BYTES_MAX {
+            self.flush()?;
+        }
+        self.tasks.push(task);
+        self.task_bytes += bytes;
+        self.must_read |= must_read;
+        if self.tasks.len() >= GROUP_COUNT_MAX { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        if self.tasks.is_empty() {
+            return Ok(());
+        }
+        let tasks = std::mem::take(&mut self.tasks);
+        let bytes = std::mem::take(&mut self.task_bytes);
+        let slot = Slot::new(self.setup.signal);
+        let item = Item::Group(Arc::clone(&slot));
+        // In the order of keys, which is the order in which the sequencer gives permits back.
+        let permit = self.setup.budget.acquire(bytes);
+        self.outputs.items.send(item).map_err(|_| stopped())?;
+        if std::mem::take(&mut self.must_read) {
+            return self.outputs.groups.send(Group { tasks, permit, slot }).map_err(|_| stopped());
+        }
+        let entries = tasks.into_iter().filter_map(|task| match task {
+            Task::Same(node) => Some(TaskDone::Same(node)),
+            Task::Link { key, group, is_last } => Some(TaskDone::Link { key, group, is_last }),
+            Task::Lost(error) => Some(TaskDone::Lost(error)),
+            Task::Read(_) => None,
+        });
+        let done = GroupDone { entries: entries.collect(), bytes: Vec::new(), _permit: permit };
+        slot.set(Mutex::new(Some(done)));
+        Ok(())
+    }
+}
+
+/// Looks for what the index does not have.
+struct Search<'a> {
+    known: &'a Known,
+    /// The last id that was found: consecutive small files share chunks.
+    last: Option<Id>,
+    missing: Option<Result<()>>,
+}
+
+impl Search<'_> {
+    fn look(&mut self, id: &Id) {
+        if self.missing.is_none() {
+            match self.known.has(&id.short()) {
+                Ok(true) => {}
+                Ok(false) => self.missing = Some(Ok(())),
+                Err(error) => self.missing = Some(Err(error)),
+            }
+        }
+    }
+}
+
+impl Visitor for Search<'_> {
+    fn page(&mut self, id: &Id) -> bool {
+        self.look(id);
+        self.missing.is_none()
+    }
+
+    fn chunk(&mut self, id: &Id) {
+        if self.last != Some(*id) {
+            self.look(id);
+            self.last = Some(*id);
+        }
+    }
+}
+
+/// Notes pages and chunks for the new snapshot.
+struct Noting<'a> {
+    refs: &'a Refs,
+    result: Result<()>,
+}
+
+impl Noting<'_> {
+    fn note(&mut self, id: &Id) {
+        if self.result.is_ok() {
+            self.result = self.refs.insert(id.short());
+        }
+    }
+}
+
+impl Visitor for Noting<'_> {
+    fn page(&mut self, id: &Id) -> bool {
+        self.note(id);
+        self.result.is_ok()
+    }
+
+    fn chunk(&mut self, id: &Id) {
+        self.note(id);
+    }
+}
+
+/// Whether the file system shows the entry exactly as the earlier tree has it.
+fn is_unchanged(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128) -> bool {
+    let is_whole = !node.unstable && !node.unreadable;
+    let (mtime, ctime) = (time(stat.mtime), time(stat.ctime));
+    let is_same_kind = node.kind() == super::entries::kind_of(stat.kind);
+    let is_same_size = match &node.body {
+        Body::File { size, .. } => !rules.force && *size == stat.size,
+        Body::CharDevice(major, minor) | Body::BlockDevice(major, minor) => {
+            (*major, *minor) == stat.rdev
+        }
+        _ => true,
+    };
+    let is_racy = nanos(stat.mtime) > started_ns - RACY_NANOS
+        || (!rules.ignore_ctime && nanos(stat.ctime) > started_ns - RACY_NANOS);
+    let is_same_inode = rules.ignore_inode || node.ino == stat.ino;
+    let is_same_ctime = if rules.ignore_ctime {
+        (node.mode, node.uid, node.gid) == (stat.mode, stat.uid, stat.gid)
+            || stat.kind == FileKind::File
+    } else {
+        node.ctime == ctime
+    };
+    is_whole
+        && is_same_kind
+        && is_same_size
+        && is_same_inode
+        && is_same_ctime
+        && node.mtime == mtime
+        && !is_racy
+}
+
+fn nanos(time: Timestamp) -> i128 {
+    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
+}
+
+/// The key of a directory or of an entry in it.
+fn key_of(dir: &Dir, name: Option<&[u8]>) -> Vec<u8> {
+    let mut key = dir.path();
+    for byte in &mut key {
+        if *byte == b'/' {
+            *byte = 0;
+        }
+    }
+    match name {
+        Some(name) => join(&key, name),
+        None => key,
+    }
+}
+
+fn join(prefix: &[u8], name: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(prefix.len() + 1 + name.len());
+    key.extend_from_slice(prefix);
+    if !prefix.is_empty() {
+        key.push(0);
+    }
+    key.extend_from_slice(name);
+    key
+}
+
+/// The path of a key.
+pub(super) fn path_of(key: &[u8]) -> Vec<u8> {
+    key.iter().map(|byte| if *byte == 0 { b'/' } else { *byte }).collect()
+}

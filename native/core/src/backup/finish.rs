@@ -1,0 +1,288 @@
+//! The end of the pipeline: nodes in order, their content complete, into the tree; and checkpoints.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use hashbrown::HashMap;
+use serde::Serialize;
+
+use super::control::Control;
+use super::dispatch::path_of;
+use super::items::{EntryDone, LargeSlot, PartialNode, PartialState, TaskDone};
+use super::metadata::{ObjectHash, Pages, Refs, RunGate};
+use super::packer::Packer;
+use super::problems::Problems;
+use super::progress::{Change, Compared, Counters, Stats};
+use super::slot::Signal;
+use super::stream::{Part, StreamMap};
+use crate::broker::lock;
+use crate::error::{Error, Result};
+use crate::scope::Scope;
+use crate::tree::{Body, Content, ExtentKind, Node, Root, TreeBuilder};
+
+/// How often a checkpoint that was asked for is looked for while nothing comes in.
+const POLL: Duration = Duration::from_millis(100);
+
+/// A node on its way into the tree.
+pub(super) enum Pending {
+    /// Taken over as it is.
+    Same(Node),
+    /// Read; the content of a small file is a part of the stream.
+    Node(Node, Option<Part>, Change),
+    /// Another name of an inode that came earlier.
+    Link { key: Vec<u8>, group: u64, is_last: bool },
+    /// A large file.
+    Large(LargeSlot, Arc<PartialNode>),
+}
+
+/// A root as the caller gets it.
+#[derive(Clone, Debug, Serialize, serde::Deserialize)]
+pub struct RootJson {
+    /// Page id in hex.
+    pub page: String,
+    /// Level of that page.
+    pub level: u8,
+    /// Nodes in the tree.
+    pub nodes: u64,
+    /// Sum of the sizes of all files.
+    pub bytes: u64,
+}
+
+impl From<Root> for RootJson {
+    fn from(root: Root) -> Self {
+        let Root { page, level, nodes, bytes } = root;
+        Self { page: page.to_string(), level, nodes, bytes }
+    }
+}
+
+impl TryFrom<&RootJson> for Root {
+    type Error = Error;
+
+    fn try_from(root: &RootJson) -> Result<Self> {
+        let page = blake3::Hash::from_hex(&root.page)
+            .map_err(|_| Error::damaged("the root of a snapshot is not a page id"))?;
+        let page = crate::format::Id(*page.as_bytes());
+        Ok(Self { page, level: root.level, nodes: root.nodes, bytes: root.bytes })
+    }
+}
+
+/// What a checkpoint says.
+#[derive(Serialize)]
+struct CheckpointJson<'a> {
+    root: RootJson,
+    runs: &'a [String],
+    stats: Stats,
+}
+
+/// What the run ends with.
+pub(super) struct Finished {
+    pub(super) root: RootJson,
+    pub(super) refs: Vec<ObjectHash>,
+    pub(super) runs: Vec<String>,
+}
+
+/// The builder of the tree and what it needs.
+pub(super) struct Finisher<'a> {
+    pub(super) scope: &'a Scope,
+    pub(super) signal: &'a Arc<Signal>,
+    pub(super) control: &'a Control,
+    pub(super) map: &'a StreamMap,
+    pub(super) refs: &'a Arc<Refs>,
+    pub(super) pages: Pages,
+    /// For what only a checkpoint needs.
+    pub(super) checkpoint_pages: Pages,
+    pub(super) data: &'a Packer,
+    pub(super) meta: &'a Packer,
+    pub(super) gate: &'a RunGate,
+    pub(super) counters: &'a Counters,
+    pub(super) problems: &'a Problems,
+    /// Taken at the end.
+    pub(super) builder: Option<TreeBuilder>,
+    pub(super) is_dry: bool,
+    /// Nodes of inodes with more names to come.
+    pub(super) links: HashMap<u64, Node>,
+    pub(super) runs: Vec<String>,
+}
+
+impl Finisher<'_> {
+    pub(super) fn run(mut self, nodes: Receiver<Pending>) -> Result<Finished> {
+        loop {
+            self.checkpoint_if_asked(None)?;
+            match nodes.recv_timeout(POLL) {
+                Ok(pending) => self.take(pending)?,
+                Err(RecvTimeoutError::Timeout) => self.signal.check()?,
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.signal.check()?;
+        let builder = self.builder.take().ok_or_else(without_builder)?;
+        let root = builder.finish(&mut self.pages)?;
+        let refs = self.refs.finish()?;
+        self.write_run()?;
+        if !self.is_dry {
+            self.scope.broker.wait_puts()?;
+        }
+        Ok(Finished { root: root.into(), refs, runs: self.runs })
+    }
+
+    fn take(&mut self, pending: Pending) -> Result<()> {
+        match pending {
+            Pending::Same(node) => self.add(node, Change::None),
+            Pending::Node(mut node, part, change) => {
+                if let (Some(part), Body::File { content, .. }) = (part, &mut node.body) {
+                    *content = Content::Inline(self.extents(part)?);
+                }
+                self.add(node, change)
+            }
+            Pending::Link { key, group, is_last } => {
+                let first = if is_last {
+                    self.links.remove(&group)
+                } else {
+                    self.links.get(&group).cloned()
+                };
+                // Where there is none, the first name was lost on the way, and that was told.
+                first.map_or(Ok(()), |first| self.append(Node { key, ..first }, Change::None))
+            }
+            Pending::Large(slot, partial) => self.large(&slot, &partial),
+        }
+    }
+
+    fn extents(&mut self, part: Part) -> Result<Vec<crate::tree::Extent>> {
+        loop {
+            let ready = self.signal.wait_for(|| {
+                let extents = self.map.extents(part);
+                (extents.is_some() || self.control.is_checkpoint_asked()).then_some(extents)
+            })?;
+            match ready {
+                Some(extents) => return extents,
+                None => self.checkpoint_if_asked(None)?,
+            }
+        }
+    }
+
+    fn large(&mut self, slot: &LargeSlot, partial: &Arc<PartialNode>) -> Result<()> {
+        loop {
+            let is_done = self.signal.wait_for(|| {
+                let is_done = slot.get().is_some();
+                (is_done || self.control.is_checkpoint_asked()).then_some(is_done)
+            })?;
+            if !is_done {
+                self.checkpoint_if_asked(Some((slot, partial)))?;
+                continue;
+            }
+            let done = slot.get().and_then(|done| lock(done).take());
+            return match done.ok_or_else(|| Error::internal("a file came twice"))? {
+                TaskDone::Read(EntryDone { node, change, problems, .. }) => {
+                    for problem in &problems {
+                        self.problems.report(problem)?;
+                    }
+                    self.add(node, change)
+                }
+                TaskDone::Lost(error) => self.problems.report(&error),
+                TaskDone::Same(node) => self.add(node, Change::None),
+                TaskDone::Link { .. } => Err(Error::internal("a large file became a link")),
+            };
+        }
+    }
+
+    /// Adds the first or only name of an inode.
+    fn add(&mut self, node: Node, change: Change) -> Result<()> {
+        if let Some(group) = node.link_group {
+            self.links.insert(group, Node { key: Vec::new(), ..node.clone() });
+        }
+        self.append(node, change)
+    }
+
+    fn append(&mut self, node: Node, change: Change) -> Result<()> {
+        if let Err(refusal) = node.check() {
+            let path = crate::fs::display_path(&path_of(&node.key));
+            return self.problems.report(&Error::internal(refusal).at(path));
+        }
+        self.counters.node(match &node.body {
+            Body::Directory => Compared::Directory,
+            Body::File { size, .. } => Compared::File { size: *size, change },
+            _ => Compared::Other,
+        });
+        if node.unstable {
+            self.counters.unstable_file();
+        }
+        // The pages of long contents and what they name were noted when they were written or found.
+        if let Body::File { content: Content::Inline(extents), .. } = &node.body {
+            for extent in extents {
+                if let ExtentKind::Data { id, .. } = extent.kind {
+                    self.refs.insert(id.short())?;
+                }
+            }
+        }
+        self.builder.as_mut().ok_or_else(without_builder)?.push(&node, &mut self.pages)
+    }
+
+    fn checkpoint_if_asked(
+        &mut self,
+        large: Option<(&LargeSlot, &Arc<PartialNode>)>,
+    ) -> Result<()> {
+        if !self.control.take_checkpoint() {
+            return Ok(());
+        }
+        let mut builder = self.builder.clone().ok_or_else(without_builder)?;
+        if let Some((slot, partial)) = large {
+            lock(&partial.state).ask();
+            let node = self.signal.wait_for(|| {
+                if slot.get().is_some() {
+                    return Some(None);
+                }
+                lock(&partial.state).take().map(Some)
+            })?;
+            if let Some(node) = node {
+                builder.push(&node, &mut self.checkpoint_pages)?;
+            }
+        }
+        if builder.nodes() == 0 {
+            return Ok(());
+        }
+        let root = builder.finish(&mut self.checkpoint_pages)?;
+        self.write_run()?;
+        let checkpoint =
+            CheckpointJson { root: root.into(), runs: &self.runs, stats: self.counters.stats() };
+        let json =
+            serde_json::to_vec(&checkpoint).map_err(|error| Error::internal(error.to_string()))?;
+        self.scope.broker.output("checkpoint", json)
+    }
+
+    /// Makes everything durable that was sealed so far, and lists it.
+    fn write_run(&mut self) -> Result<()> {
+        self.data.flush()?;
+        self.meta.flush()?;
+        if !self.is_dry {
+            self.scope.broker.wait_puts()?;
+        }
+        let mut packs = self.data.take_stored();
+        packs.extend(self.meta.take_stored());
+        let run = self.gate.write_run(self.scope, &packs, self.is_dry)?;
+        self.runs.extend(run);
+        Ok(())
+    }
+}
+
+impl PartialState {
+    fn ask(&mut self) {
+        if matches!(self, Self::Idle) {
+            *self = Self::Asked;
+        }
+    }
+
+    fn take(&mut self) -> Option<Box<Node>> {
+        match std::mem::take(self) {
+            Self::Ready(node) => Some(node),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+fn without_builder() -> Error {
+    Error::internal("the tree is finished")
+}

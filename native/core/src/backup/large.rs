@@ -1,0 +1,125 @@
+//! Large files: opening, reading through [`FileReader`], and the node that comes out.
+
+use std::sync::Arc;
+
+use super::entries::{EntryReader, OpenFile, done, is_same_content, set_content, vanished};
+use super::files::FileReader;
+use super::items::{Large, PartialNode, PartialState};
+use super::metadata::Pages;
+use crate::broker::lock;
+use crate::error::Result;
+use crate::fs::stat_fd;
+use crate::tree::extents::ExtentIter;
+use crate::tree::{Body, Content, ContentBuilder, ExtentKind, Node, PageKey};
+
+/// Files up to this size that change under the reader are read a second time; of longer ones that is
+/// said and left to the next run.
+const REREAD_BYTES_MAX: u64 = 64 << 20;
+
+/// What reading large files takes.
+pub(super) struct LargeReader<'a> {
+    pub(super) entries: &'a EntryReader<'a>,
+    pub(super) page_key: &'a PageKey,
+    /// For the pages of a partial content.
+    pub(super) checkpoint_pages: &'a mut Pages,
+    /// Where an interrupted run's extent pages are read from.
+    pub(super) earlier: Option<Arc<crate::pages::PageStore>>,
+}
+
+impl LargeReader<'_> {
+    /// Reads a file and delivers its node. Only what ends the whole run is an error.
+    pub(super) fn read(&mut self, reader: &mut FileReader<'_>, large: Large) -> Result<()> {
+        let Large { entry, mut resume, slot, partial } = large;
+        let mut expected = entry.stat.clone();
+        let mut attempt = 0;
+        let outcome = loop {
+            attempt += 1;
+            let file = match self.entries.open(&entry, &expected) {
+                Ok(Some(file)) => file,
+                Ok(None) => break vanished(&entry, "was replaced while it was read"),
+                Err(error) => break self.entries.unreadable(entry, error),
+            };
+            let OpenFile { fd, mut node, stat, problems } = file;
+            // The prefix counts only for the file that it was taken of.
+            let prefix = resume.take().filter(|_| is_same_content(&stat, &entry.stat));
+            let (content, start) = self.prefix(prefix, reader.pages)?;
+            let read = {
+                let template = node.clone();
+                let pages = &mut *self.checkpoint_pages;
+                let signal = Arc::clone(reader.signal);
+                let partial = Arc::clone(&partial);
+                let mut between = |content: &ContentBuilder| {
+                    publish(&partial, &template, content, pages, || signal.wake())
+                };
+                let mut reader = reader.with_between(&mut between);
+                reader.read_file(&fd, stat.size, start, content)
+            };
+            let read = match read {
+                Ok(read) => read,
+                Err(error) if reader.signal.check().is_err() => return Err(error),
+                Err(error) => break self.entries.unreadable(entry, error),
+            };
+            let after = stat_fd(std::os::fd::AsFd::as_fd(&fd));
+            let is_stable = read.size == stat.size
+                && after.as_ref().is_ok_and(|after| is_same_content(after, &stat));
+            if let Ok(after) = after
+                && !is_stable
+                && attempt == 1
+                && after.size <= REREAD_BYTES_MAX
+            {
+                expected = after;
+                continue;
+            }
+            node.unstable = !is_stable;
+            set_content(&mut node, read.size);
+            if let Body::File { content, .. } = &mut node.body {
+                *content = read.content;
+            }
+            break done(&entry.at, node, entry.change, 0..0, problems);
+        };
+        slot.set(std::sync::Mutex::new(Some(outcome)));
+        Ok(())
+    }
+
+    /// A builder that holds the content an interrupted run has covered, and how many bytes that is.
+    fn prefix(
+        &self,
+        prefix: Option<(Content, u64)>,
+        pages: &mut Pages,
+    ) -> Result<(ContentBuilder, u64)> {
+        let mut builder = ContentBuilder::new(self.page_key.clone());
+        let (Some((content, _)), Some(earlier)) = (prefix, &self.earlier) else {
+            return Ok((builder, 0));
+        };
+        for extent in ExtentIter::new(earlier, &content, 0) {
+            let extent = extent?.1;
+            if let ExtentKind::Data { id, .. } = extent.kind {
+                pages.note(&id)?;
+            }
+            builder.push(extent, pages)?;
+        }
+        let covered = builder.covered();
+        Ok((builder, covered))
+    }
+}
+
+/// Leaves a partial node for a checkpoint, if one waits for it.
+pub(super) fn publish(
+    partial: &PartialNode,
+    template: &Node,
+    content: &ContentBuilder,
+    pages: &mut Pages,
+    wake: impl Fn(),
+) -> Result<()> {
+    if !matches!(*lock(&partial.state), PartialState::Asked) {
+        return Ok(());
+    }
+    let mut node = template.clone();
+    node.partial = true;
+    if let Body::File { content: target, .. } = &mut node.body {
+        *target = content.so_far(pages)?;
+    }
+    *lock(&partial.state) = PartialState::Ready(Box::new(node));
+    wake();
+    Ok(())
+}

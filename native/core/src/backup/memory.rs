@@ -1,0 +1,45 @@
+//! How one memory ceiling is shared out. Every term is an upper bound of what its stage holds.
+
+/// Shares of a run's memory, in bytes unless said.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shares {
+    /// Index runs held whole.
+    pub(super) index: u64,
+    /// Read buffers for large files: bytes each, and how many.
+    pub(super) slab: usize,
+    pub(super) slabs: usize,
+    /// Contents of small files on their way to the stream.
+    pub(super) small: u64,
+    /// Chunks of the stream on their way through the workers.
+    pub(super) stream: u64,
+    /// Target size of a data pack and of a metadata pack.
+    pub(super) data_pack: usize,
+    pub(super) meta_pack: usize,
+    /// Digests of small files that are remembered.
+    pub(super) digests: usize,
+}
+
+const MIB: u64 = 1 << 20;
+
+impl Shares {
+    /// Shares `memory` bytes among the stages. `longest_chunk` bounds from below what reading needs.
+    ///
+    /// Packs take the most: one of each kind is filled, and up to two are sealed and wait to be stored.
+    pub(super) fn of(memory: u64, longest_chunk: usize, pack_bytes: usize) -> Self {
+        let memory = memory.max(64 * MIB);
+        let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let data_pack = pack_bytes.min(size(memory / 6)).max(4 << 20);
+        let slab = (2 * longest_chunk + (1 << 20)).max(2 << 20);
+        Self {
+            index: memory / 4,
+            slab,
+            slabs: (size(memory / 6) / slab).max(2),
+            small: (memory / 24).max(4 * MIB),
+            stream: (memory / 24).max(4 * longest_chunk as u64),
+            data_pack,
+            meta_pack: data_pack.min(8 << 20),
+            // 44 bytes of key and value, hash table slack included twice that.
+            digests: size(memory / 12 / 88),
+        }
+    }
+}

@@ -1,0 +1,544 @@
+//! One run of a backup, from options to result: sets up the stages and their threads.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use base64::Engine as _;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use hashbrown::HashMap;
+use serde::Serialize;
+
+use super::chunks::{ChunkTask, Chunks, Known};
+use super::control::Control;
+use super::dispatch::{CompareRules, Dispatcher, Earlier, Outputs, Setup, StatJob, scan};
+use super::entries::{EntryReader, is_same_content, set_content};
+use super::files::{FileReader, stopped};
+use super::finish::{Finished, Finisher, Pending, RootJson};
+use super::items::{EntryDone, Group, Item, Large, PartialNode, TaskDone};
+use super::large::{LargeReader, publish};
+use super::memory::Shares;
+use super::metadata::{ObjectHash, Pages, Refs, RunGate};
+use super::options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
+use super::packer::{Level, PackKey, Packer};
+use super::problems::Problems;
+use super::progress::{Change, Counters, Stats};
+use super::single;
+use super::slab::SlabPool;
+use super::slot::{Signal, Slot};
+use super::stream::{Sequencer, StreamMap};
+use crate::budget::Budget;
+use crate::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed};
+use crate::crypto::config::ChunkerParams;
+use crate::crypto::{BlobSealer, IdKey, SourceId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::format::pack::PackKind;
+use crate::fs::{Dir, Walk, WalkOptions, stat_fd};
+use crate::globs::Globs;
+use crate::index::{Index, IndexOptions, PackName, parse_names};
+use crate::pages::PageStore;
+use crate::scope::{Scope, hex16};
+use crate::tree::{Body, Content, ContentBuilder, Node, PageKey, Root, TreeBuilder, TreeReader};
+
+/// zstd levels between which a run adapts.
+const LEVEL_BASE: i32 = 3;
+const LEVEL_MOST: i32 = 9;
+
+/// A backup: make one, then [`run`](Self::run) it on one thread while others watch and command it.
+pub struct Backup {
+    scope: Scope,
+    options: BackupOptions,
+    source: SourceId,
+    chunking: Chunking,
+    shares: Shares,
+    counters: Arc<Counters>,
+    control: Arc<Control>,
+    known: Arc<Known>,
+    gate: RunGate,
+    data: Arc<Packer>,
+    meta: Arc<Packer>,
+    level: Arc<Level>,
+    refs: Arc<Refs>,
+}
+
+struct Chunking {
+    argmin: Chunker,
+    fixed: Chunker,
+    small_bytes: u64,
+}
+
+/// What a finished backup tells.
+#[derive(Debug, Serialize)]
+pub struct BackupResult {
+    /// Root of the tree.
+    pub root: RootJson,
+    /// The reference set's parts.
+    pub refs: Vec<ObjectHash>,
+    /// Names of the runs that were written.
+    pub runs: Vec<String>,
+    /// Counts.
+    pub stats: Stats,
+}
+
+impl Backup {
+    /// Prepares a run. Reads the index.
+    pub fn new(scope: Scope, options: BackupOptions, chunker: &ChunkerParams) -> Result<Self> {
+        let chunking = Chunking::new(&scope, chunker)?;
+        let longest =
+            chunking.argmin.longest_chunk_bytes().max(chunking.fixed.longest_chunk_bytes());
+        let shares = Shares::of(options.memory_bytes, longest, options.pack_bytes);
+        let source = SourceId::parse(&options.source_id)?;
+        let counters = Arc::new(Counters::default());
+        let index = Index::load(&scope, &options.index, shares.index)?;
+        let known = Arc::new(Known::new(index));
+        let level = Arc::new(match options.level {
+            Some(level) => Level::new(level, level),
+            None => Level::new(LEVEL_BASE, LEVEL_MOST),
+        });
+        let packer = |kind, bytes, level: &Arc<Level>, key| {
+            let counters = Arc::clone(&counters);
+            let level = Arc::clone(level);
+            Arc::new(Packer::new(scope.clone(), kind, bytes, options.dry_run, level, counters, key))
+        };
+        let keys = Arc::clone(&scope.keys);
+        let data_key = Box::new(move || {
+            let (blob, envelope) = keys.new_data_key()?;
+            Ok(PackKey { blob, envelope: envelope.to_bytes() })
+        });
+        let keys = Arc::clone(&scope.keys);
+        let meta_key = Box::new(move || {
+            let (blob, envelope) = keys.source(&source)?.new_page_key()?;
+            Ok(PackKey { blob, envelope: envelope.to_bytes() })
+        });
+        let data = packer(PackKind::Data, shares.data_pack, &level, data_key);
+        let still = Arc::new(Level::new(0, 0));
+        let meta = packer(PackKind::Metadata, shares.meta_pack, &still, meta_key);
+        let refs = Refs::new(scope.clone(), options.snapshot.clone(), options.dry_run);
+        Ok(Self {
+            gate: RunGate::new(options.generation),
+            scope,
+            options,
+            source,
+            chunking,
+            shares,
+            counters,
+            control: Arc::default(),
+            known,
+            data,
+            meta,
+            level,
+            refs,
+        })
+    }
+
+    /// Counters to watch.
+    pub fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Flags to set.
+    pub fn control(&self) -> &Arc<Control> {
+        &self.control
+    }
+
+    /// First half of acknowledging generation n: no run is in flight when this returns, the new view
+    /// counts, and the answer is which of `condemned` to keep. Runs wait for [`Self::acknowledged`].
+    pub fn acknowledge(&self, index: &IndexOptions, condemned: &[String]) -> Result<Vec<String>> {
+        let condemned = parse_names(condemned)?;
+        self.gate.pause();
+        let index = Index::load(&self.scope, index, self.shares.index)?;
+        let mut keep = self.known.replace(index, &condemned);
+        let is_own = |name: &&PackName| self.data.is_own(name) || self.meta.is_own(name);
+        keep.extend(condemned.iter().filter(is_own));
+        keep.sort_unstable();
+        keep.dedup();
+        Ok(keep.iter().map(hex16).collect())
+    }
+
+    /// Second half: the register says so, runs go on under `generation`.
+    pub fn acknowledged(&self, generation: u64) {
+        self.gate.open(generation);
+    }
+
+    /// Runs to the end. The broker must be served meanwhile.
+    pub fn run(&self) -> Result<BackupResult> {
+        let signal = Signal::new(Arc::clone(&self.scope.broker));
+        self.control.attach(&signal);
+        let finished = self.stages(&signal)?;
+        Ok(BackupResult {
+            root: finished.root,
+            refs: finished.refs,
+            runs: finished.runs,
+            stats: self.counters.stats(),
+        })
+    }
+
+    fn threads(&self) -> usize {
+        match self.options.threads {
+            0 => std::thread::available_parallelism().map_or(2, usize::from),
+            threads => threads,
+        }
+    }
+
+    fn pages(&self, refs: Option<Arc<Refs>>) -> Result<Pages> {
+        let (known, packer) = (Arc::clone(&self.known), Arc::clone(&self.meta));
+        Pages::new(known, packer, Arc::clone(&self.counters), refs)
+    }
+
+    fn page_key(&self) -> Result<PageKey> {
+        let (key, _) = self.scope.keys.source(&self.source)?.new_page_key()?;
+        Ok(PageKey::new(*key.id_key().expose()))
+    }
+
+    fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
+        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
+        let pages = Arc::new(pages);
+        let root = Root::try_from(&options.root)?;
+        let cursor = TreeReader::new(Arc::clone(&pages), root).into_cursor();
+        Ok(Earlier { pages, cursor, started_ns: i128::from(options.started_ns) })
+    }
+
+    fn path(&self) -> Result<PathBuf> {
+        let usage = || Error::new(ErrorKind::Usage, "a source without a path");
+        let encoded = self.options.path_b64.as_ref().ok_or_else(usage)?;
+        let bytes =
+            base64::engine::general_purpose::STANDARD.decode(encoded).map_err(|_| usage())?;
+        Ok(PathBuf::from(OsStr::from_bytes(&bytes)))
+    }
+
+    fn stages(&self, signal: &Arc<Signal>) -> Result<Finished> {
+        let problems = Problems::new(Arc::clone(&self.scope.broker), Arc::clone(&self.counters));
+        let map = StreamMap::new(signal);
+        let (tasks, task_queue) = bounded::<ChunkTask>(64);
+        let (nodes, node_queue) = bounded::<Pending>(32_768);
+        let chunks = Chunks {
+            known: Arc::clone(&self.known),
+            packer: Arc::clone(&self.data),
+            ids: self.scope.keys.id_key()?,
+            level: Arc::clone(&self.level),
+            counters: Arc::clone(&self.counters),
+        };
+        let finisher = Finisher {
+            scope: &self.scope,
+            signal,
+            control: &self.control,
+            map: &map,
+            refs: &self.refs,
+            pages: self.pages(Some(Arc::clone(&self.refs)))?,
+            checkpoint_pages: self.pages(None)?,
+            data: &self.data,
+            meta: &self.meta,
+            gate: &self.gate,
+            counters: &self.counters,
+            problems: &problems,
+            builder: Some(TreeBuilder::new(self.page_key()?)),
+            is_dry: self.options.dry_run,
+            links: HashMap::new(),
+            runs: Vec::new(),
+        };
+        let result = std::thread::scope(|threads| {
+            for _ in 0..self.threads() {
+                let (queue, chunks) = (task_queue.clone(), &chunks);
+                threads.spawn(move || guard(signal, || work(&queue, chunks)));
+            }
+            drop(task_queue);
+            let source = || self.source_stage(signal, tasks, nodes, &map, &problems);
+            threads.spawn(move || guard(signal, source));
+            finisher.run(node_queue).inspect_err(|error| signal.fail(error.clone()))
+        });
+        // The first failure is the cause, whoever noticed it first.
+        signal.check()?;
+        result
+    }
+
+    /// Everything from the source to nodes in order.
+    fn source_stage(
+        &self,
+        signal: &Arc<Signal>,
+        tasks: Sender<ChunkTask>,
+        nodes: Sender<Pending>,
+        map: &Arc<StreamMap>,
+        problems: &Problems,
+    ) -> Result<()> {
+        match self.options.kind {
+            SourceKind::Directory => self.directory(signal, tasks, nodes, map, problems),
+            SourceKind::File | SourceKind::Stream => self.single(signal, &tasks, &nodes),
+        }
+    }
+
+    fn directory(
+        &self,
+        signal: &Arc<Signal>,
+        tasks: Sender<ChunkTask>,
+        nodes: Sender<Pending>,
+        map: &Arc<StreamMap>,
+        problems: &Problems,
+    ) -> Result<()> {
+        let root = Dir::open_root(&self.path()?, 128)?;
+        let root_dev = root.stat().dev;
+        let globs = Globs::new(&self.options.excludes)?;
+        let walk = Walk::below(
+            root,
+            WalkOptions {
+                one_file_system: self.options.one_file_system,
+                exclude: (!globs.is_empty()).then(|| Arc::new(globs) as _),
+                ..WalkOptions::default()
+            },
+        );
+        let mut earlier = Vec::new();
+        let mut resumed_pages = None;
+        if let Some(options) = &self.options.resume {
+            let resumed = self.earlier(options)?;
+            resumed_pages = Some(Arc::clone(&resumed.pages));
+            earlier.push(resumed);
+        }
+        if let Some(options) = &self.options.parent {
+            earlier.push(self.earlier(options)?);
+        }
+        let small_budget = Budget::new(self.shares.small);
+        let stream_budget = Budget::new(self.shares.stream);
+        let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
+        let ids = self.scope.keys.id_key()?;
+        let (stats, stat_queue) = bounded::<StatJob>(8);
+        let (scanned, scanned_queue) = bounded(16);
+        let (groups, group_queue) = bounded::<Group>(64);
+        let (large, large_queue) = bounded::<Large>(64);
+        let (items, item_queue) = bounded::<Item>(1024);
+        let setup = Setup {
+            signal,
+            known: &self.known,
+            refs: &self.refs,
+            rules: CompareRules {
+                ignore_ctime: self.options.ignore_ctime,
+                ignore_inode: self.options.ignore_inode,
+                force: self.options.force,
+            },
+            small_bytes: self.chunking.small_bytes,
+            budget: &small_budget,
+            root_dev,
+        };
+        let dispatcher = Dispatcher::new(setup, Outputs { groups, large, items }, earlier);
+        let sequencer = Sequencer {
+            signal,
+            chunker: &self.chunking.argmin,
+            budget: &stream_budget,
+            tasks: tasks.clone(),
+            nodes,
+            map: Arc::clone(map),
+            problems,
+            digests_max: self.shares.digests,
+        };
+        let readers = Readers {
+            backup: self,
+            signal,
+            tasks: &tasks,
+            slabs: &slabs,
+            ids: &ids,
+            root_dev,
+            resumed: resumed_pages,
+        };
+        std::thread::scope(|threads| {
+            threads.spawn(move || guard(signal, || scan(walk, signal, &stats, &scanned)));
+            for _ in 0..self.reader_count() {
+                let queue = stat_queue.clone();
+                threads.spawn(move || queue.iter().for_each(StatJob::run));
+                let (queue, readers) = (group_queue.clone(), &readers);
+                threads.spawn(move || readers.groups(&queue));
+            }
+            drop((stat_queue, group_queue));
+            for _ in 0..self.large_reader_count() {
+                let (queue, readers) = (large_queue.clone(), &readers);
+                threads.spawn(move || guard(signal, || readers.large(&queue)));
+            }
+            drop(large_queue);
+            threads.spawn(move || guard(signal, || dispatcher.run(&scanned_queue)));
+            sequencer.run(item_queue).inspect_err(|error| signal.fail(error.clone()))
+        })
+    }
+
+    /// How many threads read small files and call `statx`.
+    fn reader_count(&self) -> usize {
+        match self.options.readers {
+            0 => self.threads().clamp(2, 16),
+            readers => readers,
+        }
+    }
+
+    /// How many large files are read at a time: sequential reads of one are what most storage likes best.
+    fn large_reader_count(&self) -> usize {
+        match self.options.readers {
+            0 => (self.threads() / 2).clamp(1, 4),
+            readers => readers,
+        }
+    }
+
+    /// A source that is one file: its tree is one node with the empty key.
+    fn single(
+        &self,
+        signal: &Arc<Signal>,
+        tasks: &Sender<ChunkTask>,
+        nodes: &Sender<Pending>,
+    ) -> Result<()> {
+        let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
+        let mut pages = self.pages(Some(Arc::clone(&self.refs)))?;
+        let mut checkpoint_pages = self.pages(None)?;
+        let is_stream = self.options.kind == SourceKind::Stream;
+        let mut node = Node::new(Vec::new(), Body::File { size: 0, content: Content::empty() });
+        node.mode = 0o600;
+        let slot = Slot::new(signal);
+        let partial = Arc::new(PartialNode::default());
+        let opened = if is_stream { None } else { Some(single::open(&self.path()?, &mut node)?) };
+        if let Some(opened) = &opened {
+            set_content(&mut node, opened.size);
+        }
+        let pending = Pending::Large(Arc::clone(&slot), Arc::clone(&partial));
+        nodes.send(pending).map_err(|_| stopped())?;
+        let template = node.clone();
+        let mut between = |content: &ContentBuilder| {
+            publish(&partial, &template, content, &mut checkpoint_pages, || signal.wake())
+        };
+        let builder = ContentBuilder::new(self.page_key()?);
+        let mut reader = FileReader {
+            slabs: &slabs,
+            chunker: self.chunking.choose(self.options.chunker, !is_stream),
+            tasks,
+            signal,
+            counters: &self.counters,
+            pages: &mut pages,
+            between: &mut between,
+        };
+        let (read, is_stable) = match &opened {
+            None => (reader.read_stream(duplicate(self.options.fd)?.as_fd(), builder)?, true),
+            Some(opened) => {
+                let read = reader.read_file(&opened.fd, opened.size, 0, builder)?;
+                let is_stable = opened.stat.as_ref().is_none_or(|before| {
+                    stat_fd(opened.fd.as_fd()).is_ok_and(|after| is_same_content(before, &after))
+                });
+                let is_whole = read.size == opened.size;
+                (read, is_stable && is_whole)
+            }
+        };
+        node.unstable = !is_stable;
+        node.body = Body::File { size: read.size, content: read.content };
+        let done = EntryDone { node, change: Change::New, content: 0..0, problems: Vec::new() };
+        slot.set(Mutex::new(Some(TaskDone::Read(done))));
+        Ok(())
+    }
+}
+
+/// What the reading threads share.
+struct Readers<'a> {
+    backup: &'a Backup,
+    signal: &'a Arc<Signal>,
+    tasks: &'a Sender<ChunkTask>,
+    slabs: &'a Arc<SlabPool>,
+    ids: &'a IdKey,
+    root_dev: u64,
+    resumed: Option<Arc<PageStore>>,
+}
+
+impl Readers<'_> {
+    fn entry_reader(&self) -> EntryReader<'_> {
+        EntryReader {
+            ids: self.ids,
+            small_bytes: self.backup.chunking.small_bytes,
+            root_dev: self.root_dev,
+            counters: &self.backup.counters,
+        }
+    }
+
+    fn groups(&self, queue: &Receiver<Group>) {
+        let reader = self.entry_reader();
+        for group in queue {
+            reader.read_group(group);
+        }
+    }
+
+    fn large(&self, queue: &Receiver<Large>) -> Result<()> {
+        let backup = self.backup;
+        let mut pages = backup.pages(Some(Arc::clone(&backup.refs)))?;
+        let mut checkpoint_pages = backup.pages(None)?;
+        let entries = self.entry_reader();
+        let page_key = backup.page_key()?;
+        let mut large = LargeReader {
+            entries: &entries,
+            page_key: &page_key,
+            checkpoint_pages: &mut checkpoint_pages,
+            earlier: self.resumed.clone(),
+        };
+        let mut reader = FileReader {
+            slabs: self.slabs,
+            chunker: backup.chunking.choose(backup.options.chunker, false),
+            tasks: self.tasks,
+            signal: self.signal,
+            counters: &backup.counters,
+            pages: &mut pages,
+            between: &mut |_| Ok(()),
+        };
+        for job in queue {
+            large.read(&mut reader, job)?;
+        }
+        Ok(())
+    }
+}
+
+impl Chunking {
+    fn new(scope: &Scope, params: &ChunkerParams) -> Result<Self> {
+        let sizes = ArgminSizes::from_stored(params.min, params.average, params.max)?;
+        let secret = scope.keys.chunker_secret()?;
+        let argmin = Argmin::new(sizes, CutKey::new(secret.expose()));
+        let fixed = usize::try_from(params.fixed).unwrap_or(usize::MAX);
+        Ok(Self {
+            small_bytes: sizes.min_bytes() as u64,
+            argmin: Chunker::Argmin(argmin),
+            fixed: Chunker::Fixed(Fixed::new(fixed)?),
+        })
+    }
+
+    /// `is_image` says that the source is a device or an image of one.
+    fn choose(&self, choice: ChunkerChoice, is_image: bool) -> &Chunker {
+        match choice {
+            ChunkerChoice::Fixed => &self.fixed,
+            ChunkerChoice::Auto if is_image => &self.fixed,
+            ChunkerChoice::Auto | ChunkerChoice::Argmin => &self.argmin,
+        }
+    }
+}
+
+fn work(queue: &Receiver<ChunkTask>, chunks: &Chunks) -> Result<()> {
+    let mut sealer = BlobSealer::new()?;
+    for task in queue {
+        let id = chunks.process(&mut sealer, task.bytes())?;
+        task.slot.set(id);
+    }
+    Ok(())
+}
+
+/// Runs a stage; its failure is the run's.
+fn guard(signal: &Arc<Signal>, stage: impl FnOnce() -> Result<()>) {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(stage));
+    match result {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) if error.kind == ErrorKind::Cancelled && signal.check().is_err() => {}
+        Ok(Err(error)) => signal.fail(error),
+        Err(_) => signal.fail(Error::internal("a stage of the backup broke off")),
+    }
+}
+
+/// A descriptor of our own for one that the caller keeps.
+fn duplicate(fd: Option<i32>) -> Result<OwnedFd> {
+    let path = match fd {
+        // Opening it anew would start a redirected file over.
+        Some(0) => {
+            let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+            return stdin.map_err(|error| Error::internal(error.to_string()));
+        }
+        Some(fd) if fd > 0 => format!("/proc/self/fd/{fd}"),
+        _ => return Err(Error::new(ErrorKind::Usage, "a stream without a descriptor")),
+    };
+    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
+    rustix::fs::open(Path::new(&path), flags, rustix::fs::Mode::empty())
+        .map_err(|errno| Error::os("cannot open the stream", errno))
+}

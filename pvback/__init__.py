@@ -1,0 +1,41 @@
+"""Backup and restore of Kubernetes persistent volumes. What is in `__all__` is the public API."""
+
+from pvback.errors import (
+    ClusterError,
+    ConflictError,
+    DamagedError,
+    FileError,
+    InternalError,
+    Interrupted,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    PartlyDone,
+    PvbackError,
+    RepositoryNotFound,
+    StorageError,
+    StorageUnavailable,
+    UnsupportedFormatError,
+    UsageError,
+    WrongKeyError,
+)
+
+__all__ = [
+    "ClusterError",
+    "ConflictError",
+    "DamagedError",
+    "FileError",
+    "InternalError",
+    "Interrupted",
+    "ObjectChanged",
+    "ObjectExists",
+    "ObjectNotFound",
+    "PartlyDone",
+    "PvbackError",
+    "RepositoryNotFound",
+    "StorageError",
+    "StorageUnavailable",
+    "UnsupportedFormatError",
+    "UsageError",
+    "WrongKeyError",
+]

@@ -1,0 +1,299 @@
+"""Configuration: a TOML file, the environment and flags, in rising order, become one frozen `Config`.
+
+The only module that reads the environment. Flags arrive as a mapping from the command line or from a caller
+of the Python API, under the field names of `Config`; None means not given. S3 credentials, region and
+profiles are not ours: the AWS client finds them where it always does.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from pvback import limits
+from pvback.errors import UsageError
+from pvback.model import LocalAddress, RepositoryAddress, S3Address
+
+__all__ = ["Config", "Secret", "load_config", "load_password", "parse_address", "parse_size"]
+
+ENVIRONMENT = {
+    "PVBACK_REPOSITORY": "repository",
+    "PVBACK_PASSWORD": "password",
+    "PVBACK_PASSWORD_FILE": "password_file",
+    "PVBACK_PASSWORD_COMMAND": "password_command",
+    "PVBACK_KEY_FILE": "key_file",
+    "PVBACK_CACHE_DIR": "cache_dir",
+    "PVBACK_MEMORY": "memory_bytes",
+    "PVBACK_LIMIT_UPLOAD": "upload_bytes_per_second",
+    "PVBACK_LIMIT_DOWNLOAD": "download_bytes_per_second",
+    "PVBACK_S3_ENDPOINT": "s3_endpoint",
+}
+CONFIG_VARIABLE = "PVBACK_CONFIG"
+PASSWORD_FIELDS = ("password", "password_file", "password_command")
+
+
+class Secret:
+    """A string that shows up in no repr, log, traceback or pickle. Compares only by `reveal()`."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The string itself."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is not pickled")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What a run was asked to use. At most one of the three password fields is set."""
+
+    repository: RepositoryAddress | None = None
+    password: Secret | None = None
+    password_file: Path | None = None
+    password_command: tuple[str, ...] | None = None
+    key_file: Path | None = None
+    cache_dir: Path | None = None
+    """None: run without a cache."""
+    memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
+    upload_bytes_per_second: int | None = None
+    download_bytes_per_second: int | None = None
+    s3_endpoint: str | None = None
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """Where each field that was set came from, for messages: a flag, a variable, a file."""
+
+    def require_repository(self) -> RepositoryAddress:
+        """The repository's address; UsageError when none was given."""
+        if self.repository is None:
+            raise UsageError(
+                "no repository was given", hint="use `--repository` or set the variable PVBACK_REPOSITORY"
+            )
+        return self.repository
+
+
+def load_config(
+    flags: Mapping[str, object] | None = None, *, environment: Mapping[str, str] | None = None
+) -> Config:
+    """Read file and environment, lay `flags` over them, and check the whole.
+
+    A higher layer that names any password source replaces all password sources below it. `cache_dir=False`
+    in `flags` means no cache. Raises UsageError that names the flag, variable or file at fault.
+    """
+    variables = os.environ if environment is None else environment
+    layers = [_file_layer(variables), _environment_layer(variables), _flag_layer(flags or {})]
+    values: dict[str, object] = {}
+    sources: dict[str, str] = {}
+    for layer in layers:
+        given = [name for name in PASSWORD_FIELDS if name in layer]
+        if len(given) > 1:
+            names = " and ".join(layer[name][1] for name in given)
+            raise UsageError(f"more than one source for the password: {names}", hint="give one of them")
+        if given:
+            for name in PASSWORD_FIELDS:
+                values.pop(name, None)
+        for name, (value, source) in layer.items():
+            values[name], sources[name] = value, source
+    if "cache_dir" not in values:
+        values["cache_dir"] = _user_path(variables, "XDG_CACHE_HOME", ".cache")
+    return _convert(values, sources)
+
+
+Layer = dict[str, tuple[object, str]]
+
+
+def _file_layer(variables: Mapping[str, str]) -> Layer:
+    explicit = variables.get(CONFIG_VARIABLE)
+    folder = _user_path(variables, "XDG_CONFIG_HOME", ".config")
+    path = Path(explicit) if explicit else folder / "config.toml" if folder else None
+    if path is None:
+        return {}
+    try:
+        with path.open("rb") as file:
+            text = file.read(limits.CONFIG_FILE_BYTES_MAX)
+        table = tomllib.loads(text.decode())
+    except FileNotFoundError:
+        if explicit:
+            raise UsageError("configuration file not found", key=str(path)) from None
+        return {}
+    except (OSError, ValueError) as exc:
+        raise UsageError(f"configuration file is not readable: {exc}", key=str(path)) from exc
+    known = set(ENVIRONMENT.values()) - {"password"}
+    for name in table:
+        if name not in known:
+            hint = "use password_file or password_command" if name == "password" else None
+            raise UsageError(f"`{name}` is not a setting", key=str(path), hint=hint)
+    return {name: (value, f"`{name}` in {path}") for name, value in table.items()}
+
+
+def _environment_layer(variables: Mapping[str, str]) -> Layer:
+    return {
+        name: (variables[variable], f"the variable {variable}")
+        for variable, name in ENVIRONMENT.items()
+        if variables.get(variable)
+    }
+
+
+def _flag_layer(flags: Mapping[str, object]) -> Layer:
+    known = {item.name for item in fields(Config)} - {"sources"}
+    unknown = sorted(set(flags) - known)
+    assert not unknown, f"not fields of Config: {unknown}"
+    return {
+        name: (value, f"`--{name.replace('_', '-')}`") for name, value in flags.items() if value is not None
+    }
+
+
+def _user_path(variables: Mapping[str, str], variable: str, fallback: str) -> Path | None:
+    """`pvback` below the folder that the variable names, or below the home folder's fallback."""
+    folder = variables.get(variable)
+    if folder and Path(folder).is_absolute():
+        return Path(folder) / "pvback"
+    home = variables.get("HOME")
+    return Path(home) / fallback / "pvback" if home else None
+
+
+def _convert(values: Mapping[str, object], sources: Mapping[str, str]) -> Config:
+    def text(name: str) -> str | None:
+        value = values.get(name)
+        if value is None or isinstance(value, str | Path):
+            return None if value is None else str(value)
+        raise UsageError(f"{sources[name]} has to be a string")
+
+    def size(name: str) -> int | None:
+        value = values.get(name)
+        return None if value is None else parse_size(value, what=sources[name])
+
+    def path(name: str) -> Path | None:
+        value = text(name)
+        return Path(value).expanduser() if value else None
+
+    endpoint = text("s3_endpoint")
+    address = text("repository")
+    command = values.get("password_command")
+    password = values.get("password")
+    memory = size("memory_bytes")
+    if memory is not None and memory < limits.MEMORY_BYTES_MIN:
+        least = limits.MEMORY_BYTES_MIN // limits.MIB
+        raise UsageError(f"{sources['memory_bytes']} is too small", hint=f"the least is {least} MiB")
+    return Config(
+        repository=parse_address(address, s3_endpoint=endpoint) if address else None,
+        password=password if isinstance(password, Secret) or password is None else Secret(str(password)),
+        password_file=path("password_file"),
+        password_command=_split_command(command, sources.get("password_command", "")),
+        key_file=path("key_file"),
+        cache_dir=None if values["cache_dir"] is False else path("cache_dir"),
+        memory_bytes=memory if memory is not None else limits.MEMORY_BYTES_DEFAULT,
+        upload_bytes_per_second=size("upload_bytes_per_second"),
+        download_bytes_per_second=size("download_bytes_per_second"),
+        s3_endpoint=endpoint,
+        sources=dict(sources),
+    )
+
+
+def _split_command(value: object, what: str) -> tuple[str, ...] | None:
+    """Words of a command; a string is split as a shell splits it, but no shell ever sees it."""
+    if value is None:
+        return None
+    try:
+        words = shlex.split(value) if isinstance(value, str) else [str(word) for word in _as_list(value)]
+    except ValueError as exc:
+        raise UsageError(f"{what} is not a command: {exc}") from exc
+    if not words:
+        raise UsageError(f"{what} is empty")
+    return tuple(words)
+
+
+def _as_list(value: object) -> list[object]:
+    if isinstance(value, list | tuple):
+        return list(value)
+    raise ValueError("neither a string nor a list of strings")
+
+
+def parse_size(value: object, *, what: str = "a size") -> int:
+    """Bytes from `512`, `64k`, `64KiB`, `1.5G`: letters mean powers of 1024. UsageError unless positive."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
+    result = 0
+    if match and not isinstance(value, bool):
+        exponent = ("", "K", "M", "G", "T").index(match[2].upper())
+        result = int(float(match[1]) * 1024**exponent)
+    if result <= 0:
+        raise UsageError(f"{what} is not a size: {value!r}", hint="for example 512MiB or 2G")
+    return result
+
+
+def parse_address(text: str, *, s3_endpoint: str | None = None) -> RepositoryAddress:
+    """A repository from a path, `file:///path` or `s3://bucket/prefix`. Raises UsageError for others."""
+    scheme, mark, rest = text.partition("://")
+    if not mark:
+        if not text or "\0" in text:
+            raise UsageError("a repository's path is not empty")
+        return LocalAddress(Path(text).expanduser().absolute())
+    if scheme == "file":
+        parts = urlsplit(text)
+        if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or len(parts.path) < 2:
+            raise UsageError(f"not a repository: {text!r}", hint="write file:///path, with three slashes")
+        return LocalAddress(Path(unquote(parts.path)))
+    if scheme == "s3":
+        bucket, _, prefix = rest.partition("/")
+        prefix = prefix.strip("/")
+        segments = prefix.split("/") if prefix else []
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", bucket) or {"", ".", ".."} & set(segments):
+            raise UsageError(f"not a repository: {text!r}", hint="write s3://bucket/prefix")
+        return S3Address(bucket, prefix, s3_endpoint)
+    raise UsageError(f"no such kind of repository: {scheme}://", hint="use a path, file:// or s3://")
+
+
+def load_password(config: Config) -> Secret | None:
+    """The password from whichever source `config` names, or None when it names none.
+
+    A file or command gives its first line, without the line end. The command gets the environment and no
+    standard input, and `limits.PASSWORD_COMMAND_SECONDS_MAX`. Raises UsageError, which never quotes a secret.
+    """
+    if config.password is not None:
+        return config.password
+    if config.password_file is not None:
+        try:
+            with config.password_file.open("rb") as file:
+                return _first_line(file.read(limits.PASSWORD_BYTES_MAX), str(config.password_file))
+        except OSError as exc:
+            reason = exc.strerror or "not readable"
+            raise UsageError(f"password file: {reason}", key=str(config.password_file)) from exc
+    if config.password_command is None:
+        return None
+    program = config.password_command[0]
+    try:
+        done = subprocess.run(
+            config.password_command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            timeout=limits.PASSWORD_COMMAND_SECONDS_MAX,
+            check=True,
+        )
+    except subprocess.TimeoutExpired:
+        raise UsageError("the password command did not end in time", key=program) from None
+    except subprocess.CalledProcessError as exc:
+        raise UsageError(f"the password command failed with status {exc.returncode}", key=program) from None
+    except OSError as exc:
+        raise UsageError(f"the password command did not start: {exc.strerror}", key=program) from exc
+    return _first_line(done.stdout, program)
+
+
+def _first_line(raw: bytes, key: str) -> Secret:
+    line = raw.split(b"\n", 1)[0].removesuffix(b"\r")
+    if not line:
+        raise UsageError("the password is empty", key=key)
+    try:
+        return Secret(line.decode())
+    except UnicodeDecodeError:
+        raise UsageError("the password is not UTF-8", key=key) from None

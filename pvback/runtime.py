@@ -1,0 +1,211 @@
+"""Clock, randomness, cancellation and progress: the effects that tests and the simulator replace.
+
+Nothing else in pvback reads a clock, sleeps or draws a random number. Wall time is for people and for
+labels; decisions that must not go wrong never rest on it.
+"""
+
+import random
+import secrets
+import threading
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from pvback.errors import Interrupted
+
+__all__ = [
+    "Cancel",
+    "Clock",
+    "Counters",
+    "ManualClock",
+    "NoProgress",
+    "Progress",
+    "Random",
+    "SeededRandom",
+    "SystemClock",
+    "SystemRandom",
+]
+
+
+class Clock(Protocol):
+    """Time as the process sees it. Safe to use from several threads."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC. May jump either way."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def sleep(self, seconds: float, cancel: "Cancel | None" = None) -> None:
+        """Return after `seconds`, or raise Interrupted as soon as `cancel` is set."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock."""
+
+    def now(self) -> datetime:
+        """The wall clock, in UTC."""
+        return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        return time.monotonic()
+
+    def sleep(self, seconds: float, cancel: "Cancel | None" = None) -> None:
+        """Return after `seconds`, or raise Interrupted as soon as `cancel` is set."""
+        if cancel is None:
+            time.sleep(seconds)
+        else:
+            cancel.wait(seconds)
+
+
+class ManualClock:
+    """A clock that moves only when told to, or when somebody sleeps on it."""
+
+    def __init__(self, start: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None:
+        self._start = start
+        self._seconds = 0.0
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        """The start plus what has passed."""
+        return self._start + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        """Seconds that have passed."""
+        with self._lock:
+            return self._seconds
+
+    def sleep(self, seconds: float, cancel: "Cancel | None" = None) -> None:
+        """Let `seconds` pass at once."""
+        if cancel is not None:
+            cancel.check()
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass; not negative."""
+        assert seconds >= 0, "time does not go back"
+        with self._lock:
+            self._seconds += seconds
+
+
+class Random(Protocol):
+    """Where random numbers come from. Keys and nonces are drawn in the native module, never here."""
+
+    def bytes(self, count: int) -> bytes:
+        """`count` bytes, for names that must not collide."""
+        ...
+
+    def below(self, bound: int) -> int:
+        """A whole number in [0, bound), each as likely as the next; bound is positive."""
+        ...
+
+    def fraction(self) -> float:
+        """A number in [0, 1)."""
+        ...
+
+
+class SystemRandom:
+    """The operating system's generator. Safe to use from several threads and after a fork."""
+
+    def bytes(self, count: int) -> bytes:
+        """`count` bytes that nobody can guess."""
+        return secrets.token_bytes(count)
+
+    def below(self, bound: int) -> int:
+        """A whole number in [0, bound)."""
+        return secrets.randbelow(bound)
+
+    def fraction(self) -> float:
+        """A number in [0, 1)."""
+        return secrets.randbits(53) / (1 << 53)
+
+
+class SeededRandom:
+    """The same numbers from the same seed, for tests and simulations. One user at a time keeps the order."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose, never used for secrets
+
+    def bytes(self, count: int) -> bytes:
+        """The next `count` bytes."""
+        return self._random.randbytes(count)
+
+    def below(self, bound: int) -> int:
+        """The next whole number in [0, bound)."""
+        return self._random.randrange(bound)
+
+    def fraction(self) -> float:
+        """The next number in [0, 1)."""
+        return self._random.random()
+
+
+class Cancel:
+    """A request to stop that is made once and never taken back. Safe from threads and signal handlers."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._reason = "interrupted"
+
+    def set(self, reason: str = "interrupted") -> None:
+        """Ask everybody who holds this token to stop; the first reason is kept."""
+        if not self._event.is_set():
+            self._reason = reason
+            self._event.set()
+
+    @property
+    def is_set(self) -> bool:
+        """Whether stopping was asked for."""
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise Interrupted if stopping was asked for."""
+        if self._event.is_set():
+            raise Interrupted(self._reason)
+
+    def wait(self, seconds: float) -> None:
+        """Return after `seconds`, or raise Interrupted as soon as stopping is asked for."""
+        if self._event.wait(seconds):
+            raise Interrupted(self._reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """How far a long job is. Totals are None until they are known."""
+
+    phase: str
+    done_bytes: int = 0
+    total_bytes: int | None = None
+    done_count: int = 0
+    total_count: int | None = None
+    new_bytes: int = 0
+    stored_bytes: int = 0
+    error_count: int = 0
+    current: str | None = None
+
+
+class Progress(Protocol):
+    """Who hears how far a long job is. Called from one thread, at most every `limits.PROGRESS_SECONDS`."""
+
+    def update(self, counters: Counters) -> None:
+        """Show `counters`; they replace the last ones. Quick, and raises nothing."""
+        ...
+
+    def warn(self, what: str) -> None:
+        """Tell the user something that the job goes on in spite of."""
+        ...
+
+
+class NoProgress:
+    """Nobody is listening."""
+
+    def update(self, counters: Counters) -> None:
+        """Nothing."""
+
+    def warn(self, what: str) -> None:
+        """Nothing."""

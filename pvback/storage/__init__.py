@@ -1,0 +1,58 @@
+"""Object storage: bytes under keys. Knows nothing of what they mean.
+
+`ObjectStore` in `base` is the seam; everything else implements it or wraps it.
+"""
+
+from pvback.errors import RepositoryNotFound, StorageError, UsageError
+from pvback.model import LocalAddress, RepositoryAddress, S3Address
+from pvback.storage.base import (
+    Capabilities,
+    ObjectInfo,
+    ObjectStore,
+    ReadBuffer,
+    StoredObject,
+    WriteBuffer,
+    check_key,
+    check_prefix,
+)
+from pvback.storage.local import LocalStore
+
+__all__ = [
+    "Capabilities",
+    "ObjectInfo",
+    "ObjectStore",
+    "ReadBuffer",
+    "StoredObject",
+    "WriteBuffer",
+    "check_key",
+    "check_prefix",
+    "open_store",
+]
+
+
+def open_store(address: RepositoryAddress, *, make: bool = False) -> ObjectStore:
+    """The store at `address`, without retries or metering.
+
+    With `make`, a local directory is made if its parent exists. Without, RepositoryNotFound is raised when
+    there is none. Raises StorageError when it cannot be made or entered.
+    """
+    match address:
+        case LocalAddress():
+            return _open_local(address, make=make)
+        case S3Address():
+            raise UsageError("this build has no S3 support", key=str(address))
+
+
+def _open_local(address: LocalAddress, *, make: bool) -> LocalStore:
+    try:
+        if make:
+            address.path.mkdir(exist_ok=True)
+        if not address.path.is_dir():
+            raise RepositoryNotFound(f"repository not found at `{address}`", hint="run `pvback init` first")
+        return LocalStore(address.path, is_new=make)
+    except FileNotFoundError as exc:
+        raise StorageError("the directory above does not exist", key=str(address)) from exc
+    except FileExistsError as exc:
+        raise StorageError("there is a file of that name", key=str(address)) from exc
+    except OSError as exc:
+        raise StorageError(exc.strerror or "not accessible", key=str(address)) from exc

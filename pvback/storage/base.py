@@ -1,0 +1,178 @@
+"""The seam to object storage: what every store promises, and what callers have to do for themselves.
+
+Invariants that hold for every store and every wrapper around one:
+
+- Objects change whole. A reader sees the old object, the new one, or none; never a mixture.
+- A call that returns has happened, is durable, and is seen by every later call of everybody. A call that
+  raises `StorageUnavailable` may have happened, or may happen at any later time, even after its process has
+  died. Any other error means that it did not happen and never will.
+- Keys order by their bytes. No key is a folder of another: `a` and `a/b` are never both used.
+- Stores are safe to use from several threads and know nothing of what the bytes mean.
+
+Calls block: the request in flight is the unit of concurrency, and callers run as many threads as they want
+requests. Buffers handed in are only used until the call returns.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from pvback import limits
+from pvback.errors import StorageError
+
+__all__ = [
+    "Capabilities",
+    "ObjectInfo",
+    "ObjectStore",
+    "ReadBuffer",
+    "StoredObject",
+    "WriteBuffer",
+    "check_key",
+    "check_prefix",
+]
+
+ReadBuffer = bytes | bytearray | memoryview
+"""C-contiguous bytes; other objects with a buffer are wrapped in a memoryview by the caller."""
+WriteBuffer = bytearray | memoryview
+
+_SEGMENT = re.compile(r"[A-Za-z0-9_=-][A-Za-z0-9._=-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a store can do beyond the least that everybody can. What it says may be a lie: see `init`."""
+
+    can_create: bool = True
+    """`create` is atomic: of several racing calls exactly one wins."""
+    can_swap: bool = True
+    """`swap` is atomic, likewise."""
+    list_lag_seconds: float = 0.0
+    """How long after a write or delete a list may still miss it."""
+    is_remote: bool = False
+    """A request costs milliseconds: worth having many in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store says about an object without reading it."""
+
+    key: str
+    size: int
+    """Bytes."""
+    mtime: datetime
+    """When it was last written, by the store's clock, in UTC."""
+    etag: str | None = None
+    """As `read` returns it; None from stores that would have to read the object for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredObject:
+    """An object that was read whole."""
+
+    data: bytes
+    etag: str
+    """Names this content to `swap`. Equal bytes may have equal tags: put a nonce into what is swapped.
+
+    May be empty for an object of more than `limits.SWAPPED_BYTES_MAX`, which is never swapped.
+    """
+
+
+class ObjectStore(Protocol):
+    """Bytes under keys. All methods raise StorageError for refusals and StorageUnavailable for doubts."""
+
+    @property
+    def address(self) -> str:
+        """Where this is, for messages; holds no secret."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+        ...
+
+    def put(self, key: str, data: ReadBuffer) -> None:
+        """Write an object, over an old one if there is one. Safe to repeat with equal bytes."""
+        ...
+
+    def create(self, key: str, data: ReadBuffer) -> str:
+        """Write an object that must not exist yet, and return its etag as `read` would.
+
+        Raises ObjectExists, and then leaves what is there. After StorageUnavailable read the key to learn
+        who won: never just call again, the first call may be what the second one meets.
+        """
+        ...
+
+    def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
+        """Replace the object if it still is the one that `etag` names, and return the new etag.
+
+        Raises ObjectChanged when it is another one or gone. After StorageUnavailable read the key, as with
+        `create`; finding somebody else's may mean that one's own was there in between. Both the old and
+        the new object have at most `limits.SWAPPED_BYTES_MAX`, and the etag is not empty.
+        """
+        ...
+
+    def read(self, key: str) -> StoredObject:
+        """Read an object whole. Raises ObjectNotFound."""
+        ...
+
+    def read_range(self, key: str, *, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes from `offset`: fewer only where the object ends, none past its end.
+
+        Raises ObjectNotFound. Offset and length are not negative.
+        """
+        ...
+
+    def read_into(self, key: str, buffer: WriteBuffer, *, offset: int) -> int:
+        """Like `read_range` for the length of a writable, contiguous `buffer`; returns the bytes read.
+
+        What the buffer holds behind them, and all of it after an error, is undefined.
+        """
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Size and time of an object. Raises ObjectNotFound."""
+        ...
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """All objects whose keys begin with `prefix` and come after `after`, in key order.
+
+        Read in pages as the iterator moves. An object that exists from the first step to the last is
+        listed once, no matter how often it is replaced meanwhile; one that comes or goes may be missing.
+        To go on after an error, list again after the last key seen.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; no error if there is none. A crash of the store's machine may bring it back."""
+        ...
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """Remove objects as `delete` does, in as few requests as the store allows, in any order.
+
+        On an error some are removed and some are not; safe to repeat.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back connections and descriptors. No call may follow or be under way; repeats do nothing."""
+        ...
+
+
+def check_key(key: str) -> str:
+    """Return `key` if every store takes it: letters, digits and `._=-` between single slashes.
+
+    No segment begins with a dot, so that `..` is none and stores can keep files of their own. Raises
+    StorageError: keys may come from stored bytes.
+    """
+    if len(key) > limits.KEY_BYTES_MAX or not all(map(_SEGMENT.fullmatch, key.split("/"))):
+        raise StorageError("not a valid object key", key=key[: limits.KEY_BYTES_MAX])
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Return `prefix` if it is empty or begins a valid key. Raises StorageError."""
+    if prefix:
+        check_key(prefix + "x" if prefix.endswith("/") else prefix)
+    return prefix

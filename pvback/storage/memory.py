@@ -1,0 +1,144 @@
+"""A store in this process's memory: for tests, the simulator, and trying things out."""
+
+import hashlib
+import threading
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from pvback import limits
+from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound
+from pvback.runtime import Clock, SystemClock
+from pvback.storage.base import (
+    Capabilities,
+    ObjectInfo,
+    ReadBuffer,
+    StoredObject,
+    WriteBuffer,
+    check_key,
+    check_prefix,
+)
+
+__all__ = ["MemoryStore"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    data: bytes
+    etag: str
+    mtime: datetime
+
+
+class MemoryStore:
+    """Keeps every promise of `ObjectStore` but durability beyond the process."""
+
+    def __init__(self, *, clock: Clock | None = None, page_count: int = limits.LIST_PAGE_COUNT) -> None:
+        assert page_count > 0, "a page holds something"
+        self._clock = clock or SystemClock()
+        self._page_count = page_count
+        self._lock = threading.Lock()
+        self._objects: dict[str, _Entry] = {}
+
+    @property
+    def address(self) -> str:
+        """Names no place: two memory stores are never the same."""
+        return "memory:"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Everything, at once."""
+        return Capabilities()
+
+    def put(self, key: str, data: ReadBuffer) -> None:
+        """See `ObjectStore.put`."""
+        entry = self._entry(key, data)
+        with self._lock:
+            self._objects[key] = entry
+
+    def create(self, key: str, data: ReadBuffer) -> str:
+        """See `ObjectStore.create`."""
+        entry = self._entry(key, data)
+        with self._lock:
+            if self._objects.setdefault(key, entry) is not entry:
+                raise ObjectExists("object exists already", key=key)
+        return entry.etag
+
+    def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
+        """See `ObjectStore.swap`."""
+        assert etag, "an object without an etag is not swapped"
+        assert memoryview(data).nbytes <= limits.SWAPPED_BYTES_MAX, "too big to be swapped"
+        entry = self._entry(key, data)
+        with self._lock:
+            old = self._objects.get(key)
+            if old is None or old.etag != etag:
+                raise ObjectChanged("object has changed", key=key)
+            self._objects[key] = entry
+        return entry.etag
+
+    def read(self, key: str) -> StoredObject:
+        """See `ObjectStore.read`."""
+        entry = self._find(key)
+        return StoredObject(entry.data, entry.etag)
+
+    def read_range(self, key: str, *, offset: int, length: int) -> bytes:
+        """See `ObjectStore.read_range`."""
+        assert offset >= 0, "no object begins before 0"
+        assert length >= 0, "a range is not of negative length"
+        return self._find(key).data[offset : offset + length]
+
+    def read_into(self, key: str, buffer: WriteBuffer, *, offset: int) -> int:
+        """See `ObjectStore.read_into`."""
+        view = memoryview(buffer).cast("B")
+        data = self.read_range(key, offset=offset, length=len(view))
+        view[: len(data)] = data
+        return len(data)
+
+    def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        return _info(key, self._find(key))
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        """See `ObjectStore.list_objects`."""
+        check_prefix(prefix)
+        while page := self._page(prefix, after):
+            yield from page
+            after = page[-1].key
+
+    def delete(self, key: str) -> None:
+        """See `ObjectStore.delete`."""
+        check_key(key)
+        with self._lock:
+            self._objects.pop(key, None)
+
+    def delete_many(self, keys: Sequence[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        for key in keys:
+            self.delete(key)
+
+    def close(self) -> None:
+        """Nothing to give back; the objects stay."""
+
+    def _entry(self, key: str, data: ReadBuffer) -> _Entry:
+        check_key(key)
+        raw = bytes(memoryview(data))
+        return _Entry(raw, hashlib.blake2b(raw, digest_size=16).hexdigest(), self._clock.now())
+
+    def _find(self, key: str) -> _Entry:
+        check_key(key)
+        with self._lock:
+            entry = self._objects.get(key)
+        if entry is None:
+            raise ObjectNotFound("object not found", key=key)
+        return entry
+
+    def _page(self, prefix: str, after: str) -> list[ObjectInfo]:
+        with self._lock:
+            keys = sorted(self._objects)
+            first = max(bisect_left(keys, prefix), bisect_right(keys, after))
+            page = [key for key in keys[first : first + self._page_count] if key.startswith(prefix)]
+            return [_info(key, self._objects[key]) for key in page]
+
+
+def _info(key: str, entry: _Entry) -> ObjectInfo:
+    return ObjectInfo(key, len(entry.data), entry.mtime, entry.etag)
