@@ -1,8 +1,10 @@
 //! Comparing what is in the target with the snapshot, so that only what differs is fetched.
 
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
+use rustix::fs::{SeekFrom, seek};
 use rustix::io::{Errno, pread};
 
 use super::file::FileTask;
@@ -10,7 +12,6 @@ use super::progress::Counters;
 use super::run::{Mode, Run};
 use super::window::{Piece, Plan, SparsePiece};
 use crate::error::{Error, Result};
-use crate::fs::Segments;
 
 /// Files with a digest are compared as a whole up to this size; others by their chunks.
 const DIGEST_BYTES_MAX: u64 = 4 << 20;
@@ -116,20 +117,39 @@ pub(super) fn sparse(run: &Run, pieces: &[SparsePiece], buffer: &mut Vec<u8>) {
 
 /// Whether a range reads as zeros. Only what is allocated is read.
 fn is_zero(run: &Run, piece: &SparsePiece, buffer: &mut Vec<u8>) -> Result<bool> {
-    // A descriptor of its own file offset would be needed to ask for holes from several threads; what
-    // the file system cannot tell reads as zeros anyway.
     let fd = piece.file.readable(run)?;
     let end = piece.offset + piece.len;
-    for segment in Segments::between(fd.as_fd(), piece.offset, end) {
-        let mut at = segment.offset;
-        while !segment.is_hole && at < segment.offset + segment.len {
-            let left = usize::try_from(segment.offset + segment.len - at).unwrap_or(usize::MAX);
-            buffer.resize(left.min(ZERO_BYTES), 0);
-            if !read_exact(fd.as_fd(), buffer, at)? || !crate::chunk::is_zero(buffer) {
-                return Ok(false);
-            }
-            at += buffer.len() as u64;
+    let mut at = piece.offset;
+    while at < end {
+        // What cannot be told counts as data.
+        let data = match seek(&fd, SeekFrom::Data(at)) {
+            Err(Errno::NXIO) => return Ok(true),
+            Ok(data) => data.max(at),
+            Err(_) => at,
+        };
+        if data >= end {
+            return Ok(true);
         }
+        at = match seek(&fd, SeekFrom::Hole(data)) {
+            Ok(hole) if hole > data => hole.min(end),
+            _ => end,
+        };
+        if !is_range_zero(fd.as_fd(), data..at, buffer)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn is_range_zero(fd: BorrowedFd<'_>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+    let mut at = range.start;
+    while at < range.end {
+        let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);
+        buffer.resize(left.min(ZERO_BYTES), 0);
+        if !read_exact(fd, buffer, at)? || !crate::chunk::is_zero(buffer) {
+            return Ok(false);
+        }
+        at += buffer.len() as u64;
     }
     Ok(true)
 }

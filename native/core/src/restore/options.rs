@@ -4,9 +4,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer};
 
+use crate::backup::RootJson;
 use crate::crypto::SourceId;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Id;
 use crate::index::IndexOptions;
 use crate::tree::Root;
 
@@ -159,36 +159,9 @@ fn source_id<'de, D: Deserializer<'de>>(from: D) -> Result<SourceId, D::Error> {
     SourceId::parse(&text).map_err(serde::de::Error::custom)
 }
 
-/// A root as snapshot records have it.
-#[derive(Deserialize)]
-struct RootJson {
-    page: String,
-    level: u8,
-    nodes: u64,
-    bytes: u64,
-}
-
 fn root<'de, D: Deserializer<'de>>(from: D) -> Result<Root, D::Error> {
     let json = RootJson::deserialize(from)?;
-    let page = parse_id(&json.page)
-        .ok_or_else(|| serde::de::Error::custom("a page id is 64 hex digits"))?;
-    Ok(Root {
-        page,
-        level: json.level,
-        nodes: json.nodes,
-        bytes: json.bytes,
-    })
-}
-
-fn parse_id(digits: &str) -> Option<Id> {
-    if digits.len() != 64 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    let mut id = [0; 32];
-    for (byte, pair) in id.iter_mut().zip(digits.as_bytes().chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(Id(id))
+    Root::try_from(&json).map_err(serde::de::Error::custom)
 }
 
 #[cfg(test)]
@@ -204,7 +177,7 @@ mod tests {
         let options: RestoreOptions = serde_json::from_str(&json).unwrap();
         assert_eq!(options.target, b"/t");
         assert_eq!(options.overwrite, Overwrite::Always);
-        assert_eq!(options.read.root.page, Id([0x1f; 32]));
+        assert_eq!(options.read.root.page, crate::format::Id([0x1f; 32]));
         assert!(!options.delete && !options.journal && options.includes.is_empty());
         let odd = json.replace("\"index\"", "\"overwrite\":\"if-changed\",\"index\"");
         let options: RestoreOptions = serde_json::from_str(&odd).unwrap();

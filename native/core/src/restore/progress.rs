@@ -126,6 +126,8 @@ impl RestoreResult {
 pub(super) struct Problem {
     /// Path within the restored subtree.
     pub(super) path_b64: String,
+    #[serde(skip)]
+    pub(super) path_hash: u64,
     /// A stable word: `io`, `damaged`, `missing`, `unreadable`, `partial`, `differs`.
     pub(super) what: &'static str,
     /// For people.
@@ -154,6 +156,7 @@ impl Problem {
         use base64::Engine as _;
         Self {
             path_b64: base64::engine::general_purpose::STANDARD.encode(path),
+            path_hash: super::run::path_hash(path),
             what,
             message,
             ranges: Vec::new(),

@@ -73,6 +73,9 @@ pub(super) struct Run {
     /// Existing inodes with several names that were taken for the hard links of one group.
     pub(super) claimed: Mutex<HashSet<(u64, u64)>>,
     pub(super) late_flags: Mutex<Vec<LateFlags>>,
+    /// Hashes of the paths that are known not to be what the snapshot has: a comparison afterwards
+    /// would only tell it again.
+    pub(super) unlike: Mutex<HashSet<u64>>,
     failure: OnceLock<Error>,
 }
 
@@ -88,6 +91,8 @@ pub(super) struct RunParts {
     pub(super) ranges: Sender<Option<RangeJob>>,
     pub(super) fetch_bytes: u64,
     pub(super) range_bytes_max: u64,
+    /// What earlier passes were not permitted.
+    pub(super) denied: Denied,
 }
 
 impl Run {
@@ -99,7 +104,7 @@ impl Run {
             mode: parts.mode,
             overwrite: parts.overwrite,
             counters: parts.counters,
-            denied: Mutex::default(),
+            denied: Mutex::new(parts.denied),
             jobs: parts.jobs,
             ranges: parts.ranges,
             fetch_budget: Budget::new(parts.fetch_bytes),
@@ -108,6 +113,7 @@ impl Run {
             files_open: AtomicUsize::new(0),
             claimed: Mutex::default(),
             late_flags: Mutex::default(),
+            unlike: Mutex::default(),
             failure: OnceLock::new(),
         })
     }
@@ -140,8 +146,20 @@ impl Run {
         }
     }
 
+    /// Notes that what is at `path` is not, or need not be, what the snapshot has.
+    pub(super) fn note_unlike(&self, path: &[u8]) {
+        lock(&self.unlike).insert(path_hash(path));
+    }
+
+    /// Ends one of the threads that fetch, when what is queued before is done.
+    pub(super) fn stop_fetcher(&self) {
+        // Nobody is left to stop if this fails.
+        let _ = self.ranges.send(None);
+    }
+
     /// Tells the caller about a problem with one entry, and counts it.
     pub(super) fn problem(&self, problem: &Problem) {
+        lock(&self.unlike).insert(problem.path_hash);
         Counters::add(&self.counters.errors, 1);
         let told = serde_json::to_vec(problem)
             .map_err(|error| Error::internal(format!("cannot encode a problem: {error}")))
@@ -184,6 +202,12 @@ impl Run {
             self.fail(error);
         }
     }
+}
+
+/// Stands for a path.
+pub(super) fn path_hash(path: &[u8]) -> u64 {
+    let hash = blake3::hash(path);
+    u64::from_le_bytes(hash.as_bytes().first_chunk().copied().unwrap_or_default())
 }
 
 /// Whether an error would meet every other entry too.

@@ -1,19 +1,17 @@
 //! Which entries a restore is about: include and exclude patterns.
 //!
-//! A pattern with a leading `/` matches from the root of the restored subtree, any other one at any depth.
-//! `*` and `?` stop at `/`, `**` does not. What matches brings in, or leaves out, all that is below it.
-//! Excludes win.
+//! Patterns are those of [`Globs`], anchored at the root of the restored subtree. What matches brings
+//! in, or leaves out, all that is below it. Excludes win.
 
-use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
-
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::globs::Globs;
 
 /// Compiled patterns.
 #[derive(Debug)]
 pub(super) struct Selection {
     /// `None`: everything.
-    includes: Option<GlobSet>,
-    excludes: GlobSet,
+    includes: Option<Globs>,
+    excludes: Globs,
 }
 
 /// What the patterns say about an entry.
@@ -30,18 +28,19 @@ pub(super) enum Choice {
 impl Selection {
     /// Compiles patterns; a `Usage` error for one that makes no sense.
     pub(super) fn new(includes: &[String], excludes: &[String]) -> Result<Self> {
-        let includes = if includes.is_empty() {
-            None
-        } else {
-            Some(compile(includes)?)
-        };
-        let excludes = compile(excludes)?;
-        Ok(Self { includes, excludes })
+        let includes =
+            if includes.is_empty() { None } else { Some(Globs::new(includes)?) };
+        Ok(Self { includes, excludes: Globs::new(excludes)? })
     }
 
     /// Whether everything is taken.
     pub(super) fn is_everything(&self) -> bool {
         self.includes.is_none() && self.excludes.is_empty()
+    }
+
+    /// Whether what is below a taken entry is taken for sure.
+    pub(super) fn takes_all_below(&self) -> bool {
+        self.excludes.is_empty()
     }
 
     /// What the root of the subtree is.
@@ -62,43 +61,17 @@ impl Selection {
         if self.is_everything() {
             return Choice::Taken;
         }
-        let candidate = Candidate::from_bytes(path);
-        if self.excludes.is_match_candidate(&candidate) {
+        if self.excludes.matches(path) {
             return Choice::Excluded;
         }
-        let is_taken = |includes: &GlobSet| includes.is_match_candidate(&candidate);
-        if parent == Choice::Taken || self.includes.as_ref().is_none_or(is_taken) {
+        if parent == Choice::Taken
+            || self.includes.as_ref().is_none_or(|includes| includes.matches(path))
+        {
             Choice::Taken
         } else {
             Choice::Passed
         }
     }
-}
-
-fn compile(patterns: &[String]) -> Result<GlobSet> {
-    let mut set = GlobSetBuilder::new();
-    for pattern in patterns {
-        let bad = |why: String| {
-            let what = format!("not a pattern: {why}");
-            Error::new(ErrorKind::Usage, what).at(pattern.clone())
-        };
-        let trimmed = pattern.strip_suffix('/').unwrap_or(pattern);
-        if trimmed.is_empty() {
-            return Err(bad("it is empty".into()));
-        }
-        let anchored = match trimmed.strip_prefix('/') {
-            Some(rest) => rest.to_owned(),
-            None => format!("**/{trimmed}"),
-        };
-        let glob = GlobBuilder::new(&anchored)
-            .literal_separator(true)
-            .backslash_escape(true)
-            .build()
-            .map_err(|error| bad(error.kind().to_string()))?;
-        set.add(glob);
-    }
-    let failed = |error: globset::Error| Error::new(ErrorKind::Usage, error.to_string());
-    set.build().map_err(failed)
 }
 
 #[cfg(test)]
