@@ -256,6 +256,14 @@ impl Pending {
 }
 
 impl Request {
+    /// Takes the bytes of a put or an output out of the request, for whoever hands them on.
+    pub fn take_data(&mut self) -> Vec<u8> {
+        match &mut self.work {
+            Work::Put { data, .. } | Work::Output { data, .. } => std::mem::take(data),
+            Work::Get { .. } => Vec::new(),
+        }
+    }
+
     /// Answers with the bytes read, or with nothing for a put or output.
     pub fn complete(mut self, data: Vec<u8>) {
         if let Some(answer) = self.answer.take() {

@@ -8,11 +8,13 @@ pub mod broker;
 pub mod budget;
 pub mod chunk;
 pub mod crypto;
+pub mod documents;
 pub mod error;
 pub mod format;
 pub mod fs;
 pub mod globs;
 pub mod index;
+pub mod job;
 pub mod pages;
 pub mod restore;
 pub mod scope;
@@ -23,4 +25,16 @@ pub use error::{Error, ErrorKind, Result};
 /// Fills `bytes` with randomness from the operating system.
 pub(crate) fn random(bytes: &mut [u8]) -> Result<()> {
     getrandom::fill(bytes).map_err(|_| Error::internal("the operating system gives no randomness"))
+}
+
+/// BLAKE3 of `data`.
+pub fn digest(data: &[u8]) -> [u8; 32] {
+    *blake3::hash(data).as_bytes()
+}
+
+/// 16 random bytes in hex.
+pub fn random_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    random(&mut bytes)?;
+    Ok(scope::hex16(&bytes))
 }

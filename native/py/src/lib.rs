@@ -1,1 +1,36 @@
-//! Python binding of the data path.
+//! Python binding of the data path: `pvback._native`. Its interface is `pvback/_native.pyi`.
+//!
+//! Every function takes owned arguments, releases the GIL once for all its work, and converts the
+//! result; no lock is held across that.
+
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+mod buffer;
+mod errors;
+mod job;
+mod keyring;
+
+use errors::{guarded, raise};
+
+/// BLAKE3 of data, 32 bytes.
+#[pyfunction]
+fn blake3<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
+    PyBytes::new(py, pvback_core::digest(data).as_slice())
+}
+
+/// 16 bytes from the operating system, in hex.
+#[pyfunction]
+fn random_id(py: Python<'_>) -> PyResult<String> {
+    guarded(pvback_core::random_id).map_err(|error| raise(py, error))
+}
+
+#[pymodule]
+fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+    module.add_function(wrap_pyfunction!(blake3, module)?)?;
+    module.add_function(wrap_pyfunction!(random_id, module)?)?;
+    module.add_class::<keyring::Keyring>()?;
+    module.add_class::<job::Job>()?;
+    module.add_class::<job::Request>()
+}

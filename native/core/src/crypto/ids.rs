@@ -1,5 +1,5 @@
 //! The 16-byte ids that keys and signatures are bound to. All random, but for sources, whose id is
-//! derived from their name (see [`super::kdf::DomainKey::source_id`]).
+//! derived from their name (see [`super::ScopeKeys::source_id`]).
 
 use std::fmt;
 

@@ -106,6 +106,16 @@ impl Keyring {
         Ok(file)
     }
 
+    /// Role and label of a key file: of any for owners, of their own for others; `WrongKey` otherwise.
+    pub fn describe(&self, file: &KeyFile) -> Result<(Role, String)> {
+        let bundle = if file.principal() == self.principal {
+            file.open_bundle(&self.secret)?
+        } else {
+            file.open_bundle(&self.secret_of(&self.master()?, &file.principal()))?
+        };
+        Ok((bundle.role, bundle.label))
+    }
+
     fn secret_of(&self, master: &Master, principal: &PrincipalId) -> UnlockSecret {
         let identity = master.write().identity(principal);
         UnlockSecret { identity, owner: self.secret.owner, repository: self.secret.repository }

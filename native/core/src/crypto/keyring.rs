@@ -1,5 +1,5 @@
 //! An unlocked bundle beside the config that it is valid for: what a process may do in a
-//! repository. What owners do besides (issue key files, change the config) is in [`super::issue`]; it comes
+//! repository. What owners do besides (issue key files, change the config) is in `issue.rs`; it comes
 //! out as bytes for the caller to store, and takes effect here only by [`Keyring::set_config`].
 
 use std::collections::BTreeMap;

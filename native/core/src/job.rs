@@ -1,0 +1,178 @@
+//! Jobs: what the caller starts, feeds and asks. One thread of ours runs the verb; requests come out
+//! of the broker; the result is JSON.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::backup::{Backup, BackupOptions};
+use crate::broker::{Broker, Request, lock};
+use crate::crypto::{Keyring, ScopeId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::index::IndexOptions;
+use crate::scope::Scope;
+
+/// Puts that may be unanswered at a time. Each holds a pack in memory.
+const PUTS_MAX: usize = 2;
+
+/// A job under way.
+pub struct Job {
+    broker: Arc<Broker>,
+    state: Arc<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What commands and progress refer to, once it is there.
+    running: OnceLock<Running>,
+    result: Mutex<Option<Result<String>>>,
+    changed: Condvar,
+}
+
+enum Running {
+    Backup(Backup),
+}
+
+#[derive(Deserialize)]
+struct ScopeOption {
+    scope: String,
+}
+
+#[derive(Deserialize)]
+struct Acknowledge {
+    #[serde(default)]
+    condemned: Vec<String>,
+    #[serde(default)]
+    index: IndexOptions,
+}
+
+#[derive(Deserialize)]
+struct Acknowledged {
+    #[serde(rename = "gen")]
+    generation: u64,
+}
+
+impl Job {
+    /// Starts `verb` with options in JSON. `Usage` for an unknown verb or options that make no sense.
+    pub fn start(verb: &str, keyring: &Keyring, options: &str) -> Result<Self> {
+        let ScopeOption { scope } = parse(options)?;
+        let keys = Arc::new(keyring.scope(&ScopeId::parse(&scope)?)?);
+        let broker = Broker::new(PUTS_MAX);
+        let scope = Scope::new(Arc::clone(&broker), keys);
+        let state = Arc::new(State::default());
+        let work = Self::verb(verb, keyring, scope, options, Arc::clone(&state))?;
+        let (end, ended) = (Arc::clone(&broker), Arc::clone(&state));
+        let run = move || {
+            let result = catch_unwind(AssertUnwindSafe(work));
+            let result = result.unwrap_or_else(|_| Err(Error::internal("the job broke off")));
+            *lock(&ended.result) = Some(result);
+            end.close();
+            ended.changed.notify_all();
+        };
+        let thread = std::thread::Builder::new().name(format!("pvback-{verb}")).spawn(run);
+        thread.map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
+        Ok(Self { broker, state })
+    }
+
+    fn verb(
+        verb: &str,
+        keyring: &Keyring,
+        scope: Scope,
+        options: &str,
+        state: Arc<State>,
+    ) -> Result<Box<dyn FnOnce() -> Result<String> + Send>> {
+        match verb {
+            "backup" => {
+                let options: BackupOptions = parse(options)?;
+                let chunker = keyring.config().chunker().clone();
+                Ok(Box::new(move || {
+                    let backup = Backup::new(scope, options, &chunker)?;
+                    let Running::Backup(backup) =
+                        state.running.get_or_init(|| Running::Backup(backup));
+                    state.changed.notify_all();
+                    to_json(&backup.run()?)
+                }))
+            }
+            _ => Err(Error::new(ErrorKind::Usage, format!("no verb `{verb}`"))),
+        }
+    }
+
+    /// The next request; `None` when the job has ended.
+    pub fn next_request(&self) -> Option<Request> {
+        self.broker.next_request()
+    }
+
+    /// Counters as JSON.
+    pub fn progress(&self) -> String {
+        match self.state.running.get() {
+            Some(Running::Backup(backup)) => to_json(&backup.counters().stats()),
+            None => Ok("{}".to_owned()),
+        }
+        .unwrap_or_default()
+    }
+
+    /// A command to a job that is running; answers JSON.
+    pub fn command(&self, name: &str, options: &str) -> Result<String> {
+        self.wait_running();
+        match (self.state.running.get(), name) {
+            (Some(Running::Backup(backup)), "checkpoint") => {
+                backup.control().ask_checkpoint();
+                Ok("{}".to_owned())
+            }
+            (Some(Running::Backup(backup)), "acknowledge") => {
+                let Acknowledge { condemned, index } = parse(options)?;
+                let keep = backup.acknowledge(&index, &condemned)?;
+                to_json::<Value>(&json!({ "keep": keep }))
+            }
+            (Some(Running::Backup(backup)), "acknowledged") => {
+                let Acknowledged { generation } = parse(options)?;
+                backup.acknowledged(generation);
+                Ok("{}".to_owned())
+            }
+            _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+        }
+    }
+
+    fn wait_running(&self) {
+        let mut result = lock(&self.state.result);
+        while result.is_none() && self.state.running.get().is_none() {
+            let wait = std::time::Duration::from_millis(50);
+            let waited = self.state.changed.wait_timeout(result, wait);
+            result = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Makes the job end soon, with an error of kind `Cancelled`.
+    pub fn cancel(&self) {
+        self.broker.cancel(Error::new(ErrorKind::Cancelled, "cancelled"));
+    }
+
+    /// Waits for the end. Requests must be answered meanwhile.
+    pub fn result(&self) -> Result<String> {
+        let mut result = lock(&self.state.result);
+        loop {
+            if let Some(result) = &*result {
+                return result.clone();
+            }
+            result = self.state.changed.wait(result).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+fn parse<T: DeserializeOwned>(options: &str) -> Result<T> {
+    serde_json::from_str(options)
+        .map_err(|error| Error::new(ErrorKind::Usage, format!("bad options: {error}")))
+}
+
+fn to_json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::internal(error.to_string()))
+}
