@@ -8,6 +8,7 @@ use super::links::LinkGroup;
 use super::progress::{Counters, Problem};
 use super::run::{Mode, Run};
 use super::windows::Ticket;
+use crate::broker::lock;
 use crate::error::Result;
 use crate::fs::remove::remove_tree;
 use crate::fs::target::{make_special, make_symlink};
@@ -67,7 +68,7 @@ impl EntryTask {
         let fd = self.dir.fd()?;
         let fd = fd.as_fd();
         let is_kept = match self.found.as_deref() {
-            Some(found) => self.is_as_wanted(found, fd)?,
+            Some(found) => self.is_as_wanted(run, found, fd)?,
             None => false,
         };
         if run.mode == Mode::Verify {
@@ -92,9 +93,12 @@ impl EntryTask {
         Ok(true)
     }
 
-    fn is_as_wanted(&self, found: &Stat, dir: BorrowedFd<'_>) -> Result<bool> {
+    fn is_as_wanted(&self, run: &Run, found: &Stat, dir: BorrowedFd<'_>) -> Result<bool> {
         let wanted = &self.wanted.stat;
-        if found.kind != wanted.kind || (found.nlink > 1) != self.group.is_some() {
+        // One inode for one group: what two groups share in the target, they do not in the snapshot.
+        let is_own = || found.nlink == 1 || lock(&run.claimed).insert((found.dev, found.ino));
+        let is_linked = found.nlink > 1 && self.group.is_none();
+        if found.kind != wanted.kind || is_linked || !is_own() {
             return Ok(false);
         }
         Ok(match wanted.kind {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::dirs::DirRef;
 use super::links::LinkGroup;
 use super::progress::Counters;
-use super::run::{Mode, Run, is_fatal};
+use super::run::{Mode, Run, is_fatal, path_hash};
 use super::unshare::unshare;
 use crate::broker::lock;
 use crate::error::{Error, ErrorKind, Result};
@@ -49,6 +49,9 @@ pub(super) struct FileTask {
     pub(super) found: Found,
     /// Its content stays as it is.
     pub(super) is_kept: bool,
+    /// Where existing files are left alone, a new one must not look like one before it is complete: it
+    /// is made under this name.
+    pub(super) early_name: Option<Box<[u8]>>,
     pub(super) group: Option<Arc<LinkGroup>>,
     /// Pieces that are still to come, and one for whoever adds pieces.
     pending: AtomicU64,
@@ -102,6 +105,7 @@ impl FileTask {
             wanted,
             found,
             is_kept: false,
+            early_name: None,
             group: None,
             pending: AtomicU64::new(1),
             is_equal: OnceLock::new(),
@@ -110,6 +114,17 @@ impl FileTask {
                 ..State::default()
             }),
         }
+    }
+
+    /// Has the file made under another name first.
+    pub(super) fn make_early_name(&mut self) {
+        let name = format!(".pvback-part-{:016x}", path_hash(&self.path()));
+        self.early_name = Some(name.into_bytes().into());
+    }
+
+    /// The name under which it is written.
+    pub(super) fn written_name(&self) -> &[u8] {
+        self.early_name.as_deref().unwrap_or(&self.name)
     }
 
     /// Path from the root of the restored subtree.
@@ -239,7 +254,7 @@ impl FileTask {
         }
     }
 
-    fn open_to_write(&self, run: &Run, state: &mut State, is_whole: bool) -> Result<Arc<OwnedFd>> {
+    pub(super) fn open_to_write(&self, run: &Run, state: &mut State, is_whole: bool) -> Result<Arc<OwnedFd>> {
         let fd = self.open(run, state, is_whole)?;
         if !state.is_shared {
             return Ok(fd);
@@ -292,10 +307,11 @@ impl FileTask {
         if !matches!(self.found, Found::Nothing) {
             remove_tree(dir, &self.name)?;
         }
-        let fd = match create_file(dir, &self.name) {
+        let name = self.written_name();
+        let fd = match create_file(dir, name) {
             Err(error) if error.os_error == Some(Errno::EXIST.raw_os_error()) => {
-                remove_tree(dir, &self.name)?;
-                create_file(dir, &self.name)?
+                remove_tree(dir, name)?;
+                create_file(dir, name)?
             }
             other => other?,
         };
@@ -332,7 +348,7 @@ impl FileTask {
 
     fn reopen(&self, dir: BorrowedFd<'_>, state: &State) -> Result<OwnedFd> {
         let replaced = || Error::new(ErrorKind::Io, "replaced while it was restored");
-        let (fd, stat) = open_file(dir, &self.name)?.ok_or_else(replaced)?;
+        let (fd, stat) = open_file(dir, self.written_name())?.ok_or_else(replaced)?;
         let is_known = state.inode == (0, 0) || state.inode == (stat.dev, stat.ino);
         if is_known { Ok(fd) } else { Err(replaced()) }
     }

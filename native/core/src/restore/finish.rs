@@ -2,6 +2,9 @@
 
 use std::os::fd::AsFd as _;
 
+use rustix::fs::{RenameFlags, renameat, renameat_with};
+use rustix::io::Errno;
+
 use super::file::{FileTask, Found, State};
 use super::progress::{Counters, Problem};
 use super::run::{Mode, Run};
@@ -57,16 +60,33 @@ impl FileTask {
             fd = self.open_to_write(run, state, false)?;
         }
         let subject = Subject::Open(fd.as_fd());
-        if state.damage.is_empty() {
-            return self.apply(&subject, &self.wanted, path, denied);
+        if !state.damage.is_empty() {
+            if state.is_new {
+                truncate(fd.as_fd(), self.size)?;
+            }
+            // With the time that the snapshot has it would pass for what the snapshot has.
+            let mut wanted = (*self.wanted).clone();
+            wanted.stat.mtime = stat_fd(fd.as_fd())?.mtime;
+            self.apply(&subject, &wanted, path, denied)?;
+        } else {
+            self.apply(&subject, &self.wanted, path, denied)?;
         }
-        if state.is_new {
-            truncate(fd.as_fd(), self.size)?;
+        self.take_name()
+    }
+
+    /// Gives a file that was made under another name its own, unless somebody else has taken it since.
+    fn take_name(&self) -> Result<()> {
+        let Some(early) = &self.early_name else {
+            return Ok(());
+        };
+        let dir = self.dir.fd()?;
+        let flags = RenameFlags::NOREPLACE;
+        match renameat_with(&dir, &**early, &dir, &*self.name, flags) {
+            // Not every file system can promise that; nothing was there when it was looked at.
+            Err(Errno::INVAL) => renameat(&dir, &**early, &dir, &*self.name),
+            other => other,
         }
-        // With the time that the snapshot has it would pass for what the snapshot has.
-        let mut wanted = (*self.wanted).clone();
-        wanted.stat.mtime = stat_fd(fd.as_fd())?.mtime;
-        self.apply(&subject, &wanted, path, denied)
+        .map_err(|errno| Error::os("cannot give it its name", errno))
     }
 
     fn apply(

@@ -104,7 +104,9 @@ impl LinkTask {
             return run.problem(&Problem::new(&path, "io", message));
         };
         match self.link(run, &dir, &name) {
-            Ok(true) => Counters::add(&run.counters.hard_links, 1),
+            Ok(true) => {
+                Counters::add(&run.counters.hard_links, u64::from(run.mode != Mode::Verify));
+            }
             Ok(false) if run.mode == Mode::Verify => {
                 let message = "not another name of the same file".to_owned();
                 run.problem(&Problem::new(&path, "differs", message));

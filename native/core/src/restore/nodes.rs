@@ -131,6 +131,9 @@ impl Planner<'_> {
         let wanted = Box::new(attributes_of(node));
         let mut file = FileTask::new(dir.clone(), node.name(), wanted, found);
         (file.digest, file.group, file.is_kept) = (node.digest, group, is_kept);
+        if self.run.overwrite == Overwrite::Never && self.run.mode == Mode::Restore {
+            file.make_early_name();
+        }
         Arc::new(file)
     }
 

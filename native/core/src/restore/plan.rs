@@ -13,7 +13,7 @@ use super::extras::Extras;
 use super::journal::Journal;
 use super::links::LinkGroup;
 use super::progress::{Counters, Problem};
-use super::run::{Mode, Run, is_fatal};
+use super::run::{Mode, Run, is_fatal, path_hash};
 use super::select::{Choice, Selection};
 use super::window::Window;
 use super::windows::Mark;
@@ -200,7 +200,7 @@ impl<'a> Planner<'a> {
         let choice = self.selection.choose(frame.choice, &path);
         let is_dir = node.kind() == Kind::Directory;
         match choice {
-            Choice::Taken if self.unlike.contains(&super::run::path_hash(&path)) && !is_dir => {
+            Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => {
                 Ok(None)
             }
             Choice::Taken if is_dir => self.enter(key, name_of(&node), &node),
@@ -257,6 +257,9 @@ impl<'a> Planner<'a> {
         match make_child(self.run, &above, node) {
             Ok(dir) => {
                 if self.run.mode == Mode::Verify && dir.dir().is_none() {
+                    if self.unlike.contains(&path_hash(&path_of(&key))) {
+                        return Ok(subtree_end(&node.key));
+                    }
                     let message = "not in the target; nor is what is below it".to_owned();
                     self.run.problem(&Problem::new(&path_of(&key), "missing", message));
                     return Ok(subtree_end(&node.key));

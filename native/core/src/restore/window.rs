@@ -219,6 +219,9 @@ impl Plan {
         let index = run.blobs.index();
         let mut wanted = Vec::with_capacity(self.chunks.len());
         for chunk in &self.chunks {
+            for piece in self.pieces_of(chunk).filter(|piece| piece.file.has_failed()) {
+                piece.settle(run);
+            }
             if self.pieces_of(chunk).next().is_none() {
                 continue;
             }
