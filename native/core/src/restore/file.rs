@@ -109,10 +109,7 @@ impl FileTask {
             group: None,
             pending: AtomicU64::new(1),
             is_equal: OnceLock::new(),
-            state: Mutex::new(State {
-                handle,
-                ..State::default()
-            }),
+            state: Mutex::new(State { handle, ..State::default() }),
         }
     }
 
@@ -235,12 +232,7 @@ impl FileTask {
         }
     }
 
-    fn change(
-        &self,
-        run: &Run,
-        is_whole: bool,
-        act: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
-    ) {
+    fn change(&self, run: &Run, is_whole: bool, act: impl FnOnce(BorrowedFd<'_>) -> Result<()>) {
         let opened = {
             let mut state = lock(&self.state);
             if state.failure.is_some() {
@@ -254,7 +246,12 @@ impl FileTask {
         }
     }
 
-    pub(super) fn open_to_write(&self, run: &Run, state: &mut State, is_whole: bool) -> Result<Arc<OwnedFd>> {
+    pub(super) fn open_to_write(
+        &self,
+        run: &Run,
+        state: &mut State,
+        is_whole: bool,
+    ) -> Result<Arc<OwnedFd>> {
         let fd = self.open(run, state, is_whole)?;
         if !state.is_shared {
             return Ok(fd);
@@ -267,7 +264,12 @@ impl FileTask {
     }
 
     /// Opens the file if it is not open. `is_whole`: what is written next is all of it.
-    pub(super) fn open(&self, run: &Run, state: &mut State, is_whole: bool) -> Result<Arc<OwnedFd>> {
+    pub(super) fn open(
+        &self,
+        run: &Run,
+        state: &mut State,
+        is_whole: bool,
+    ) -> Result<Arc<OwnedFd>> {
         if let Handle::Open(fd) = &state.handle {
             return Ok(Arc::clone(fd));
         }
@@ -324,7 +326,13 @@ impl FileTask {
     }
 
     /// Takes an existing file over.
-    fn adopt(&self, run: &Run, state: &mut State, fd: OwnedFd, stat: &Stat) -> Result<Arc<OwnedFd>> {
+    fn adopt(
+        &self,
+        run: &Run,
+        state: &mut State,
+        fd: OwnedFd,
+        stat: &Stat,
+    ) -> Result<Arc<OwnedFd>> {
         state.inode = (stat.dev, stat.ino);
         let fd = self.keep(run, state, fd);
         if stat.nlink > 1 {

@@ -74,9 +74,7 @@ impl Passes<'_> {
             denied: std::mem::take(&mut self.denied),
         });
         let journal = std::thread::scope(|threads| {
-            let start = |name: &str| {
-                std::thread::Builder::new().name(format!("restore-{name}"))
-            };
+            let start = |name: &str| std::thread::Builder::new().name(format!("restore-{name}"));
             let mut started = (0, 0);
             let spawned: std::io::Result<()> = (|| {
                 for _ in 0..workers {
@@ -144,8 +142,7 @@ impl Passes<'_> {
             resumed,
             unlike: std::mem::take(&mut self.unlike),
         };
-        let mut planner =
-            Planner::new(run, &self.snapshot.reader, options).map_err(before)?;
+        let mut planner = Planner::new(run, &self.snapshot.reader, options).map_err(before)?;
         let planned = match root {
             Root::Directory(target) => {
                 let dir = target.as_ref().map(root_dir).transpose();
@@ -159,7 +156,12 @@ impl Passes<'_> {
         }
     }
 
-    fn plan_single(&self, run: &Arc<Run>, planner: &mut Planner<'_>, single: &Single) -> Result<()> {
+    fn plan_single(
+        &self,
+        run: &Arc<Run>,
+        planner: &mut Planner<'_>,
+        single: &Single,
+    ) -> Result<()> {
         let dir = single.parent.as_ref().map(root_dir).transpose()?;
         let dir = DirRef::root(run, dir, None, false);
         match &single.device {

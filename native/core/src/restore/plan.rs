@@ -200,9 +200,7 @@ impl<'a> Planner<'a> {
         let choice = self.selection.choose(frame.choice, &path);
         let is_dir = node.kind() == Kind::Directory;
         match choice {
-            Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => {
-                Ok(None)
-            }
+            Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => Ok(None),
             Choice::Taken if is_dir => self.enter(key, name_of(&node), &node),
             Choice::Taken => {
                 let dir = self.made()?;

@@ -63,8 +63,10 @@ fn a_stopped_restore_goes_on() {
     for gets in [0, 3, 12, 40] {
         let target = scratch.dir(&format!("target-{gets}"));
         let is_done = restore_until(&repo, &snapshot, &target, gets);
-        eprintln!("cancelled after {gets} gets: done {is_done}, journal {}",
-            target.join(os(JOURNAL_NAME)).exists());
+        eprintln!(
+            "cancelled after {gets} gets: done {is_done}, journal {}",
+            target.join(os(JOURNAL_NAME)).exists()
+        );
         let again = repo.restore_well(&snapshot, &target, json!({"journal": true, "delete": true}));
         assert_same(&source, &target);
         eprintln!("{:?}", again.stats);
