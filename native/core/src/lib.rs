@@ -17,6 +17,7 @@ pub mod index;
 pub mod job;
 pub mod look;
 pub mod pages;
+pub mod restore;
 pub mod scope;
 pub mod tree;
 

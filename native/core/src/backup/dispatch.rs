@@ -398,7 +398,9 @@ impl Noting<'_> {
 
 impl Visitor for Noting<'_> {
     fn page(&mut self, id: &Id) -> bool {
-        self.note(id);
+        if self.result.is_ok() {
+            self.result = self.refs.insert_page(id.short());
+        }
         self.result.is_ok()
     }
 

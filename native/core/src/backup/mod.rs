@@ -33,7 +33,7 @@ mod stream;
 
 pub use control::Control;
 pub use finish::RootJson;
-pub use metadata::ObjectHash;
+pub use metadata::{Counts, ObjectHash};
 pub use options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
 pub use progress::{Counters, Stats};
 pub use run::{Backup, BackupResult};

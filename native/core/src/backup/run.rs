@@ -13,10 +13,11 @@ use serde::Serialize;
 use super::chunks::{ChunkTask, Chunks, Known};
 use super::control::Control;
 use super::dispatch::{CompareRules, Dispatcher, Earlier, Outputs, Setup, StatJob, scan};
+use super::files::is_echo;
 use super::finish::{Finished, Finisher, Pending, RootJson};
 use super::items::{Group, Item, Large};
 use super::memory::Shares;
-use super::metadata::{ObjectHash, Pages, Refs, RunGate};
+use super::metadata::{Counts, ObjectHash, Pages, Refs, RunGate};
 use super::options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
 use super::packer::{Level, PackKey, Packer};
 use super::problems::Problems;
@@ -75,6 +76,8 @@ pub struct BackupResult {
     pub refs: Vec<ObjectHash>,
     /// Names of the runs that were written.
     pub runs: Vec<String>,
+    /// How many chunks and pages the reference set names.
+    pub counts: Counts,
     /// Counts.
     pub stats: Stats,
 }
@@ -168,6 +171,7 @@ impl Backup {
             root: finished.root,
             refs: finished.refs,
             runs: finished.runs,
+            counts: self.refs.counts(),
             stats: self.counters.stats(),
         })
     }
@@ -243,7 +247,7 @@ impl Backup {
             drop(task_queue);
             let source = || self.source_stage(signal, tasks, nodes, &map, &problems);
             threads.spawn(move || guard(signal, source));
-            finisher.run(node_queue).inspect_err(|error| signal.fail(error))
+            finisher.run(node_queue).inspect_err(|error| fail(signal, error))
         });
         // The first failure is the cause, whoever noticed it first.
         signal.check()?;
@@ -354,7 +358,7 @@ impl Backup {
             }
             drop(large_queue);
             threads.spawn(move || guard(signal, || dispatcher.run(&scanned_queue)));
-            sequencer.run(item_queue).inspect_err(|error| signal.fail(error))
+            sequencer.run(item_queue).inspect_err(|error| fail(signal, error))
         })
     }
 
@@ -407,13 +411,19 @@ fn work(queue: &Receiver<ChunkTask>, chunks: &Chunks) -> Result<()> {
     Ok(())
 }
 
+/// Notes a failure that is not the echo of another.
+fn fail(signal: &Signal, error: &Error) {
+    if !is_echo(error) {
+        signal.fail(error);
+    }
+}
+
 /// Runs a stage; its failure is the run's.
 fn guard(signal: &Arc<Signal>, stage: impl FnOnce() -> Result<()>) {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(stage));
     match result {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if error.kind == ErrorKind::Cancelled && signal.check().is_err() => {}
-        Ok(Err(error)) => signal.fail(&error),
+        Ok(Err(error)) => fail(signal, &error),
         Err(_) => signal.fail(&Error::internal("a stage of the backup broke off")),
     }
 }

@@ -2,9 +2,13 @@
 //! failed, which wakes everybody.
 
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::broker::{Broker, lock};
 use crate::error::{Error, ErrorKind, Result};
+
+/// How often a waiter looks whether the job was cancelled.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Wakes those who wait for any slot of a run, and carries its first error.
 ///
@@ -41,9 +45,12 @@ impl Signal {
         self.wake();
     }
 
-    /// The run's first error, unless it is only the echo of a request that was cancelled.
+    /// Fails once the run has failed or the caller has cancelled it.
     pub(super) fn check(&self) -> Result<()> {
-        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+        match self.failure.get() {
+            Some(error) => Err(error.clone()),
+            None => self.broker.check(),
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -62,7 +69,9 @@ impl Signal {
             }
             self.check()?;
             *waiting += 1;
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            // The caller's wish to stop wakes nobody here: it is looked for now and then.
+            let waited = self.changed.wait_timeout(waiting, LOOK);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
             *waiting -= 1;
         }
     }
