@@ -63,8 +63,9 @@ impl BlobStore {
         &self.index
     }
 
-    /// Joins blobs into ranges, pack by pack in the order in which packs are first wanted.
-    pub fn plan(wanted: Vec<Wanted>) -> Vec<Range1> {
+    /// Joins blobs into ranges of up to `range_bytes_max`, pack by pack in the order in which packs are
+    /// first wanted.
+    pub fn plan(wanted: Vec<Wanted>, range_bytes_max: u64) -> Vec<Range1> {
         let mut order: HashMap<(u32, u32), usize> = HashMap::new();
         let mut by_pack: Vec<Vec<Wanted>> = Vec::new();
         for blob in wanted {
@@ -87,7 +88,7 @@ impl BlobStore {
                 match &mut open {
                     Some(range)
                         if start <= range.bytes.end + GAP_BYTES
-                            && end.saturating_sub(range.bytes.start) <= RANGE_BYTES_MAX =>
+                            && end.saturating_sub(range.bytes.start) <= range_bytes_max =>
                     {
                         range.bytes.end = range.bytes.end.max(end);
                         range.blobs.push(blob);

@@ -15,7 +15,9 @@ pub mod fs;
 pub mod globs;
 pub mod index;
 pub mod job;
+pub mod look;
 pub mod pages;
+pub mod restore;
 pub mod scope;
 pub mod tree;
 

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
 
-use crate::blobs::{BlobStore, Wanted};
+use crate::blobs::{BlobStore, RANGE_BYTES_MAX, Wanted};
 use crate::broker::lock;
 use crate::crypto::{BlobOpener, SourceId};
 use crate::error::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ impl PageSource for PageStore {
                 }
             }
         }
-        let ranges = BlobStore::plan(wanted);
+        let ranges = BlobStore::plan(wanted, RANGE_BYTES_MAX);
         let mut pending = Vec::with_capacity(ranges.len());
         for range in &ranges {
             let first = range.blobs.first().ok_or_else(|| Error::internal("an empty range"))?;

@@ -241,11 +241,17 @@ impl<'a> Dispatcher<'a> {
         self.push(Task::Read(entry), bytes, true)
     }
 
+    /// The node that an earlier tree has here. A tree that cannot be read is told about, once, and from
+    /// there on is not there to be compared with: its cursor is then at its end.
     fn find(&mut self, number: usize, key: &[u8]) -> Result<Option<Node>> {
-        match self.earlier.get_mut(number) {
-            // A tree that cannot be read is not there to be compared with.
-            Some(earlier) => earlier.cursor.advance_to(key).map(Option::<&Node>::cloned),
-            None => Ok(None),
+        let Some(earlier) = self.earlier.get_mut(number) else { return Ok(None) };
+        match earlier.cursor.advance_to(key) {
+            Ok(found) => Ok(found.cloned()),
+            Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => {
+                self.push(Task::Lost(error), 0, true)?;
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -263,31 +269,35 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Whether everything that the node refers to is there.
+    /// Whether the repository still has all that a node needs. What it names through pages is then
+    /// noted for the snapshot; inline extents are when the node arrives.
     fn is_carried(&mut self, number: usize, node: &Node) -> Result<bool> {
-        match &node.body {
-            Body::File { content, .. } => Ok(self.is_stored(number, content)?.is_some()),
-            _ => Ok(true),
+        let Body::File { content, .. } = &node.body else { return Ok(true) };
+        if self.is_stored(number, content)?.is_none() {
+            return Ok(false);
         }
+        if let (Content::Pages { .. }, Some(earlier)) = (content, self.earlier.get(number)) {
+            let mut noting = Noting { refs: self.setup.refs, result: Ok(()) };
+            collect_content(&*earlier.pages, content, &mut noting)?;
+            noting.result?;
+        }
+        Ok(true)
     }
 
-    /// How many bytes the content covers, if every chunk and page of it is in the index. What it
-    /// names through pages is then noted for the snapshot; inline extents are when the node arrives.
+    /// How many bytes the content covers, if every chunk and page of it is in the index.
     fn is_stored(&mut self, number: usize, content: &Content) -> Result<Option<u64>> {
         let Some(earlier) = self.earlier.get(number) else { return Ok(None) };
         let mut search = Search { known: self.setup.known, last: self.last_known, missing: None };
         match collect_content(&*earlier.pages, content, &mut search) {
-            Err(error) if error.kind == ErrorKind::Damaged => return Ok(None),
+            Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => {
+                return Ok(None);
+            }
             other => other?,
         }
         match search.missing {
             None => self.last_known = search.last,
             Some(Ok(())) => return Ok(None),
             Some(Err(error)) => return Err(error),
-        }
-        if matches!(content, Content::Pages { .. }) {
-            let mut noting = Noting { refs: self.setup.refs, result: Ok(()) };
-            collect_content(&*earlier.pages, content, &mut noting)?;
-            noting.result?;
         }
         Ok(content.covered())
     }

@@ -1,0 +1,168 @@
+//! The journal: how far a restore into a directory has come, so that a second run of the same restore
+//! need not look at what the first one finished.
+//!
+//! It is one small file in the target's root, replaced as a whole after what it tells is durable. It only
+//! saves work: a missing, foreign or damaged one means that everything is compared.
+
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, openat, renameat, syncfs, unlinkat};
+use rustix::io::Errno;
+
+use super::windows::Mark;
+use crate::error::{Error, Result};
+use crate::fs::content::write_all;
+use crate::fs::remove::remove_tree;
+use crate::fs::target::create_file;
+
+/// Name of the journal in the target's root.
+pub const JOURNAL_NAME: &[u8] = b".pvback-restore";
+/// Name under which a new one is written.
+const JOURNAL_NEW_NAME: &[u8] = b".pvback-restore.new";
+
+const MAGIC: &[u8; 8] = b"PVBKRSJ1";
+const HEAD_BYTES: usize = 8 + 32 + 8;
+const CHECK_BYTES: usize = 32;
+/// Larger ones are not ours: a key has 1 MiB at most.
+const BYTES_MAX: u64 = 2 << 20;
+/// The journal is written at most this often: what it tells must be durable, and that costs.
+const INTERVAL: Duration = Duration::from_secs(30);
+
+/// The journal of one restore.
+#[derive(Debug)]
+pub(super) struct Journal {
+    root: OwnedFd,
+    /// Which restore this is: a hash over the snapshot's root and all options that matter.
+    restore: [u8; 32],
+    written: Option<Mark>,
+    last: Instant,
+}
+
+impl Journal {
+    /// The journal of `restore` in the directory `root`, and the mark that an earlier run of the same
+    /// restore has left.
+    pub(super) fn open(root: BorrowedFd<'_>, restore: [u8; 32]) -> Result<(Self, Option<Mark>)> {
+        let owned = root.try_clone_to_owned().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::os("cannot open the target", errno)
+        })?;
+        let found = read(root).and_then(|bytes| parse(&bytes, &restore));
+        let journal = Self { root: owned, restore, written: found.clone(), last: Instant::now() };
+        Ok((journal, found))
+    }
+
+    /// Whether an entry of the target's root is the journal.
+    pub(super) fn is_name(name: &[u8]) -> bool {
+        name == JOURNAL_NAME || name == JOURNAL_NEW_NAME
+    }
+
+    /// Writes `mark` if the last time is long enough ago.
+    pub(super) fn offer(&mut self, mark: impl FnOnce() -> Option<Mark>) -> Result<()> {
+        if self.last.elapsed() < INTERVAL {
+            return Ok(());
+        }
+        mark().map_or(Ok(()), |mark| self.write(mark))
+    }
+
+    /// Makes everything durable that was written to the target, then says so.
+    pub(super) fn write(&mut self, mark: Mark) -> Result<()> {
+        self.last = Instant::now();
+        if self.written.as_ref() == Some(&mark) {
+            return Ok(());
+        }
+        let fail = |errno| Error::os("cannot write the journal of the restore", errno);
+        syncfs(&self.root).map_err(fail)?;
+        let root = self.root.as_fd();
+        remove_tree(root, JOURNAL_NEW_NAME)?;
+        let file = create_file(root, JOURNAL_NEW_NAME)?;
+        write_all(file.as_fd(), &encode(&mark, &self.restore), 0)?;
+        fsync(&file).map_err(fail)?;
+        renameat(root, JOURNAL_NEW_NAME, root, JOURNAL_NAME).map_err(fail)?;
+        self.written = Some(mark);
+        Ok(())
+    }
+
+    /// Removes the journal: the restore is over.
+    pub(super) fn remove(self) -> Result<()> {
+        for name in [JOURNAL_NEW_NAME, JOURNAL_NAME] {
+            match unlinkat(&self.root, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(errno) => return Err(Error::os("cannot remove the journal", errno)),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn read(root: BorrowedFd<'_>) -> Option<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(root, JOURNAL_NAME, flags, Mode::empty()).ok()?;
+    let stat = crate::fs::stat_fd(file.as_fd()).ok()?;
+    if stat.kind != crate::fs::FileKind::File || stat.size > BYTES_MAX {
+        return None;
+    }
+    let mut bytes = vec![0; usize::try_from(stat.size).ok()?];
+    let count = rustix::io::pread(&file, &mut bytes, 0).ok()?;
+    bytes.truncate(count);
+    Some(bytes)
+}
+
+fn encode(mark: &Mark, restore: &[u8; 32]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEAD_BYTES + mark.key.len() + CHECK_BYTES);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(restore);
+    bytes.extend_from_slice(&mark.offset.to_le_bytes());
+    bytes.extend_from_slice(&mark.key);
+    let check = blake3::hash(&bytes);
+    bytes.extend_from_slice(check.as_bytes());
+    bytes
+}
+
+fn parse(bytes: &[u8], restore: &[u8; 32]) -> Option<Mark> {
+    let (body, check) = bytes.split_last_chunk::<CHECK_BYTES>()?;
+    if blake3::hash(body) != *check {
+        return None;
+    }
+    let (magic, rest) = body.split_first_chunk::<8>()?;
+    let (whose, rest) = rest.split_first_chunk::<32>()?;
+    let (offset, key) = rest.split_first_chunk::<8>()?;
+    (magic == MAGIC && whose == restore)
+        .then(|| Mark { key: key.to_vec(), offset: u64::from_le_bytes(*offset) })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::fs::Target;
+
+    #[test]
+    fn a_mark_comes_back_and_nothing_else_does() {
+        let home = tempfile::tempdir().unwrap();
+        let target = Target::open(home.path()).unwrap();
+        let open = |which: u8| Journal::open(target.root(), [which; 32]).unwrap();
+        let (mut journal, found) = open(1);
+        assert_eq!(found, None);
+        let mark = Mark { key: b"dir\0\xff".to_vec(), offset: 1 << 40 };
+        journal.write(mark.clone()).unwrap();
+        assert_eq!(open(1).1, Some(mark));
+        assert_eq!(open(2).1, None);
+        let path = home.path().join(".pvback-restore");
+        let bytes = std::fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut bad = bytes.clone();
+            bad[at] ^= 1;
+            assert_eq!(parse(&bad, &[1; 32]), None, "{at}");
+            assert_eq!(parse(&bytes[..at], &[1; 32]), None);
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        let (mut journal, found) = open(1);
+        assert_eq!(found, None);
+        journal.write(Mark::default()).unwrap();
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
+        journal.remove().unwrap();
+        assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}
