@@ -121,9 +121,7 @@ class Scope:
             raise DamagedError(f"{named.name}: is not the object that was named")
         return opened
 
-    def require_standing(
-        self, signer: Signer, what: str, snapshot: tuple[bytes, int] | None = None
-    ) -> None:
+    def require_standing(self, signer: Signer, what: str, snapshot: tuple[bytes, int] | None = None) -> None:
         """What is no pack, run or reference set counts only from principals who are not revoked.
 
         Of those, snapshots count up to the `seq` that config states for their source; `snapshot` is

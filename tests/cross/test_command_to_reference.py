@@ -1,6 +1,5 @@
 """What the public API stores in a directory, the reference reader restores: the whole way."""
 
-import json
 import os
 from pathlib import Path
 
@@ -52,7 +51,7 @@ def test_the_command_line_of_the_reader(
         snapshot = made.backup(source).snapshot
     monkeypatch.setenv("PVBACK_PASSWORD", PASSWORD)
     assert main([str(address), "list"]) == 0
-    assert capsys.readouterr().out.startswith(json.loads(json.dumps(str(snapshot)))[:8])
+    assert capsys.readouterr().out.startswith(str(snapshot)[:8])
     assert main([str(address), "--rebuild-index", "verify"]) == 0
     assert main([str(address), "restore", "latest", str(tmp_path / "target")]) == 0
     assert differences(TreeFacts(source), TreeFacts(tmp_path / "target")) == []

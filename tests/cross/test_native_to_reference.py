@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pvback.reference import Repository, dump, restore, verify
+from pvback.reference import dump, restore, verify
 from pvback.reference.pages import (
     BLOCK_DEVICE,
     CHAR_DEVICE,
@@ -56,10 +56,16 @@ def node_differences(node: Node, facts: Facts, top: TreeFacts) -> list[str]:
         "size": facts.size, "target": facts.target, "device": facts.device,
         "linked": bool(facts.names), "marks": False,
     }  # fmt: skip
-    return [f"{node.path[:60]!r}: {name}: {said[name]} for {seen[name]}" for name in said if said[name] != seen[name]]
+    return [
+        f"{node.path[:60]!r}: {name}: {said[name]} for {seen[name]}"
+        for name in said
+        if said[name] != seen[name]
+    ]
 
 
-def assert_restores(made: NativeRepository, snapshot: NativeSnapshot, source: TreeFacts, target: Path) -> None:
+def assert_restores(
+    made: NativeRepository, snapshot: NativeSnapshot, source: TreeFacts, target: Path
+) -> None:
     repository = made.reference()
     report = verify(repository)
     assert report.findings == []
@@ -98,8 +104,8 @@ def test_torture_tree_again(scratch: Path, seed: int) -> None:
     source = TreeFacts(scratch / "source")
     first = made.backup(scratch / "source")
     before = set(made.store.objects)
-    for options in ({}, {"force": True}):
-        again = made.backup(scratch / "source", parent=first, **options)
+    for force in (False, True):
+        again = made.backup(scratch / "source", parent=first, force=force)
         assert again.root == first.root
         new = {key.split("/")[2] for key in set(made.store.objects) - before if key.startswith("s/")}
         assert new == {"refs", "records", "snapshots"}

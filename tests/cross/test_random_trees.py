@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pvback.reference import restore, verify
@@ -58,6 +59,8 @@ class Step:
 
 ACTIONS = ["write", "write", "write", "tiny files", "mkdir", "link", "symlink", "overwrite", "append", "cut",
            "remove", "rename", "chmod", "touch", "copy"]  # fmt: skip
+# Each example is two backups, two restores and a check: fewer by default, and more when more are asked for.
+EXAMPLES = max(settings().max_examples // 4, 10)
 STEPS = st.lists(
     st.builds(Step, st.sampled_from(ACTIONS), PATHS, CONTENTS, st.integers(0, 1 << 16)), max_size=12
 )
@@ -82,7 +85,7 @@ class Tree:
         files = sorted(path for path in self.top.rglob("*") if path.is_file() and not path.is_symlink())
         return files[number % len(files)] if files else self.top
 
-    def _apply(self, step: Step) -> None:
+    def _apply(self, step: Step) -> None:  # noqa: PLR0912 (one for each action)
         path = self.top.joinpath(*step.path)
         old = self._existing(step.number)
         if step.action in ("write", "mkdir", "link", "symlink", "copy", "rename"):
@@ -148,6 +151,8 @@ def content_differences(old: TreeFacts, new: TreeFacts) -> list[str]:
     return differences(old, new, hole_size_min=1 << 62)
 
 
+@pytest.mark.timeout(600)
+@settings(max_examples=EXAMPLES)
 @given(STEPS, STEPS, st.booleans())
 def test_two_snapshots(first: list[Step], then: list[Step], force: bool) -> None:
     with scratch() as top:
@@ -166,6 +171,8 @@ def test_two_snapshots(first: list[Step], then: list[Step], force: bool) -> None
             assert content_differences(facts, found) == []
 
 
+@pytest.mark.timeout(600)
+@settings(max_examples=EXAMPLES)
 @given(CONTENTS)
 def test_holes_come_back(content: list[Piece]) -> None:
     """Of files that are not small, every hole is a hole again, to the byte."""

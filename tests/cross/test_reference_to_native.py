@@ -1,17 +1,19 @@
 """What the tests' own writer makes from the document, the native core opens."""
 
+import base64
 import json
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from pvback import _native as native
 from pvback.errors import DamagedError, WrongKeyError
-from pvback.reference import RawSecret, Repository, verify
+from pvback.reference import RawSecret, Repository, restore, verify
 from tests.support.native_repository import MemoryObjects, run_job
-from tests.support.reference_torture import torture
+from tests.support.reference_torture import plain_file, torture
 from tests.support.reference_writer import (
     MAINTAINER,
     OWNER,
@@ -21,8 +23,10 @@ from tests.support.reference_writer import (
     RepositoryWriter,
     Session,
 )
+from tests.support.tree_facts import TreeFacts, differences
 
 REGISTER, RECORD, GC_STATE, GC_LIST = 5, 6, 7, 8
+Json = dict[str, Any]
 
 
 class Written:
@@ -48,19 +52,29 @@ class Written:
         data = self.objects().get(f"s/{self.scope}/{name}")
         return json.loads(keyring.open_json(self.scope, kind, name, data))
 
-    def backup(self, keyring: native.Keyring, session: Session, source: Path) -> dict[str, Any]:
-        """A native backup with the session's snapshot as its parent."""
+    def job(self, verb: str, keyring: native.Keyring, options: Json) -> tuple[Json, list[tuple[str, bytes]]]:
         store = self.objects()
         prefix = f"s/{self.scope}/index/"
         runs = [{"name": key.removeprefix(prefix), "size": len(store.get(key))} for key in store.list(prefix)]
+        common = {"scope": self.scope, "memory_bytes": 64 << 20, "index": {"runs": runs}}
+        return run_job(verb, keyring, common | options, store)
+
+    def backup(self, keyring: native.Keyring, session: Session, source: Path) -> Json:
+        """A native backup with the session's snapshot as its parent."""
         detail = self.detail(keyring, session)
         options = {
-            "scope": self.scope, "memory_bytes": 64 << 20, "index": {"runs": runs}, "kind": "directory",
-            "snapshot": native.random_id(), "gen": 1, "source_id": session.source.hex(),
-            "path_b64": native_path(source), "parent": {"root": detail["root"], "started_ns": 0},
+            "kind": "directory", "snapshot": native.random_id(), "gen": 1, "source_id": session.source.hex(),
+            "path_b64": encode(bytes(source)), "parent": {"root": detail["root"], "started_ns": 0},
         }  # fmt: skip
-        result, _ = run_job("backup", keyring, options, store)
-        return result
+        return self.job("backup", keyring, options)[0]
+
+    def rows(self, keyring: native.Keyring, session: Session) -> list[Json]:
+        """All nodes, as the native core lists them."""
+        root = self.detail(keyring, session)["root"]
+        options = {"source_id": session.source.hex(), "root": root, "recursive": True}
+        _, outputs = self.job("list", keyring, options)
+        lines = b"".join(data for kind, data in outputs if kind == "rows").splitlines()
+        return [json.loads(line) for line in lines]
 
     def detail(self, keyring: native.Keyring, session: Session) -> Any:
         snapshot, source = session.snapshot.hex(), session.source.hex()
@@ -71,10 +85,8 @@ class Written:
         return json.loads(opened)
 
 
-def native_path(path: Path) -> str:
-    import base64  # noqa: PLC0415
-
-    return base64.b64encode(bytes(path)).decode()
+def encode(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 @pytest.fixture
@@ -105,8 +117,6 @@ def test_writer_of_one_source(written: Written) -> None:
 
 
 def test_slots(written: Written) -> None:
-    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey  # noqa: PLC0415
-
     private = X25519PrivateKey.from_private_bytes(written.writer.random(32))
     public = private.public_key().public_bytes_raw()
     principal = written.writer.add_principal(RESTORER, passphrase="pässword", recipient=public)
@@ -137,6 +147,61 @@ def test_snapshot_is_read_and_continued(written: Written, tmp_path: Path, role: 
     assert (stats["files_changed"], stats["files_new"]) == (1, 0), "the parent's pages were read"
 
 
+def test_native_list(written: Written) -> None:
+    session = written.writer.session()
+    nodes, _ = torture(session)
+    session.commit(nodes)
+    rows = written.rows(written.unlock(written.writer.owner), session)
+    nodes.sort(key=lambda node: node.key)
+    assert [base64.b64decode(row["path_b64"]) for row in rows] == [node.path for node in nodes]
+    for row, node in zip(rows, nodes, strict=True):
+        said = {name: row[name] for name in ("mode", "uid", "gid", "size", "mtime_ns")}
+        assert said == {
+            "mode": node.mode, "uid": node.uid, "gid": node.gid, "size": node.size,
+            "mtime_ns": node.mtime[0] * 10**9 + node.mtime[1],
+        }  # fmt: skip
+        assert base64.b64decode(row.get("target_b64") or "") == node.target
+
+
+def test_native_check(written: Written) -> None:
+    session = written.writer.session()
+    nodes, _ = torture(session)
+    session.commit(nodes)
+    keyring = written.unlock(written.writer.owner)
+    register = written.open_json(keyring, REGISTER, f"snapshots/{1:016x}-{session.snapshot.hex()}")
+    store, prefix = written.objects(), f"s/{written.scope}/"
+    packs = [key for kind in ("data", "meta") for key in store.list(f"{prefix}{kind}/")]
+    snapshot = {
+        "snapshot": session.snapshot.hex(), "source_id": session.source.hex(), "refs": register["refs"],
+        "root": written.detail(keyring, session)["root"],
+    }  # fmt: skip
+    options = {
+        "snapshots": [snapshot], "packs": [{"key": key, "size": len(store.get(key))} for key in packs],
+        "read_data": 100, "directories": True,
+    }  # fmt: skip
+    result, outputs = written.job("check", keyring, options)
+    assert outputs == []
+    assert result["findings"] == 0, result
+
+
+def test_native_restore(written: Written, tmp_path: Path) -> None:
+    """Both restore the same tree from the same snapshot."""
+    session = written.writer.session()
+    nodes, _ = torture(session)
+    session.commit(nodes)
+    keyring = written.unlock(written.writer.owner)
+    repository = Repository.open(written.objects(), RawSecret(written.writer.owner.secret))
+    by_reference, by_native = tmp_path / "reference", tmp_path / "native"
+    assert restore(repository, repository.snapshot("latest"), str(by_reference)).is_complete
+    options = {
+        "source_id": session.source.hex(), "root": written.detail(keyring, session)["root"],
+        "target_b64": encode(bytes(by_native)), "subtree_b64": "", "overwrite": "always", "verify": True,
+    }  # fmt: skip
+    result, _ = written.job("restore", keyring, options)
+    assert result["errors"] == 0, result
+    assert differences(TreeFacts(by_reference), TreeFacts(by_native), hole_size_min=1 << 62) == []
+
+
 def test_dedup_against_the_writers_index(written: Written, tmp_path: Path) -> None:
     session = written.writer.session()
     chunk = written.writer.random(300_000)
@@ -149,8 +214,6 @@ def test_dedup_against_the_writers_index(written: Written, tmp_path: Path) -> No
 
 
 def file_of(session: Session, data: bytes) -> list[Any]:
-    from tests.support.reference_torture import plain_file  # noqa: PLC0415
-
     return [plain_file(session, "f", *session.data(data))]
 
 

@@ -136,7 +136,9 @@ class NativeRepository:
         keys = self.store.list(prefix)
         return [{"name": key.removeprefix(prefix), "size": len(self.store.get(key))} for key in keys]
 
-    def job(self, verb: str, options: Json, keyring: native.Keyring | None = None) -> tuple[Json, list[tuple[str, bytes]]]:
+    def job(
+        self, verb: str, options: Json, keyring: native.Keyring | None = None
+    ) -> tuple[Json, list[tuple[str, bytes]]]:
         """Run a job on this scope."""
         common = {"scope": self.scope, "memory_bytes": 64 << 20, "threads": 2, "index": {"runs": self.runs()}}
         return run_job(verb, keyring or self.keyring, common | options, self.store)

@@ -177,9 +177,7 @@ class RepositoryWriter:
         bundle: Json = {"v": 1, "role": principal.role, "label": principal.role}
         if principal.role == OWNER:
             return bundle | {"master": b64(self.master)}
-        epochs = []
-        for epoch in range(1, self.epoch + 1):
-            epochs.append(self._epoch_keys(principal, epoch))
+        epochs = [self._epoch_keys(principal, epoch) for epoch in range(1, self.epoch + 1)]
         scope: Json = {"scope": self.scope.hex(), "epochs": epochs}
         if principal.role != MAINTAINER:
             scope["domain"] = b64(self.dedup)
@@ -447,7 +445,8 @@ class Session:
         gen = changes.get("gen", self.writer.gc_n)
         register = {
             "v": 1, "nonce": self.writer.random(16).hex(), "state": changes.get("state", "COMMITTED"),
-            "snapshot": self.snapshot.hex(), "source": self.source.hex(), "seq": changes.get("seq", 1), "ack": gen, "keep": [],
+            "snapshot": self.snapshot.hex(), "source": self.source.hex(), "seq": changes.get("seq", 1),
+            "ack": gen, "keep": [],
             "started": "2026-01-01T00:00:00.000000000Z", "checkpoint": None,
             "record": {"name": f"records/{self.snapshot.hex()}", "hash": record_hash.hex()},
             "refs": [refs], "runs": self.runs,

@@ -1,7 +1,7 @@
 """Makes tests/vectors/sealed_pack.json where it does not exist: `python -m tests.support.sealed_pack_vector`.
 
-Whole sealed packs, from plaintext chunks to the object as it is stored: fresh ones of both kinds and suites, and one that a
-maintainer has put together from packs of two epochs without opening a blob.
+Whole sealed packs, from plaintext chunks to the object as it is stored: fresh ones of both kinds and suites,
+and one that a maintainer has put together from packs of two epochs without opening a blob.
 """
 
 import base64
@@ -111,9 +111,7 @@ def plaintext_of(writer: RepositoryWriter, name: str, data: bytes) -> bytes:
     okm = kdf.derive("object", key, data[:48] + writer.repository + writer.scope + place.bound, 64)
     cipher, pieces = seal.cipher(data[8], okm[32:]), range(80, len(data), 65_552)
     return b"".join(
-        cipher.decrypt(
-            bytes(3) + struct.pack(">QB", index, at == pieces[-1]), data[at : at + 65_552], None
-        )
+        cipher.decrypt(bytes(3) + struct.pack(">QB", index, at == pieces[-1]), data[at : at + 65_552], None)
         for index, at in enumerate(pieces)
     )
 
@@ -134,8 +132,8 @@ def make() -> dict[str, Any]:
             return {"principal": principal.id.hex(), "seed": principal.seed.hex()}
 
         return {
-            "about": "Packs as they are stored. `raw` is the unit `repeat` (hex) so many times, or so many bytes "
-            "of the extended BLAKE3 of an input (hex); `envelope` is the position of the blob's envelope in "
+            "about": "Packs as they are stored. `raw` is the unit `repeat` (hex) so many times, or so many "
+            "bytes of the extended BLAKE3 of an input (hex); `envelope` is the place of the blob's envelope in "
             "the directory; keys derive from M.",
             "M": writer.master.hex(), "repository": writer.repository.hex(), "scope": writer.scope.hex(),
             "source": SOURCE, "writer": public(maker.mover), "maintainer": public(maker.keeper),

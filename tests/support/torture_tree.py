@@ -1,3 +1,4 @@
+# ruff: noqa: PTH101, PTH102, PTH103, PTH118, PTH123, PTH211 (descriptors, and paths of raw bytes, which path objects do not hold)
 """A tree in the file system with everything that a backup may meet."""
 
 import os
@@ -21,7 +22,9 @@ def _acl(entries: list[tuple[int, int, int]]) -> bytes:
     return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
 
 
-NAMED_USER_ACL = _acl([(1, 6, 2**32 - 1), (2, 7, 4242), (4, 4, 2**32 - 1), (16, 5, 2**32 - 1), (32, 0, 2**32 - 1)])
+NAMED_USER_ACL = _acl(
+    [(1, 6, 2**32 - 1), (2, 7, 4242), (4, 4, 2**32 - 1), (16, 5, 2**32 - 1), (32, 0, 2**32 - 1)]
+)
 CAPABILITY = struct.pack("<5I", 0x0200_0001, 1 << 10, 0, 0, 0)
 
 
@@ -57,8 +60,8 @@ class TortureTree:
 
     def _names(self) -> None:
         every = bytes(byte for byte in range(1, 256) if byte != ord("/"))
-        names = [every[:127], every[127:], b"n" * 255, b"\xfe" * 255, b"...", b" both ends ", b"-rf", b"new\nline",
-                 b"caf\xe9", "日本".encode(), b"\\x41", b"a:b*?\"<>|"]  # fmt: skip
+        names = [every[:127], every[127:], b"n" * 255, b"\xfe" * 255, b"...", b" both ends ", b"-rf",
+                 b"new\nline", b"caf\xe9", "日本".encode(), b"\\x41", b"a:b*?\"<>|"]  # fmt: skip
         names += [bytes([byte]) for byte in every if byte != ord(".")]
         for name in names:
             self._file(name, name)
@@ -115,14 +118,16 @@ class TortureTree:
         values = {b"user.empty": b"", b"user.\xe9\xff": bytes([0, 255, 10]), b"user.large": b"v" * 2000,
                   b"user." + b"n" * 250: b"long name", b"trusted.secret": b"t", b"security.custom": b"s",
                   b"system.posix_acl_access": NAMED_USER_ACL}  # fmt: skip
-        for name, value in values.items():
-            self._try(f"xattr {name[:12]!r}", os.setxattr, path, name, value)
+        for attribute, value in values.items():
+            self._try(f"xattr {attribute[:12]!r}", os.setxattr, path, attribute, value)
         capable = self._file("capable")
         self._try("owner", os.chown, capable, 1000, 1000)
         self._try("capability", os.setxattr, capable, b"security.capability", CAPABILITY)
         os.chmod(capable, 0o4755)
         for name in ("dangling", "fifo"):
-            self._try("xattr", os.setxattr, self._path(name), b"trusted.x", name.encode(), follow_symlinks=False)
+            self._try(
+                "xattr", os.setxattr, self._path(name), b"trusted.x", name.encode(), follow_symlinks=False
+            )
 
     def _times(self) -> None:
         for name, ns in (("before 1970", BEFORE_1970_NS), ("after 2106", AFTER_2106_NS), ("ns", 999_999_999)):
@@ -164,7 +169,22 @@ class TortureTree:
     def _many(self) -> None:
         """Sizes around the borders of chunks, blocks and what counts as small; some contents twice."""
         os.mkdir(self._path("sizes"))
-        for size in (1, 2047, 2048, 2049, 4095, 4096, 4097, 6143, 6144, 6145, 65_535, 65_536, 65_537, 300_001):
+        for size in (
+            1,
+            2047,
+            2048,
+            2049,
+            4095,
+            4096,
+            4097,
+            6143,
+            6144,
+            6145,
+            65_535,
+            65_536,
+            65_537,
+            300_001,
+        ):
             data = self.random.randbytes(size)
             self._file(f"sizes/{size}", data)
             self._file(f"sizes/{size} twice", data)

@@ -1,7 +1,8 @@
+# ruff: noqa: PTH106, PTH208 (descriptors, and paths of raw bytes, which path objects do not hold)
 """What a tree in the file system is, in every respect that a restore has to bring back.
 
-Paths are bytes relative to the top, components joined by zero bytes (as node keys are), and may be longer than
-PATH_MAX: everything is reached through directory descriptors.
+Paths are bytes relative to the top, components joined by zero bytes (as node keys are), and may be longer
+than PATH_MAX: everything is reached through directory descriptors.
 """
 
 import errno
@@ -80,7 +81,8 @@ def _data_ranges(fd: int, size: int) -> tuple[tuple[int, int], ...]:
         try:
             start = os.lseek(fd, at, os.SEEK_DATA)
         except OSError as exc:
-            assert exc.errno == errno.ENXIO
+            if exc.errno != errno.ENXIO:
+                raise
             break
         at = os.lseek(fd, start, os.SEEK_HOLE)
         found.append((start, at))
@@ -106,7 +108,9 @@ def _xattrs(path: str | int) -> tuple[tuple[bytes, bytes], ...]:
 
 
 def _base(info: os.stat_result) -> Facts:
-    return Facts(stat.S_IFMT(info.st_mode) | stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns)
+    return Facts(
+        stat.S_IFMT(info.st_mode) | stat.S_IMODE(info.st_mode), info.st_uid, info.st_gid, info.st_mtime_ns
+    )
 
 
 def _entry(parent: int, name: bytes, info: os.stat_result) -> Facts:
@@ -117,7 +121,12 @@ def _entry(parent: int, name: bytes, info: os.stat_result) -> Facts:
             ranges = _data_ranges(fd, info.st_size)
             flags = read_flags(fd) & FLAGS_COMPARED
             return replace(
-                facts, size=info.st_size, data=ranges, digest=_digest(fd, ranges), flags=flags, xattrs=_xattrs(fd)
+                facts,
+                size=info.st_size,
+                data=ranges,
+                digest=_digest(fd, ranges),
+                flags=flags,
+                xattrs=_xattrs(fd),
             )
         finally:
             os.close(fd)

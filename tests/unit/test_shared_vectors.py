@@ -31,7 +31,7 @@ SEALING, SEALED, PACKS, RUNS, PAGES = map(
 )
 
 
-def named(cases: list[dict[str, Any]]) -> Any:
+def named(cases: list[dict[str, Any]]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=lambda case: case["name"])
 
 
@@ -43,7 +43,8 @@ def test_key_tree() -> None:
     source_id = kdf.source_id(dedup, given["source"])
     source = kdf.source_key(meta, source_id)
     computed = {
-        "K_dom": dedup, "K_id": kdf.chunk_id_key(dedup), "K_cdc": kdf.chunker_key(dedup), "source_id": source_id,
+        "K_dom": dedup, "K_id": kdf.chunk_id_key(dedup), "K_cdc": kdf.chunker_key(dedup),
+        "source_id": source_id,
         "K_index": kdf.index_key(write, scope, epoch), "K_meta": meta, "K_src": source,
         "K_page": kdf.page_key(source), "K_page_id": kdf.page_id_key(source),
         "sk": kdf.data_secret(kdf.restore_master(h(given["M"])), scope, epoch),
