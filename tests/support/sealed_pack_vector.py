@@ -133,7 +133,7 @@ def make() -> dict[str, Any]:
 
         return {
             "about": "Packs as they are stored. `raw` is the unit `repeat` (hex) so many times, or so many "
-            "bytes of the extended BLAKE3 of an input (hex); `envelope` is the place of the blob's envelope in "
+            "bytes of the extended BLAKE3 of an input (hex); `envelope` is the place of its envelope in "
             "the directory; keys derive from M.",
             "M": writer.master.hex(), "repository": writer.repository.hex(), "scope": writer.scope.hex(),
             "source": SOURCE, "writer": public(maker.mover), "maintainer": public(maker.keeper),

@@ -27,17 +27,11 @@ struct Claims {
 
 /// The type with this number, if its objects are JSON.
 pub fn json_type(number: u8) -> Result<ObjectType> {
-    const JSON: [ObjectType; 4] = [
-        ObjectType::Register,
-        ObjectType::SnapshotRecord,
-        ObjectType::GcState,
-        ObjectType::GcList,
-    ];
-    JSON.into_iter()
-        .find(|kind| kind.to_byte() == number)
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("objects of type {number} are not JSON"))
-        })
+    const JSON: [ObjectType; 4] =
+        [ObjectType::Register, ObjectType::SnapshotRecord, ObjectType::GcState, ObjectType::GcList];
+    JSON.into_iter().find(|kind| kind.to_byte() == number).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("objects of type {number} are not JSON"))
+    })
 }
 
 fn action(kind: ObjectType, body: &[u8]) -> Result<Action> {

@@ -161,7 +161,8 @@ fn objects_of_the_reference() {
     let vectors = load_vectors("reference_sealing.json");
     let inputs = &vectors["inputs"];
     let master = Master(Key::new(array(&inputs["M"])));
-    let (repository, scope) = (RepositoryId(array(&inputs["repo"])), ScopeId(array(&inputs["scope"])));
+    let (repository, scope) =
+        (RepositoryId(array(&inputs["repo"])), ScopeId(array(&inputs["scope"])));
     let key_epoch = u32::try_from(length(&inputs["epoch"])).unwrap();
     for want in vectors["object"].as_array().unwrap() {
         let epoch = u32::try_from(length(&want["epoch"])).unwrap();
