@@ -356,8 +356,18 @@ impl Backup {
             for _ in 0..small_gate.most() {
                 let (stats, groups) = (stat_queue.clone(), group_queue.clone());
                 let (readers, gate) = (&readers, &small_gate);
-                threads.spawn(move || guard(signal, || Ok(stats.iter().for_each(StatJob::run))));
-                threads.spawn(move || guard(signal, || Ok(readers.groups(&groups, gate))));
+                threads.spawn(move || {
+                    guard(signal, || {
+                        stats.iter().for_each(StatJob::run);
+                        Ok(())
+                    });
+                });
+                threads.spawn(move || {
+                    guard(signal, || {
+                        readers.groups(&groups, gate);
+                        Ok(())
+                    });
+                });
             }
             drop((stat_queue, group_queue));
             for _ in 0..large_gate.most() {
