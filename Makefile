@@ -13,7 +13,7 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo test test-all fuzz lint lint-python lint-rust test-python test-rust bench constraints clean help
+.PHONY: build demo wheel test test-all fuzz lint lint-python lint-rust test-python test-rust bench constraints clean help
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -32,6 +32,16 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: build ## back up, change, back up again, restore and compare a real tree of 1 GiB
 	$(BIN)/python -m benchmarks.demo
+
+# Debug information and the places where code panics name files; a wheel must not tell where it was built.
+WHEEL_CARGO_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
+wheel: $(STAMP) ## make a wheel in dist/ to give away, and try it in a fresh environment
+	rm -rf dist
+	CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),$(CURDIR)/build/wheel)" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
+		RUSTFLAGS="--remap-path-prefix=$(WHEEL_CARGO_HOME)=cargo --remap-path-prefix=$(CURDIR)=." \
+		CFLAGS="-ffile-prefix-map=$(WHEEL_CARGO_HOME)=cargo -ffile-prefix-map=$(CURDIR)=." \
+		$(BIN)/maturin build --release --locked --strip --out dist
+	$(BIN)/python -m tests.support.check_wheel dist/*.whl
 
 test: build lint test-rust test-python ## what every change has to pass
 
