@@ -66,6 +66,8 @@ def objects() -> Iterator[bytes]:
     for change in range(6):
         for length in (0, 100, 65_536 // 3, 1, 10):
             yield struct.pack("<BBBIH", 2, change, 1, 90, length) + b"plaintext"
+    # Cut off where a segment ends.
+    yield struct.pack("<BBBIH", 2, 2, 1, 80 + 65_552, 1) + b"plaintext"
 
 
 def blobs() -> Iterator[bytes]:
