@@ -1,6 +1,7 @@
 """`pvback restore` and `pvback dump`."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 
 import click
@@ -83,15 +84,31 @@ def _show(output: Output, result: RestoreResult, *, is_dry: bool) -> None:
     for denied in result.denied:
         some = ", ".join(denied.examples)
         output.warn(f"{denied.category}: {denied.count} not set ({denied.message}); for example {some}")
-    facts = ", ".join(
-        f"{name.removesuffix('_bytes').replace('_', ' ')} "
-        f"{format_bytes(value) if name.endswith('_bytes') else value}"
-        for name, value in result.stats.items()
-    )
-    if facts:
-        output.remark(facts)
+    output.remark(_facts(result.stats))
     verb = "would restore" if is_dry else "restored"
     output.line(f"{verb} snapshot {result.snapshot} to {result.target}")
+
+
+def _facts(stats: Mapping[str, int]) -> str:
+    """What a restore did, in one line; what did not happen is not mentioned."""
+
+    def count(name: str) -> int:
+        return stats.get(name, 0)
+
+    facts = [
+        f"{count('files')} files, {format_bytes(count('bytes'))}",
+        f"{count('files_unchanged')} unchanged",
+        f"{format_bytes(count('bytes_written'))} written, {format_bytes(count('bytes_fetched'))} fetched",
+    ]
+    for name, words in (
+        ("files_skipped", "left alone"),
+        ("deleted", "deleted"),
+        ("files_verified", "verified"),
+        ("errors", "problems"),
+    ):
+        if count(name):
+            facts.append(f"{count(name)} {words}")
+    return "; ".join(facts)
 
 
 def _show_reference(output: Output, summary: list[str]) -> int:

@@ -1,10 +1,9 @@
 """The command line as a user has it: arguments in, output and exit code out.
 
-The data path is `tests/support/fake_native.py`, or with PVBACK_TEST_NATIVE=real the extension; tests that
-play a part of it themselves ask for `fake_verbs` and are left out then.
+The data path is the real extension. Only what it will not do on command is played, by
+`tests/support/fake_native.py`, in tests that ask for `fake_verbs`.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,28 +17,18 @@ from tests.support import fake_native
 
 Run = Callable[..., Result]
 Verbs = dict[str, Callable[[fake_native.Job], dict[str, Any]]]
-IS_REAL = os.environ.get("PVBACK_TEST_NATIVE") == "real"
 
 
 @pytest.fixture
-def native(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake data path, unless the real one is asked for."""
-    if IS_REAL:
-        return
+def fake_verbs(monkeypatch: pytest.MonkeyPatch) -> Verbs:
+    """A data path that is played; what it does may be changed."""
     monkeypatch.setattr(datapath, "load_native", lambda: fake_native)
     monkeypatch.setattr(fake_native, "VERBS", dict(fake_native.VERBS))
-
-
-@pytest.fixture
-def fake_verbs(native: None) -> Verbs:
-    """What the fake data path does; may be changed."""
-    if IS_REAL:
-        pytest.skip("plays the data path")
     return fake_native.VERBS
 
 
 @pytest.fixture
-def run(native: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command on a repository below `tmp_path`, with a password in the environment."""
     for name in ("PVBACK_CONFIG", "PVBACK_KEY_FILE", "PVBACK_PASSWORD_FILE", "PVBACK_DEBUG"):
         monkeypatch.delenv(name, raising=False)

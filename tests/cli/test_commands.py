@@ -32,7 +32,7 @@ def test_backup_and_restore(run: Run, source: Path, tmp_path: Path) -> None:
     assert f"h:{source}" in table
     good(run("restore", "latest", "--target", str(tmp_path / "target")))
     assert (tmp_path / "target/c.txt").read_text() == "gamma"
-    assert good(run("diff", first[:8], second[:8])).stdout == "+ /c.txt\n"
+    assert good(run("diff", first[:8], second[:8])).stdout == "U /\n+ /c.txt\n"
     assert good(run("dump", f"{second}:/inner/b.txt")).stdout == "beta"
     assert "/inner/b.txt" in good(run("ls", "latest")).stdout
     assert "/c.txt" not in good(run("ls", "latest:inner")).stdout
@@ -63,7 +63,7 @@ def test_json(run: Run, source: Path) -> None:
     assert json.loads(good(run("find", "nothing", "--json")).stdout) == []
     last = json.loads(good(run("check", "--json")).stdout.splitlines()[-1])
     assert last["is_sound"] is True
-    assert json.loads(good(run("bench", "limits", "--json")).stdout)["chunk"]["one"] == 16.0
+    assert json.loads(good(run("bench", "limits", "--json")).stdout)["chunk"]["one"] > 0
 
 
 def test_standard_input(run: Run) -> None:

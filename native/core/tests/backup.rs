@@ -1,6 +1,7 @@
 //! Backups of real trees of files, read back through tree, index and packs, and checked whole.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unnecessary_debug_formatting)] // names here need their escapes
 
 mod support;
 
@@ -232,12 +233,13 @@ fn change_tree(dice: &mut Dice, root: &Path, steps: u64) {
 
 #[test]
 fn random_trees_come_back_and_check_out() {
-    let runs = std::env::var("PVBACK_TEST_SEEDS").map_or(6, |runs| runs.parse().unwrap());
+    let runs: u64 = std::env::var("PVBACK_TEST_SEEDS").map_or(6, |runs| runs.parse().unwrap());
     for seed in 1..=runs {
         println!("seed {seed}");
         let mut dice = Dice(seed);
         let source = tempfile::tempdir().unwrap();
-        let mut repository = Repository::new([4 << 10, 32 << 10, 64 << 10][seed as usize % 3]);
+        let mut repository =
+            Repository::new([4 << 10, 32 << 10, 64 << 10][usize::try_from(seed % 3).unwrap()]);
         for round in 0..4 {
             change_tree(&mut dice, source.path(), if round == 0 { 120 } else { 25 });
             let of_two = |dice: &mut Dice, a: u64, b: u64| if dice.below(2) == 0 { a } else { b };
@@ -352,14 +354,14 @@ fn a_store_that_fails_ends_the_run_with_its_error() {
     for puts in 0..200 {
         repository.store.fail_after(Some(puts));
         let more = json!({"pack_bytes": 300_000});
-        match repository.try_backup("s", source.path(), &more) {
-            Err(error) => assert_eq!(error.kind, ErrorKind::Storage, "{error}"),
-            Ok(_) => {
-                assert!(puts >= 5, "{puts}");
-                repository.store.fail_after(None);
-                assert_checks(&repository);
-                return;
-            }
+        let result = repository.try_backup("s", source.path(), &more);
+        if let Err(error) = result {
+            assert_eq!(error.kind, ErrorKind::Storage, "{error}");
+        } else {
+            assert!(puts >= 5, "{puts}");
+            repository.store.fail_after(None);
+            assert_checks(&repository);
+            return;
         }
         repository.store.clear();
     }

@@ -389,3 +389,41 @@ fn who_holds_less_checks_less_and_is_told_once() {
     let outcome = try_check(&repository, &maintainer, &json!({})).unwrap();
     assert!(outcome.whats("error").contains("chunk-damaged"));
 }
+
+#[test]
+fn pages_that_snapshots_share_are_read_once_and_damage_names_its_snapshots() {
+    let source = tempfile::tempdir().unwrap();
+    let name = |number: usize| format!("{number:05}-{}", "n".repeat(120 + number % 60));
+    for number in 0..12_000 {
+        fs::write(source.path().join(name(number)), b"").unwrap();
+    }
+    let mut repository = Repository::new(AVERAGE);
+    let count = |repository: &Repository| {
+        let outcome = run(repository, &thorough());
+        assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
+        outcome.result.pages
+    };
+    repository.backup("a", source.path(), &json!({}));
+    let pages = count(&repository);
+    assert!(pages >= 10, "{pages}");
+    let before: BTreeSet<String> = repository.objects("meta/").into_iter().collect();
+    // In the middle, at the end, and something taken away: what follows a page changes too.
+    fs::write(source.path().join(name(6_000) + "-new"), b"x").unwrap();
+    fs::write(source.path().join("zzz"), b"").unwrap();
+    fs::remove_file(source.path().join(name(3_000))).unwrap();
+    repository.backup("a", source.path(), &json!({}));
+    let new = count(&repository) - pages;
+    assert!((2..=pages / 2 + 4).contains(&new), "{new} new pages beside {pages}");
+
+    let key = repository.objects("meta/").into_iter().find(|key| !before.contains(key)).unwrap();
+    let second = repository.store.get(&key).unwrap();
+    repository.store.remove(&key);
+    let outcome = run(&repository, &json!({}));
+    let hit: BTreeSet<&str> =
+        outcome.of("snapshot-damaged").map(|f| f["snapshot"].as_str().unwrap()).collect();
+    assert_eq!(hit, BTreeSet::from([&*repository.snapshots[1].id]));
+    repository.store.replace(&key, second);
+    repository.store.remove(before.first().unwrap());
+    let outcome = run(&repository, &json!({}));
+    assert_eq!(outcome.of("snapshot-damaged").count(), 2, "{:?}", outcome.findings);
+}
