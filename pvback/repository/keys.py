@@ -68,7 +68,7 @@ def add_key(access: RepositoryAccess, *, role: str, label: str, method: SlotMeth
     if role not in ROLES:
         raise UsageError(f"no such role: {role}", hint=f"roles are {', '.join(ROLES)}")
     _require_owner(access)
-    scopes = [access.objects.scope]
+    scopes = [] if role == "owner" else [access.objects.scope]
     name, data = access.keyring.add_key(role, label, scopes, method, secret, _argon2())
     access.store.create(name, data)
     return name.removeprefix(KEYS_PREFIX).removesuffix(".json")
