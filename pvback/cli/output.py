@@ -12,9 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from pvback.errors import PvbackError
 
@@ -128,6 +125,11 @@ class Output:
                 line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
                 click.echo(line.rstrip())
             return
+        # Loaded here: most commands print no table.
+        from rich.console import Console  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+        from rich.text import Text  # noqa: PLC0415
+
         table = Table(box=None, pad_edge=False, header_style="bold")
         for title in header:
             table.add_column(title, no_wrap=True, overflow="ellipsis")

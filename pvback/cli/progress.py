@@ -7,19 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
-from rich.progress import Progress as Bar
-
-from pvback.cli.output import Output, format_bytes, printable
+from pvback.cli.output import Output
 from pvback.errors import Interrupted
 from pvback.runtime import Cancel, Clock, Counters, Progress, SystemClock
 
@@ -65,34 +53,6 @@ class QuietProgress:
         self._output.warn(what)
 
 
-class BarProgress:
-    """A bar with bytes, files, rate, deduplication and the time left."""
-
-    def __init__(self, bar: Bar, task: TaskID) -> None:
-        self._bar, self._task = bar, task
-
-    def update(self, counters: Counters) -> None:
-        """See `Progress.update`."""
-        parts = [f"{counters.done_count} files"]
-        if counters.done_bytes and counters.new_bytes < counters.done_bytes:
-            parts.append(f"{100 - 100 * counters.new_bytes // counters.done_bytes}% known")
-        if counters.stored_bytes:
-            parts.append(f"{format_bytes(counters.stored_bytes)} stored")
-        if counters.error_count:
-            parts.append(f"{counters.error_count} errors")
-        self._bar.update(
-            self._task,
-            completed=counters.done_bytes,
-            total=counters.total_bytes,
-            description=counters.phase or "starting",
-            facts=", ".join(parts),
-        )
-
-    def warn(self, what: str) -> None:
-        """See `Progress.warn`."""
-        self._bar.console.print(f"warning: {printable(what)}", markup=False, highlight=False, soft_wrap=True)
-
-
 @contextmanager
 def watching(output: Output) -> Iterator[Progress]:
     """The progress that suits where the output goes."""
@@ -101,17 +61,11 @@ def watching(output: Output) -> Iterator[Progress]:
     elif output.is_quiet or not sys.stderr.isatty():
         yield QuietProgress(output)
     else:
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=None),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TextColumn("{task.fields[facts]}", markup=False),
-            TimeRemainingColumn(),
-        )
-        with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-            yield BarProgress(bar, bar.add_task("starting", total=None, facts=""))
+        # Drawing takes a tenth of a second to load, which only a terminal is worth.
+        from pvback.cli.bar import drawing  # noqa: PLC0415
+
+        with drawing() as bar:
+            yield bar
 
 
 @contextmanager

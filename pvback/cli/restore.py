@@ -12,7 +12,6 @@ from pvback.cli.progress import stopping, watching
 from pvback.errors import PartlyDone, UsageError
 from pvback.ops.dump import dump_file
 from pvback.ops.reading import find_in, split_snapshot_path
-from pvback.ops.reference import restore_by_reference
 from pvback.ops.restore import OVERWRITE, RestoreOptions, RestoreResult
 from pvback.ops.restore import restore as run_restore
 
@@ -61,6 +60,9 @@ def restore(
                 "`--reference` restores everything to an empty place", hint="leave the other options out"
             )
         with stopping():
+            # With its cryptography it loads as slowly as everything else together.
+            from pvback.ops.reference import restore_by_reference  # noqa: PLC0415
+
             summary = restore_by_reference(
                 invocation.config(), snapshot, target=target, source=source, scope=invocation.scope
             )

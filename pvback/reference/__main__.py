@@ -101,6 +101,8 @@ def _verify(repository: Repository, _: argparse.Namespace) -> int:
     report = verify(repository)
     for line in report.findings:
         _say(f"finding: {line}")
+    for line in report.notes:
+        _say(f"note: {line}")
     counts = {name: value for name, value in vars(report).items() if isinstance(value, int)}
     print(", ".join(f"{name} {value}" for name, value in counts.items()))
     return EXIT_DAMAGED if report.findings else EXIT_DONE

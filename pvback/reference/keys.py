@@ -14,9 +14,10 @@ from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 from pvback.reference import kdf
 from pvback.reference.errors import DamagedError, ReadError, WrongKeyError
 from pvback.reference.sealing import hpke_open, open_small, verify
-from pvback.reference.wire import Fields, parse_fields
+from pvback.reference.wire import Fields, check_version, parse_fields
 
-KEY_FILE_BYTES_MAX = 1 << 20
+KEY_FILE_BYTES_MAX = 2 << 20
+SLOTS_MAX = 16
 SECRET_BYTES = 80
 
 
@@ -43,6 +44,7 @@ class KeyFile:
     repository: bytes
     principal: bytes
     serial: int
+    salt: bytes
     unlock: tuple[Fields, ...]
     bundle: bytes
     signature: bytes
@@ -51,21 +53,25 @@ class KeyFile:
 def parse_key_file(data: bytes, key: str) -> KeyFile:
     """The file named `keys/<p>.json`, which must be about p."""
     if len(data) > KEY_FILE_BYTES_MAX:
-        raise DamagedError(f"{key}: above 1 MiB")
+        raise DamagedError(f"{key}: above 2 MiB")
     fields = parse_fields(data, key)
     if fields.text("pvback") != "key":
         raise DamagedError(f"{key}: not a key file")
-    fields.integer("v", 1, 1)
+    check_version(fields, key)
     principal = fields.hex("principal", 16)
     if key != f"keys/{principal.hex()}.json":
         raise DamagedError(f"{key}: is about another principal")
+    slots = tuple(fields.objects("unlock"))
+    if len(slots) > SLOTS_MAX:
+        raise DamagedError(f"{key}: more than {SLOTS_MAX} ways to unlock it")
     return KeyFile(
         fields.hex("repository", 16),
         principal,
         fields.integer("serial", 0, 2**32 - 1),
-        tuple(fields.objects("unlock")),
+        fields.b64("salt", 16),
+        slots,
         fields.b64("bundle"),
-        fields.b64("sig"),
+        fields.b64("sig", 64),
     )
 
 
@@ -87,8 +93,8 @@ class Passphrase(Unlocker):
         if (slot.text("kdf"), slot.integer("v")) != ("argon2id", 19):
             slot.fail("kdf", "is not Argon2id version 19")
         memory = slot.integer("m", 64 << 10, 1 << 20)
-        passes, lanes = slot.integer("t", 3, 16), slot.integer("p", 1, 16)
-        salt = slot.hex("salt", 16)
+        passes, lanes = slot.integer("t", 3, 16), slot.integer("p", 4, 16)
+        salt = slot.b64("salt", 16)
         argon = Argon2id(salt=salt, length=32, iterations=passes, lanes=lanes, memory_cost=memory)
         context = file.repository + file.principal + b"passphrase"
         data = open_small("slot", argon.derive(self._bytes), context, slot.b64("sealed"))
@@ -115,7 +121,7 @@ class PrivateKey(Unlocker):
         found = []
         info = b"pvback/1 unlock\0" + file.repository + file.principal
         for slot in file.unlock:
-            if slot.text("type") == "x25519" and slot.hex("recipient", 32) == self._public:
+            if slot.text("type") == "x25519" and slot.b64("recipient", 32) == self._public:
                 slot.integer("kem", 32, 32)
                 data = hpke_open(self._secret, slot.b64("sealed"), info, "x25519 slot")
                 found.append(Secret.parse(data))
@@ -196,19 +202,19 @@ class BundleKeyring(Keyring):
         self.role = role
         self._keys: dict[tuple[str, bytes, int, bytes], bytes] = {}
         for scope in bundle.objects("scopes"):
-            id_ = scope.hex("id", 16)
-            if scope.has("dom"):
-                self._keys["dom", id_, 0, b""] = scope.hex("dom", 32)
+            id_ = scope.hex("scope", 16)
+            if scope.has("domain"):
+                self._keys["domain", id_, 0, b""] = scope.b64("domain", 32)
             for epoch in scope.objects("epochs"):
                 self._add_epoch(id_, epoch)
 
     def _add_epoch(self, scope: bytes, fields: Fields) -> None:
         epoch = fields.integer("epoch", 1, 2**32 - 1)
-        for name in ("index", "meta", "sk"):
+        for name in ("index", "meta", "private"):
             if fields.has(name):
-                self._keys[name, scope, epoch, b""] = fields.hex(name, 32)
-        for source in fields.objects("sources") if fields.has("sources") else ():
-            self._keys["source", scope, epoch, source.hex("id", 16)] = source.hex("key", 32)
+                self._keys[name, scope, epoch, b""] = fields.b64(name, 32)
+        for source in fields.objects("source_keys") if fields.has("source_keys") else ():
+            self._keys["source", scope, epoch, source.hex("source", 16)] = source.b64("key", 32)
 
     def _get(self, name: str, scope: bytes, epoch: int = 0, source: bytes = b"") -> bytes:
         key = self._keys.get((name, scope, epoch, source))
@@ -233,11 +239,11 @@ class BundleKeyring(Keyring):
 
     def dedup_key(self, scope: bytes) -> bytes:
         """K_dom."""
-        return self._get("dom", scope)
+        return self._get("domain", scope)
 
     def data_secret(self, scope: bytes, epoch: int) -> bytes:
         """The X25519 private key of an epoch."""
-        return self._get("sk", scope, epoch)
+        return self._get("private", scope, epoch)
 
 
 def open_bundle(file: KeyFile, secret: Secret) -> Keyring | None:
@@ -245,19 +251,20 @@ def open_bundle(file: KeyFile, secret: Secret) -> Keyring | None:
     if secret.repository != file.repository:
         return None
     bound = file.repository + file.principal + struct.pack("<I", file.serial)
-    plaintext = open_small("bundle", secret.ident, bound, file.bundle)
+    plaintext = open_small("bundle", secret.ident, bound + file.salt, file.bundle)
     if plaintext is None:
         return None
     what = f"bundle of {file.principal.hex()[:8]}"
     message = b"pvback/1 bundle\0" + bound + kdf.digest(plaintext)
     verify(secret.owner_vk, file.signature, message, what)
     fields = parse_fields(plaintext, what)
+    check_version(fields, what)
     role = fields.text("role")
     if role in ("restorer", "writer", "maintainer"):
         return BundleKeyring(role, fields)
     if role != "owner":
         fields.fail("role", "is not known")
-    master = fields.hex("master", 32)
+    master = fields.b64("master", 32)
     seed = Ed25519PrivateKey.from_private_bytes(kdf.owner_seed(master))
     raw = serialization.Encoding.Raw, serialization.PublicFormat.Raw
     if seed.public_key().public_bytes(*raw) != secret.owner_vk:

@@ -12,6 +12,8 @@ from pvback.reference.wire import U64, Cursor, wrap_i64
 PAGE_BYTES_MAX = 8 << 20
 KEY_BYTES_MAX = 1 << 20
 NAME_BYTES_MAX = 255
+SYMLINK_BYTES_MAX = 65_535
+CHUNK_BYTES_MAX = 16 << 20
 NANOSECONDS = 1_000_000_000
 
 PAGE_NODES, PAGE_INNER, PAGE_EXTENTS, PAGE_EXTENTS_INNER = 1, 2, 3, 4
@@ -159,7 +161,7 @@ def _read_time(cursor: Cursor, base: int) -> Time:
 def _read_xattrs(cursor: Cursor) -> Xattrs:
     found: list[tuple[bytes, bytes]] = []
     for _ in range(cursor.varint()):
-        name = cursor.counted(PAGE_BYTES_MAX)
+        name = cursor.counted(NAME_BYTES_MAX)
         found.append((name, cursor.counted(PAGE_BYTES_MAX)))
         if not name or b"\0" in name or (len(found) > 1 and found[-2][0] >= name):
             cursor.fail("xattrs are out of order or have no sound name")
@@ -180,13 +182,14 @@ def _read_extent(cursor: Cursor, table: _Table) -> Extent:
         cursor.fail("extent of unknown type or no length")
     if kind != DATA:
         return Extent(length, kind)
-    return Extent(length, kind, table.read(), cursor.varint())
+    extent = Extent(length, kind, table.read(), cursor.varint())
+    if extent.offset + length > CHUNK_BYTES_MAX:
+        cursor.fail("extent reaches beyond the longest chunk")
+    return extent
 
 
 def _read_content(cursor: Cursor, table: _Table) -> tuple[Extent, ...] | tuple[ExtentPage, ...]:
-    level = cursor.varint()
-    if level > 256:
-        cursor.fail("extent pages too deep")
+    level = cursor.u8()
     count = cursor.varint()
     if count > cursor.left:
         cursor.fail("content does not fit")
@@ -216,7 +219,7 @@ def _read_shape(cursor: Cursor, table: _Table, kind: int) -> _Shape:
     if kind == FILE:
         return _Shape(size=cursor.varint(), content=_read_content(cursor, table))
     if kind == SYMLINK:
-        target = cursor.counted(PAGE_BYTES_MAX)
+        target = cursor.counted(SYMLINK_BYTES_MAX)
         if not target or b"\0" in target:
             cursor.fail("symlink without a sound target")
         return _Shape(target=target)
@@ -233,9 +236,10 @@ def _check_content(node: Node, cursor: Cursor) -> None:
         is_sound = covered <= node.size if node.partial else covered == node.size
     if not is_sound:
         cursor.fail(f"content covers {covered} bytes of {node.size}")
-    marks = node.changed or node.unreadable or node.partial or node.digest is not None
-    if node.kind != FILE and marks:
+    if node.kind != FILE and (node.partial or node.digest is not None):
         cursor.fail("marks of a file on something else")
+    if node.kind not in (FILE, DIRECTORY) and (node.changed or node.unreadable):
+        cursor.fail("marks of what is read on something else")
     if node.kind == DIRECTORY and node.link_group is not None:
         cursor.fail("a directory with several links")
 
@@ -249,7 +253,7 @@ def _read_node(cursor: Cursor, table: _Table, previous: Node | None) -> Node:
     mode = cursor.varint() if mask & _MODE else base.mode
     uid = _read_u32(cursor) if mask & _UID else base.uid
     gid = _read_u32(cursor) if mask & _GID else base.gid
-    flags = cursor.varint() if mask & _FLAGS else base.flags
+    flags = _read_u32(cursor) if mask & _FLAGS else base.flags
     xattrs = _read_xattrs(cursor) if mask & _XATTRS else base.xattrs
     mtime = _read_time(cursor, base.mtime[0])
     ctime = _read_time(cursor, mtime[0])
@@ -308,7 +312,7 @@ def parse_page(data: bytes, id_: bytes) -> Page:
     count = cursor.u32()
     if not PAGE_NODES <= type_ <= PAGE_EXTENTS_INNER:
         raise UnsupportedError(f"{what}: page of type {type_}")
-    if (level > 0) != (type_ in (PAGE_INNER, PAGE_EXTENTS_INNER)) or not count:
+    if (level > 0) != (type_ in (PAGE_INNER, PAGE_EXTENTS_INNER)) or (not count and type_ != PAGE_NODES):
         cursor.fail("level does not fit the type, or no entries")
     table = _Table(cursor, cursor.u32())
     page = _read_entries(cursor, table, type_, level, count)

@@ -19,6 +19,8 @@ from pvback.reference.snapshots import Register, Snapshot, parse_detail, parse_r
 from pvback.reference.store import Store
 from pvback.reference.tree import Tree, display
 
+LABEL_SALT_BYTES = 16
+
 
 @dataclass(frozen=True)
 class Piece:
@@ -52,7 +54,7 @@ class Repository:
         if config.repository != unlocked.repository:
             raise DamagedError("config: is of another repository than the key file")
         info = _choose_scope(config, unlocked.keyring, scope)
-        opened = Scope(store, config.repository, info.id, unlocked.keyring, config.owner_vk)
+        opened = Scope(store, config, info.id, unlocked.keyring)
         return cls(config, opened)
 
     def snapshots(self, problem: Callable[[ReadError], None] | None = None) -> list[Snapshot]:
@@ -94,10 +96,8 @@ class Repository:
         head = parse_record(opened.body, what)
         if (head.snapshot, head.source) != (register.snapshot, register.source):
             raise DamagedError(f"{what}: is about another snapshot or source")
-        for principal in {opened.signer.principal, signer.principal}:
-            limit = self.config.revoked.get(principal)
-            if limit is not None and head.seq > limit:
-                raise DamagedError(f"{what}: signed after its principal was revoked")
+        for one in (opened.signer, signer):
+            self.scope.require_standing(one, what, (head.source, head.seq))
         source_key = self.scope.keyring.source_key(self.scope.id, head.epoch, head.source)
         id_ = head.snapshot + bytes(16)
         place = Place(self.config.repository, self.scope.id, what)
@@ -157,7 +157,8 @@ def _label(config: Config, keyring: Keyring, info: ScopeInfo) -> str | None:
         key = keyring.meta_key(info.id, 1)
     except WrongKeyError:
         return None
-    label = sealing.open_small("scope label", key, config.repository + info.id, info.label)
+    salt, sealed = info.label[:LABEL_SALT_BYTES], info.label[LABEL_SALT_BYTES:]
+    label = sealing.open_small("scope label", key, config.repository + info.id + salt, sealed)
     return None if label is None else label.decode("utf-8", "backslashreplace")
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pvback.reference import kdf, sealing
+from pvback.reference.config import Config
 from pvback.reference.errors import DamagedError, NotFoundError, ReadError
 from pvback.reference.index import Index, Location, Run, parse_refs, parse_run
 from pvback.reference.keys import Keyring
@@ -24,7 +25,6 @@ from pvback.reference.snapshots import (
     GcState,
     Named,
     Register,
-    check_version,
     generation_names,
     pack_names,
     parse_named,
@@ -32,7 +32,7 @@ from pvback.reference.snapshots import (
     split_name,
 )
 from pvback.reference.store import Store
-from pvback.reference.wire import Fields, parse_fields, parse_json
+from pvback.reference.wire import Fields, check_version, parse_fields, parse_json
 
 PACK_CACHE_BYTES = 256 << 20
 CHUNK_CACHE_BYTES = 64 << 20
@@ -74,14 +74,14 @@ class Opened:
 class Scope:
     """Reads one scope. Loads `gc/state` when made, runs on first use, packs as needed."""
 
-    def __init__(
-        self, store: Store, repository: bytes, id_: bytes, keyring: Keyring, owner_vk: bytes
-    ) -> None:
+    def __init__(self, store: Store, config: Config, id_: bytes, keyring: Keyring) -> None:
+        """`config` must have its signature checked."""
         self.id = id_
         self.keyring = keyring
-        self.repository = repository
+        self.repository = config.repository
         self._store = store
-        self._owner_vk = owner_vk
+        self._owner_vk = config.owner_vk
+        self._revoked = config.revoked
         self._prefix = f"s/{id_.hex()}/"
         self._packs: _Cache[Pack] = _Cache(PACK_CACHE_BYTES)
         self._blobs: _Cache[bytes] = _Cache(CHUNK_CACHE_BYTES)
@@ -121,6 +121,18 @@ class Scope:
             raise DamagedError(f"{named.name}: is not the object that was named")
         return opened
 
+    def require_standing(self, signer: Signer, what: str, snapshot: tuple[bytes, int] | None = None) -> None:
+        """What is no pack, run or reference set counts only from principals who are not revoked.
+
+        Of those, snapshots count up to the `seq` that config states for their source; `snapshot` is
+        (source, seq).
+        """
+        sequences = self._revoked.get(signer.principal)
+        if sequences is None:
+            return
+        if snapshot is None or snapshot[1] > sequences.get(snapshot[0], -1):
+            raise DamagedError(f"{what}: signed by a principal who is revoked")
+
     def state(self) -> GcState:
         """`gc/state`, read once. Raises `NotFoundError` when the repository has none."""
         if self._state is None:
@@ -130,6 +142,7 @@ class Scope:
     def _load_state(self) -> GcState:
         opened = self.open("gc/state", sealing.TYPE_GC_STATE)
         require_keeper(opened.signer, "gc/state")
+        self.require_standing(opened.signer, "gc/state")
         fields = parse_fields(opened.body, "gc/state")
         check_version(fields, "gc/state")
         fields.hex("nonce", 16)
@@ -151,6 +164,7 @@ class Scope:
         named = parse_named(fields.object(name), "gc")
         opened = self.open_named(named, sealing.TYPE_GC_LIST)
         require_keeper(opened.signer, named.name)
+        self.require_standing(opened.signer, named.name)
         value = parse_json(opened.body, named.name)
         if not isinstance(value, list):
             raise DamagedError(f"{named.name}: not a list")
@@ -171,8 +185,11 @@ class Scope:
         register = parse_register(opened.body, name)
         if register.state in ("OPEN", "COMMITTED"):
             require_writer(opened.signer, register.source, f"snapshots/{name}")
+            place = register.source, register.seq
+            self.require_standing(opened.signer, f"snapshots/{name}", place)
         else:
             require_keeper(opened.signer, f"snapshots/{name}")
+            self.require_standing(opened.signer, f"snapshots/{name}")
         return register, opened.signer
 
     def run_names(self) -> list[str]:

@@ -192,13 +192,10 @@ class Envelope:
 def parse_envelope(data: bytes, what: str) -> Envelope:
     """The 104 bytes of an envelope."""
     cursor = Cursor(data, what)
-    kem = cursor.u8()
-    if kem != 1:
-        raise UnsupportedError(f"{what}: envelope of KEM suite {kem}")
     suite = cursor.u8()
     if suite not in SUITES:
         raise UnsupportedError(f"{what}: blobs of suite {suite}")
-    cursor.zero(2)
+    cursor.zero(3)
     envelope = Envelope(suite, cursor.u32(), cursor.take(16), cursor.take(80))
     cursor.end()
     return envelope

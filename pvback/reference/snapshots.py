@@ -7,7 +7,7 @@ from typing import Any
 from pvback.reference.errors import DamagedError, UnsupportedError
 from pvback.reference.pages import Child
 from pvback.reference.sealing import SUITES, Signer
-from pvback.reference.wire import Fields, parse_fields, parse_hex
+from pvback.reference.wire import Fields, check_version, parse_fields, parse_hex
 
 STATES = ("OPEN", "COMMITTED", "FORGOTTEN", "DEAD", "FENCED")
 _GENERATION_NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{32})")
@@ -59,12 +59,6 @@ class GcState:
         return gen >= self.floor or name in self.roster
 
 
-def check_version(fields: Fields, what: str) -> None:
-    """The `v` of a JSON body: 1, or this reader is too old."""
-    if fields.integer("v", 1) != 1:
-        raise UnsupportedError(f"{what}: version {fields.integer('v')}")
-
-
 def pack_names(value: list[Any], what: str) -> frozenset[bytes]:
     """A list of pack names."""
     if not all(isinstance(one, str) for one in value):
@@ -81,11 +75,12 @@ def generation_names(value: list[Any], what: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Register:
-    """One snapshot's register. `record` is there when it is or was COMMITTED."""
+    """One snapshot's register. `record` is there when it is or was COMMITTED; `seq` is that record's."""
 
     name: str
     snapshot: bytes
     source: bytes
+    seq: int
     state: str
     record: Named | None
     refs: tuple[Named, ...]
@@ -111,6 +106,7 @@ def parse_register(body: bytes, name: str) -> Register:
         name,
         snapshot,
         fields.hex("source", 16),
+        fields.integer("seq") if fields.has("seq") else 0,
         state,
         record,
         tuple(parse_named(one, "refs") for one in fields.objects("refs")),
@@ -189,6 +185,6 @@ def parse_detail(plaintext: bytes, snapshot: bytes) -> tuple[dict[str, Any], Chi
     fields.text("started")
     fields.boolean("complete")
     root = fields.object("root")
-    child = Child(b"", root.hex("page", 32), root.integer("nodes", 1), root.integer("bytes"))
+    child = Child(b"", root.hex("page", 32), root.integer("nodes"), root.integer("bytes"))
     detail: dict[str, Any] = {name: fields.raw(name) for name in fields.names()}
     return detail, child, root.integer("level", 0, 255)

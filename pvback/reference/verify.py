@@ -21,7 +21,7 @@ from pvback.reference.tree import display
 
 @dataclass
 class Report:
-    """Counts of what was checked, and the findings."""
+    """Counts of what was checked, the findings, and notes on what is odd but harmless."""
 
     packs: int = 0
     chunks: int = 0
@@ -32,6 +32,7 @@ class Report:
     chunks_not_opened: int = 0
     pages_of_unknown_source: int = 0
     findings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
 class _Verify:
@@ -154,15 +155,20 @@ class _Verify:
         listed: set[bytes] = set()
         for named in snapshot.register.refs:
             listed |= self._scope.refs(named)
-        reached = {id_[:16] for id_ in chunks | pages}
-        if listed != reached:
-            raise DamagedError(
-                f"its reference set lacks {len(reached - listed)} ids that its tree reaches "
-                f"and has {len(listed - reached)} that it does not"
-            )
+        self._check_refs(snapshot, listed, {id_[:16] for id_ in chunks | pages})
         counts = {"chunks": len(chunks), "pages": len(pages)}
         if snapshot.head.counts != counts:
-            raise DamagedError(f"its record counts {snapshot.head.counts}, its tree has {counts}")
+            self._note(snapshot, f"its record counts {snapshot.head.counts}, its tree has {counts}")
+
+    def _check_refs(self, snapshot: Snapshot, listed: set[bytes], reached: set[bytes]) -> None:
+        """What a set lacks, prune may delete; what it has too much is only kept too long."""
+        if extra := listed - reached:
+            self._note(snapshot, f"its reference set has {len(extra)} ids that its tree does not reach")
+        if missing := reached - listed:
+            raise DamagedError(f"its reference set lacks {len(missing)} ids that its tree reaches")
+
+    def _note(self, snapshot: Snapshot, line: str) -> None:
+        self.report.notes.append(f"snapshot {snapshot.id.hex()[:8]}: {line}")
 
     def _check_file(
         self, snapshot: Snapshot, node: Node, chunks: set[bytes], seen: Callable[[bytes], None]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from pvback.reference.errors import DamagedError
+from pvback.reference.errors import DamagedError, UnsupportedError
 
 U64 = (1 << 64) - 1
 
@@ -183,9 +183,12 @@ class Fields:
         """`length` bytes in lower-case hex."""
         return parse_hex(self.text(name), length, f"{self._what}: field `{name}`")
 
-    def b64(self, name: str) -> bytes:
-        """Bytes in standard base64 with padding."""
-        return parse_b64(self.text(name), f"{self._what}: field `{name}`")
+    def b64(self, name: str, length: int | None = None) -> bytes:
+        """Bytes in standard base64 with padding, exactly `length` of them if that is given."""
+        data = parse_b64(self.text(name), f"{self._what}: field `{name}`")
+        if length is not None and len(data) != length:
+            self.fail(name, f"is not {length} bytes")
+        return data
 
     def list(self, name: str) -> list[Any]:
         """An array."""
@@ -231,3 +234,9 @@ def parse_b64(text: str, what: str) -> bytes:
 def parse_fields(data: bytes, what: str) -> Fields:
     """A JSON object, padded with spaces or not."""
     return Fields(parse_json(data, what), what)
+
+
+def check_version(fields: Fields, what: str) -> None:
+    """The `v` of a JSON body: 1, or this reader is too old."""
+    if fields.integer("v", 1) != 1:
+        raise UnsupportedError(f"{what}: version {fields.integer('v')}")

@@ -51,6 +51,8 @@ class Register:
     ack: int
     """The newest generation that the session has taken note of."""
     started: datetime
+    sequence: int = 0
+    """Place among the source's snapshots, from the first checkpoint on: who was revoked may have signed up to it."""
     nonce: str = ""
     keep: tuple[str, ...] = ()
     """Packs that prune must keep although it condemned them."""
@@ -77,6 +79,7 @@ class Register:
             "state": str(self.state),
             "snapshot": self.snapshot,
             "source": self.source,
+            "seq": self.sequence,
             "ack": self.ack,
             "keep": list(self.keep),
             "started": format_time(self.started),
@@ -112,6 +115,7 @@ def parse_register(body: Body, name: str) -> Register:
         state=RegisterState(state),
         ack=body.integer("ack"),
         started=body.time("started"),
+        sequence=body.integer("seq"),
         nonce=body.hex("nonce", 16),
         keep=tuple(body.texts("keep")),
         checkpoint=parse_named(checkpoint, Area.RECORDS) if checkpoint else None,

@@ -120,7 +120,8 @@ class WriterSession:
             number = self._checkpoints + 1
             named = self._write_record(record_name(self.snapshot, number), tree, details, place)
             self._checkpoints = number
-            self._swap(replace(self._stored.register, checkpoint=named, runs=tree.runs))
+            register = replace(self._stored.register, sequence=place[0], checkpoint=named, runs=tree.runs)
+            self._swap(register)
 
     def commit(
         self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
@@ -132,6 +133,7 @@ class WriterSession:
                 replace(
                     self._stored.register,
                     state=RegisterState.COMMITTED,
+                    sequence=place[0],
                     record=named,
                     refs=tree.refs,
                     runs=tree.runs,

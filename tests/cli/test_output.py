@@ -8,8 +8,9 @@ import pytest
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+from pvback.cli.bar import BarProgress
 from pvback.cli.output import Output, format_bytes, printable, to_json
-from pvback.cli.progress import BarProgress, JsonProgress
+from pvback.cli.progress import JsonProgress
 from pvback.cli.values import parse_percent, parse_tag_filters, parse_tags
 from pvback.errors import DamagedError, UsageError
 from pvback.runtime import Counters, ManualClock

@@ -46,6 +46,7 @@ class Principal:
     seed: bytes
     certified: bytes
     secret: bytes
+    source: bytes = bytes(16)
 
 
 @dataclass
@@ -144,27 +145,27 @@ class RepositoryWriter:
     def write_config(self, **changes: Any) -> None:
         self.serial += 1
         meta = kdf.meta_key(self.write, self.scope, 1)
-        label = seal.seal_small("scope label", meta, self.repository + self.scope, b"default")
-        scope = {"id": self.scope.hex(), "epoch": self.epoch, "pk": self.public_key(self.epoch).hex()}
+        salt = self.random(16)
+        label = seal.seal_small("scope label", meta, self.repository + self.scope + salt, b"default")
+        scope = {"id": self.scope.hex(), "epoch": self.epoch, "pk": b64(self.public_key(self.epoch))}
         config: Json = {
             "pvback": "config", "format": 1, "min_reader": 1, "min_writer": 1, "features": [],
-            "repository": self.repository.hex(), "owner_vk": self.owner_vk.hex(),
-            "serial": self.serial,
+            "repository": self.repository.hex(), "owner_vk": b64(self.owner_vk),
             "chunker": {"id": "argmin32", "min": 262144, "average": 524288, "max": 786432, "fixed": 131072},
-            "scopes": [scope | {"label": b64(label)}], "revoked": self.revoked,
+            "scopes": [scope | {"label": b64(salt + label)}], "revoked": self.revoked,
+            "serial": self.serial,
         }  # fmt: skip
         line = dumps(config | changes)
         signature = seal.sign(self.owner_seed, b"pvback/1 config\0" + kdf.digest(line))
-        self.put("config", line + b"\n" + b64(signature).encode())
+        self.put("config", line + b"\n" + b64(signature).encode() + b"\n")
 
     def _principal(self, role: str, source: bytes = bytes(16)) -> Principal:
         id_ = self.random(16)
-        master = self.restore if role in (OWNER, RESTORER) else self.write
         seed = kdf.principal_seed(self.write, id_)
         kind = _CERTIFICATE_ROLES.get(role, 2)
         certified = seal.certificate(self.owner_seed, self.place(""), id_, seed, role=kind, source=source)
-        secret = kdf.identity_key(master, id_) + self.owner_vk + self.repository
-        return Principal(id_, role, seed, certified, secret)
+        secret = kdf.identity_key(self.write, id_) + self.owner_vk + self.repository
+        return Principal(id_, role, seed, certified, secret, source)
 
     def add_principal(self, role: str, source: bytes = bytes(16), **slots: Any) -> Principal:
         """Make a principal and write its key file."""
@@ -173,25 +174,34 @@ class RepositoryWriter:
         return principal
 
     def _bundle(self, principal: Principal) -> Json:
-        bundle: Json = {"role": principal.role, "label": principal.role}
+        bundle: Json = {"v": 1, "role": principal.role, "label": principal.role}
         if principal.role == OWNER:
-            return bundle | {"master": self.master.hex()}
-        epochs = []
-        for epoch in range(1, self.epoch + 1):
-            keys = {"epoch": epoch, "index": kdf.index_key(self.write, self.scope, epoch).hex()}
-            if principal.role != MAINTAINER:
-                keys["meta"] = kdf.meta_key(self.write, self.scope, epoch).hex()
-            if principal.role == RESTORER:
-                keys["sk"] = kdf.data_secret(self.restore, self.scope, epoch).hex()
-            epochs.append(keys)
-        scope: Json = {"id": self.scope.hex(), "epochs": epochs}
+            return bundle | {"master": b64(self.master)}
+        epochs = [self._epoch_keys(principal, epoch) for epoch in range(1, self.epoch + 1)]
+        scope: Json = {"scope": self.scope.hex(), "epochs": epochs}
         if principal.role != MAINTAINER:
-            scope["dom"] = self.dedup.hex()
+            scope["domain"] = b64(self.dedup)
+        if any(principal.source):
+            scope["sources"] = [principal.source.hex()]
         if principal.role != RESTORER:
-            scope |= {"seed": principal.seed.hex(), "certificate": b64(principal.certified)}
-        if principal.role == WRITER:
-            scope["pk"] = self.public_key(self.epoch).hex()
+            bundle["seed"] = b64(principal.seed)
+            certified = {"certificate": principal.certified[:112], "signature": principal.certified[112:]}
+            scope["certificates"] = [{name: b64(value) for name, value in certified.items()}]
         return bundle | {"scopes": [scope]}
+
+    def _epoch_keys(self, principal: Principal, epoch: int) -> Json:
+        keys: Json = {"epoch": epoch, "index": b64(kdf.index_key(self.write, self.scope, epoch))}
+        meta = kdf.meta_key(self.write, self.scope, epoch)
+        if any(principal.source):
+            key = kdf.source_key(meta, principal.source)
+            keys["source_keys"] = [{"source": principal.source.hex(), "key": b64(key)}]
+        elif principal.role != MAINTAINER:
+            keys["meta"] = b64(meta)
+        if principal.role == RESTORER:
+            keys["private"] = b64(kdf.data_secret(self.restore, self.scope, epoch))
+        if principal.role == WRITER:
+            keys["public"] = b64(self.public_key(epoch))
+        return keys
 
     def write_key_file(
         self, principal: Principal, passphrase: str | None = None, recipient: bytes | None = None
@@ -204,19 +214,20 @@ class RepositoryWriter:
             key = argon.derive(passphrase.encode())
             sealed = seal.seal_small("slot", key, bound + b"passphrase", principal.secret)
             slots.append({"type": "passphrase", "kdf": "argon2id", "v": 19, "m": 65536, "t": 3, "p": 4,
-                          "salt": salt.hex(), "sealed": b64(sealed)})  # fmt: skip
+                          "salt": b64(salt), "sealed": b64(sealed)})  # fmt: skip
         if recipient is not None:
             info = b"pvback/1 unlock\0" + bound
             sealed = seal.hpke_seal(recipient, self.random(32), info, principal.secret)
-            slots.append({"type": "x25519", "kem": 32, "recipient": recipient.hex(), "sealed": b64(sealed)})
+            slots.append({"type": "x25519", "kem": 32, "recipient": b64(recipient), "sealed": b64(sealed)})
         plaintext = dumps(self._bundle(principal))
         bound += struct.pack("<I", 1)
-        bundle = seal.seal_small("bundle", principal.secret[:32], bound, plaintext)
+        salt = self.random(16)
+        bundle = seal.seal_small("bundle", principal.secret[:32], bound + salt, plaintext)
         message = b"pvback/1 bundle\0" + bound + kdf.digest(plaintext)
         file = {
             "pvback": "key", "v": 1, "repository": self.repository.hex(),
             "principal": principal.id.hex(), "serial": 1, "unlock": slots,
-            "bundle": b64(bundle), "sig": b64(seal.sign(self.owner_seed, message)),
+            "salt": b64(salt), "bundle": b64(bundle), "sig": b64(seal.sign(self.owner_seed, message)),
         }  # fmt: skip
         self.put(f"keys/{principal.id.hex()}.json", dumps(file))
 
@@ -364,7 +375,7 @@ class Session:
             info = b"pvback/1 data key\0" + writer.repository + writer.scope + epoch + self.signer.id
             public = writer.public_key(writer.epoch)
             sealed = seal.hpke_seal(public, writer.random(32), info, blob_key)
-        envelope = bytes([1, writer.suite, 0, 0]) + epoch + self.signer.id + sealed
+        envelope = bytes([writer.suite, 0, 0, 0]) + epoch + self.signer.id + sealed
         body, entries, directory = b"", [], b""
         for id_, data in raw.items():
             nonce, place = writer.random(12), writer.place(key)
@@ -434,7 +445,8 @@ class Session:
         gen = changes.get("gen", self.writer.gc_n)
         register = {
             "v": 1, "nonce": self.writer.random(16).hex(), "state": changes.get("state", "COMMITTED"),
-            "snapshot": self.snapshot.hex(), "source": self.source.hex(), "ack": gen, "keep": [],
+            "snapshot": self.snapshot.hex(), "source": self.source.hex(), "seq": changes.get("seq", 1),
+            "ack": gen, "keep": [],
             "started": "2026-01-01T00:00:00.000000000Z", "checkpoint": None,
             "record": {"name": f"records/{self.snapshot.hex()}", "hash": record_hash.hex()},
             "refs": [refs], "runs": self.runs,

@@ -70,7 +70,7 @@ xattrs = st.dictionaries(names, st.binary(max_size=40), max_size=3).map(
     lambda one: tuple(sorted(one.items()))
 )
 data_extents = st.builds(
-    Extent, st.integers(1, 1 << 40), st.just(0), st.sampled_from([ID, ID[::-1]]), st.integers(0, 1 << 30)
+    Extent, st.integers(1, 8 << 20), st.just(0), st.sampled_from([ID, ID[::-1]]), st.integers(0, 8 << 20)
 )
 extents = st.one_of(data_extents, st.builds(Extent, st.integers(1, 1 << 40), st.sampled_from([1, 2])))
 u32s = st.integers(0, 2**32 - 1)
@@ -80,12 +80,14 @@ u32s = st.integers(0, 2**32 - 1)
 def nodes(draw: Callable[..., object]) -> Node:
     kind = draw(st.integers(1, 7))
     fields = {
-        "mode": st.integers(0, 0o7777), "uid": u32s, "gid": u32s, "flags": st.integers(0, U64),
+        "mode": st.integers(0, 0o7777), "uid": u32s, "gid": u32s, "flags": u32s,
         "xattrs": xattrs, "mtime": times, "ctime": times, "ino": st.integers(0, U64),
         "birth": st.none() | times,
     }  # fmt: skip
     node = Node(draw(keys), kind, **{name: draw(one) for name, one in fields.items()})  # type: ignore[arg-type]
-    if kind != read.DIRECTORY:
+    if kind == read.DIRECTORY:
+        node = replace(node, changed=draw(st.booleans()), unreadable=draw(st.booleans()))  # type: ignore[arg-type]
+    else:
         node = replace(node, link_group=draw(st.none() | st.integers(0, U64)))  # type: ignore[arg-type]
     if kind == read.FILE:
         inline = st.lists(extents, max_size=5)
@@ -99,6 +101,12 @@ def nodes(draw: Callable[..., object]) -> Node:
     elif kind in (read.CHAR_DEVICE, read.BLOCK_DEVICE):
         node = replace(node, device=draw(st.tuples(u32s, u32s)))  # type: ignore[arg-type]
     return node
+
+
+def test_tree_without_nodes() -> None:
+    assert parse_page(write.node_page([]), ID).nodes == ()
+    with pytest.raises(DamagedError):
+        parse_page(write.node_page([]) + b"\0", ID)
 
 
 @given(st.lists(nodes(), min_size=1, max_size=5, unique_by=lambda one: one.key))
@@ -174,7 +182,13 @@ def one_node(**fields: object) -> bytes:
         one_node(xattrs=((b"b", b""), (b"b", b""))),
         write.node_page([Node(b"b", 2), Node(b"a", 2)]),
         write.node_page([Node(b"b", 2), Node(b"b", 2)]),
-        write.node_page([]),
+        one_node(flags=1 << 32),
+        one_node(kind=3, target=b"t" * 65_536),
+        one_node(kind=4, changed=True),
+        one_node(kind=2, partial=True),
+        one_node(xattrs=((b"n" * 256, b""),)),
+        one_node(size=9, content=(Extent(9, 0, ID, (16 << 20) - 8),)),
+        write.extent_page([]),
         write.inner_page(0, [Child(b"", ID, 1, 1)]),
         write.page(2, 1, [b"\0\0\1\1\1"], write.Table()),
     ],
@@ -231,7 +245,7 @@ def test_other_parsers_survive_flips() -> None:
               "complete": True, "root": {"page": "00" * 32, "level": 0, "nodes": 1, "bytes": 0}}  # fmt: skip
     entry = ID[:16] + struct.pack("<III", 0, 0, 5)
     filter_ = build_filter([ID])
-    envelope = b"\1\1\0\0\1\0\0\0" + bytes(96)
+    envelope = b"\1\0\0\0\1\0\0\0" + bytes(96)
     section = struct.pack("<H", 1) + envelope + struct.pack("<IIHH", 1, 0, 0, 0)
     run = b"PVBKRUN1" + struct.pack("<QIIII", 1, 1, len(filter_), len(section), 0) + filter_ + entry
     run += bytes(16) + struct.pack("<B3xIII", 2, 9, 0, 0) + section + bytes(9)
