@@ -3,7 +3,8 @@
 `python -m tests.robust.gated PLAN WORDS...`; the plan is JSON: `at` (`create`, `swap`, `read_range`, or
 `system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the first),
 `do` (`wait`, `kill`, `fail`, `count`). `wait` writes a byte to the descriptor `tell` and goes on when one can be read from
-`hear`; meanwhile all requests like it wait, too. `count` writes how many there were when the program ends.
+`hear`, and with `until_asked` when the job has been asked to stop as well; meanwhile all requests like it
+wait, too. `count` writes how many there were when the program ends.
 `pack_bytes` and `checkpoint_seconds` set limits.
 """
 
@@ -18,6 +19,7 @@ from typing import Any
 
 from pvback import limits
 from pvback.cli import main
+from pvback.datapath import DataJob
 from pvback.storage.local import LocalStore
 
 _SYSTEM = ("rename", "fsync", "write", "unlink", "mkdir")
@@ -30,6 +32,7 @@ class Gate:
         self._plan = plan
         self._lock = threading.Lock()
         self.count = 0
+        self.asked = threading.Event()
 
     def wrap(self, real: Callable[..., Any], *, is_method: bool) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
@@ -37,6 +40,15 @@ class Gate:
             if self._plan.get("match", "") in what:
                 self.arrive(real, arguments)
             return real(*arguments, **named)
+
+        return call
+
+    def listen(self, real: Callable[..., Any]) -> Callable[..., Any]:
+        """Note that the job was asked for a checkpoint, or to end."""
+
+        def call(*arguments: Any) -> Any:
+            self.asked.set()
+            return real(*arguments)
 
         return call
 
@@ -48,6 +60,8 @@ class Gate:
             if self._plan["do"] == "wait":
                 os.write(self._plan["tell"], b"!")
                 os.read(self._plan["hear"], 1)
+                if self._plan.get("until_asked"):
+                    assert self.asked.wait(50), "nobody asked the job to stop"
             elif self._plan["do"] == "fail":
                 raise OSError(errno.EIO, "the disk failed")
             elif self._plan["do"] == "kill":
@@ -66,6 +80,8 @@ def run(plan: dict[str, Any], words: list[str]) -> None:
             setattr(os, name, gate.wrap(getattr(os, name), is_method=False))
     elif "at" in plan:
         setattr(LocalStore, plan["at"], gate.wrap(getattr(LocalStore, plan["at"]), is_method=True))
+    DataJob.cancel = gate.listen(DataJob.cancel)  # type: ignore[method-assign]
+    DataJob.command = gate.listen(DataJob.command)  # type: ignore[method-assign]
     try:
         main(words)
     finally:

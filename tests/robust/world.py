@@ -74,7 +74,7 @@ class World:
             "PVBACK_DEBUG": None,
             "PVBACK_MEMORY": None,
             "PVBACK_PASSWORD_FILE": None,
-            "XDG_CONFIG_HOME": str(self.cache / "settings"),
+            "XDG_CONFIG_HOME": str(self.repository.parent / "settings"),
             "TZ": "UTC",
             **secret,
             **self.extra,
