@@ -431,13 +431,14 @@ def test_a_signal_ends_a_backup_with_a_checkpoint(
     source = tmp_path / "source"
     source.mkdir()
     rng = random.Random(seed)
-    for name in range(60):
-        (source / f"{name:02}").write_bytes(rng.randbytes(MIB))
+    for name in range(200):
+        (source / f"{name:03}").write_bytes(rng.randbytes(MIB))
     age(source)
     plan = {"at": "create", "match": "/data/", "count": 3, "do": "wait", "until_asked": True}
     plan["pack_bytes"] = 4 * MIB
-    # So slow that it cannot end between the checkpoint and the look at what was asked.
-    with world.start("backup", source, "--limit-upload", "10M", plan=plan) as running:
+    # More than fits into its memory, and so slow that it cannot end between the checkpoint and its end.
+    words = ("backup", source, "--memory", "96M", "--limit-upload", "40M")
+    with world.start(*words, plan=plan) as running:
         running.wait_for_gate()
         running.process.send_signal(number)
         running.open_gate()
@@ -447,7 +448,7 @@ def test_a_signal_ends_a_backup_with_a_checkpoint(
     assert [key for key in world.objects() if "/records/" in key], "there is no checkpoint"
     summary = world.good("backup", source, "--json").summary()
     assert summary["resumed"]
-    assert summary["stats"]["new_bytes"] < 55 * MIB
+    assert summary["stats"]["new_bytes"] < 195 * MIB
     world.good("check", "--read-data")
 
 
