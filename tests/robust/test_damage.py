@@ -140,7 +140,7 @@ def damage(objects: dict[str, Path], key: str, how: str, other: str | None) -> b
     return True
 
 
-def judge(sound: Sound, world: World, command: str, done: Done, place: Path, kind: str) -> None:
+def judge(sound: Sound, world: World, command: str, done: Done, place: Path, case: str) -> None:
     """What has to hold whatever was damaged."""
     codes = documented_codes()["restore" if command == "reference" else command.partition("-")[0]
             if command != "key" else "key list"]
@@ -157,12 +157,24 @@ def judge(sound: Sound, world: World, command: str, done: Done, place: Path, kin
     elif command == "backup":
         if done.code == 0:
             check_new_snapshot(sound, world, place)
+    elif is_unseen(case, command):
+        pass
     elif done.code == 0 and command == "stats":
         # How much is stored is a fact about the objects, damaged or not.
         names = ("snapshot_count", "source_bytes", "trees")
         assert [done.json()[name] for name in names] == [sound.said[command].json()[name] for name in names]
-    elif done.code == 0 and not command.startswith("check") and not (kind == "other key" and command == "key"):
+    elif done.code == 0 and not command.startswith("check"):
         assert done.out == sound.said[command].out
+
+
+def is_unseen(case: str, command: str) -> bool:
+    """What a command cannot know is missing.
+
+    A snapshot that is not its source's newest may have been forgotten; check follows the chain of records.
+    """
+    if case.startswith("other key"):
+        return command == "key"
+    return case == "snapshots delete" and command in ("snapshots", "find", "stats")
 
 
 def check_part(wanted: Image, target: Path) -> None:
@@ -211,11 +223,13 @@ def try_one(sound: Sound, place: Path, case: tuple[str, str | None, str], comman
         before = {path: path.read_bytes() for path in world.objects().values()}
         done = run(sound, world, command, place)
         print(f"{how} of {key}, {command}: {done.code}")
-        judge(sound, world, command, done, place, kind)
+        judge(sound, world, command, done, place, f"{kind} {how}")
         if command != "backup":
             assert {path: path.read_bytes() for path in world.objects().values()} == before
         if command == "check-data" and is_seen_by_check(kind, how):
-            assert done.code != 0, "check did not see it"
+            # A register that is gone looks like one that prune removed, but for what it leaves behind.
+            is_told = how == "delete" and kind == "snapshots" and "orphans" in done.text
+            assert done.code != 0 or is_told, "check did not see it"
 
 
 @pytest.mark.parametrize(("kind", "how"), list(itertools.product(KINDS, DAMAGES)), ids=lambda one: str(one).replace(" ", "-"))
