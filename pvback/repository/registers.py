@@ -52,7 +52,7 @@ class Register:
     """The newest generation that the session has taken note of."""
     started: datetime
     sequence: int = 0
-    """Place among the source's snapshots, from the first checkpoint on: who was revoked may have signed up to it."""
+    """Place among the source's snapshots, from the first checkpoint on."""
     nonce: str = ""
     keep: tuple[str, ...] = ()
     """Packs that prune must keep although it condemned them."""

@@ -40,11 +40,14 @@ pub struct Range1 {
 /// Finds the key of the pages under an envelope.
 pub type PageKeys = Box<dyn Fn(&Envelope) -> Result<BlobKey> + Send + Sync>;
 
+/// A pack that is open, once the first who wants it has opened it.
+type OpenPack = Mutex<Option<Arc<Ranged>>>;
+
 /// Opens packs and blobs, and remembers what opening them took.
 pub struct BlobStore {
     scope: Scope,
     index: Arc<Index>,
-    packs: Mutex<HashMap<PackName, Arc<Ranged>>>,
+    packs: Mutex<HashMap<PackName, Arc<OpenPack>>>,
     keys: Mutex<HashMap<[u8; 104], Arc<BlobKey>>>,
     page_key: Option<PageKeys>,
 }
@@ -107,17 +110,22 @@ impl BlobStore {
     /// The pack that a place is in, open for reading.
     pub fn pack(&self, place: &Place) -> Result<Arc<Ranged>> {
         let record = self.index.pack(place)?;
-        if let Some(pack) = lock(&self.packs).get(&record.name) {
+        let slot = {
+            let mut packs = lock(&self.packs);
+            if packs.len() >= REMEMBERED_MAX {
+                packs.clear();
+            }
+            Arc::clone(packs.entry(record.name).or_default())
+        };
+        // Others who want this pack wait here rather than ask for its header too.
+        let mut open = lock(&slot);
+        if let Some(pack) = &*open {
             return Ok(Arc::clone(pack));
         }
         let name = pack_key(record.kind, &record.name);
         let size = u64::from(record.object_bytes);
         let pack = Arc::new(self.scope.ranged(pack_type(record.kind), &name, size)?);
-        let mut packs = lock(&self.packs);
-        if packs.len() >= REMEMBERED_MAX {
-            packs.clear();
-        }
-        packs.insert(record.name, Arc::clone(&pack));
+        *open = Some(Arc::clone(&pack));
         Ok(pack)
     }
 

@@ -50,7 +50,7 @@ impl State {
 }
 
 enum Running {
-    Backup(Backup),
+    Backup(Box<Backup>),
     Restore(restore::Control),
 }
 
@@ -108,7 +108,7 @@ impl Job {
                 let chunker = keyring.config().chunker().clone();
                 Ok(Box::new(move || {
                     let backup = Backup::new(scope, options, &chunker)?;
-                    match state.start(Running::Backup(backup)) {
+                    match state.start(Running::Backup(Box::new(backup))) {
                         Running::Backup(backup) => to_json(&backup.run()?),
                         Running::Restore(_) => Err(Error::internal("another job runs here")),
                     }

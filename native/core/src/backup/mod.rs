@@ -10,7 +10,9 @@
 //! of them. Nodes reach the tree in the order of their keys. Every queue is bounded, in count or in
 //! bytes; what waits for a budget is never what frees it ([`memory`]).
 
+mod adapt;
 mod chunks;
+mod compare;
 mod control;
 mod dispatch;
 mod entries;

@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::adapt::Gate;
 use super::chunks::ChunkTask;
+use super::compare::Verdict;
 use super::entries::{EntryReader, is_same_content, set_content};
 use super::files::{FileReader, stopped};
 use super::finish::Pending;
 use super::items::{EntryDone, Group, Large, PartialNode, TaskDone};
-use super::large::{LargeReader, publish};
+use super::large::{LargeReader, publish, resume_content};
 use super::options::SourceKind;
+use super::problems::Problems;
 use super::progress::Change;
 use super::run::Backup;
 use super::single;
@@ -45,14 +48,15 @@ impl Readers<'_> {
         }
     }
 
-    pub(super) fn groups(&self, queue: &Receiver<Group>) {
+    pub(super) fn groups(&self, queue: &Receiver<Group>, gate: &Gate) {
         let reader = self.entry_reader();
         for group in queue {
+            let _pass = gate.enter();
             reader.read_group(group);
         }
     }
 
-    pub(super) fn large(&self, queue: &Receiver<Large>) -> Result<()> {
+    pub(super) fn large(&self, queue: &Receiver<Large>, gate: &Gate) -> Result<()> {
         let backup = self.backup;
         let mut pages = backup.pages(Some(Arc::clone(&backup.refs)))?;
         let mut checkpoint_pages = backup.pages(None)?;
@@ -74,6 +78,7 @@ impl Readers<'_> {
             between: &mut |_| Ok(()),
         };
         for job in queue {
+            let _pass = gate.enter();
             large.read(&mut reader, job)?;
         }
         Ok(())
@@ -87,6 +92,7 @@ impl Backup {
         signal: &Arc<Signal>,
         tasks: &Sender<ChunkTask>,
         nodes: &Sender<Pending>,
+        problems: &Problems,
     ) -> Result<()> {
         let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
         let mut pages = self.pages(Some(Arc::clone(&self.refs)))?;
@@ -97,8 +103,24 @@ impl Backup {
         let slot = Slot::new(signal);
         let partial = Arc::new(PartialNode::default());
         let opened = if is_stream { None } else { Some(single::open(&self.path()?, &mut node)?) };
+        let mut builder = ContentBuilder::new(self.page_key()?);
+        let mut start = 0;
+        let mut change = Change::New;
         if let Some(opened) = &opened {
             set_content(&mut node, opened.size);
+            match self.compare_single(opened, problems)? {
+                Some(Verdict::Same(found)) => {
+                    return nodes.send(Pending::Same(*found)).map_err(|_| stopped());
+                }
+                Some(Verdict::Read { change: found, resume }) => {
+                    change = found;
+                    let pages_of =
+                        self.options.resume.as_ref().map(|options| self.earlier(options));
+                    let earlier = pages_of.transpose()?.map(|earlier| earlier.pages);
+                    start = resume_content(&mut builder, resume, earlier.as_ref(), &mut pages)?;
+                }
+                None => {}
+            }
         }
         let pending = Pending::Large(Arc::clone(&slot), Arc::clone(&partial));
         nodes.send(pending).map_err(|_| stopped())?;
@@ -106,7 +128,6 @@ impl Backup {
         let mut between = |content: &ContentBuilder| {
             publish(&partial, &template, content, &mut checkpoint_pages, || signal.wake())
         };
-        let builder = ContentBuilder::new(self.page_key()?);
         let mut reader = FileReader {
             slabs: &slabs,
             chunker: self.chunking.choose(self.options.chunker, !is_stream),
@@ -119,7 +140,7 @@ impl Backup {
         let (read, is_stable) = match &opened {
             None => (reader.read_stream(duplicate(self.options.fd)?.as_fd(), builder)?, true),
             Some(opened) => {
-                let read = reader.read_file(&opened.fd, opened.size, 0, builder)?;
+                let read = reader.read_file(&opened.fd, opened.size, start, builder)?;
                 let is_stable = opened.stat.as_ref().is_none_or(|before| {
                     stat_fd(opened.fd.as_fd()).is_ok_and(|after| is_same_content(before, &after))
                 });
@@ -129,9 +150,25 @@ impl Backup {
         };
         node.unstable = !is_stable;
         node.body = Body::File { size: read.size, content: read.content };
-        let done = EntryDone { node, change: Change::New, content: 0..0, problems: Vec::new() };
+        let done = EntryDone { node, change, content: 0..0, problems: Vec::new() };
         slot.set(Mutex::new(Some(TaskDone::Read(done))));
         Ok(())
+    }
+}
+
+impl Backup {
+    /// Compares a regular file with what earlier runs have of it; a device's inode says nothing of its
+    /// content.
+    fn compare_single(
+        &self,
+        opened: &single::Opened,
+        problems: &Problems,
+    ) -> Result<Option<Verdict>> {
+        let Some(stat) = &opened.stat else { return Ok(None) };
+        let mut lost = Vec::new();
+        let verdict = self.comparison()?.judge(&[], stat, &mut lost)?;
+        lost.iter().try_for_each(|error| problems.report(error))?;
+        Ok(Some(verdict))
     }
 }
 

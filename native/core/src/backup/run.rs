@@ -4,15 +4,18 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hashbrown::HashMap;
 use serde::Serialize;
 
+use super::adapt::{Gate, adjust};
 use super::chunks::{ChunkTask, Chunks, Known};
+use super::compare::{CompareRules, Comparison, Earlier};
 use super::control::Control;
-use super::dispatch::{CompareRules, Dispatcher, Earlier, Outputs, Setup, StatJob, scan};
+use super::dispatch::{Dispatcher, Outputs, Setup, StatJob, scan};
 use super::files::is_echo;
 use super::finish::{Finished, Finisher, Pending, RootJson};
 use super::items::{Group, Item, Large};
@@ -193,12 +196,30 @@ impl Backup {
         Ok(PageKey::new(*key.id_key().expose()))
     }
 
-    fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
+    pub(super) fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
         let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
         let pages = Arc::new(pages);
         let root = Root::try_from(&options.root)?;
         let cursor = TreeReader::new(Arc::clone(&pages), root).into_cursor();
         Ok(Earlier { pages, cursor, started_ns: i128::from(options.started_ns) })
+    }
+
+    /// What there is to compare with: an interrupted run first, then the parent.
+    pub(super) fn comparison(&self) -> Result<Comparison<'_>> {
+        let rules = CompareRules {
+            ignore_ctime: self.options.ignore_ctime,
+            ignore_inode: self.options.ignore_inode,
+            force: self.options.force,
+        };
+        let earlier = self.options.resume.iter().chain(&self.options.parent);
+        let earlier: Result<_> = earlier.map(|options| self.earlier(options)).collect();
+        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?))
+    }
+
+    /// Where the pages of an interrupted run are.
+    pub(super) fn resumed(&self, comparison: &Comparison<'_>) -> Option<Arc<PageStore>> {
+        self.options.resume.as_ref()?;
+        comparison.earlier.first().map(|earlier| Arc::clone(&earlier.pages))
     }
 
     pub(super) fn path(&self) -> Result<PathBuf> {
@@ -267,7 +288,7 @@ impl Backup {
     ) -> Result<()> {
         match self.options.kind {
             SourceKind::Directory => self.directory(signal, tasks, nodes, map, problems),
-            SourceKind::File | SourceKind::Stream => self.single(signal, &tasks, &nodes),
+            SourceKind::File | SourceKind::Stream => self.single(signal, &tasks, &nodes, problems),
         }
     }
 
@@ -291,16 +312,8 @@ impl Backup {
                 ..WalkOptions::default()
             },
         );
-        let mut earlier = Vec::new();
-        let mut resumed_pages = None;
-        if let Some(options) = &self.options.resume {
-            let resumed = self.earlier(options)?;
-            resumed_pages = Some(Arc::clone(&resumed.pages));
-            earlier.push(resumed);
-        }
-        if let Some(options) = &self.options.parent {
-            earlier.push(self.earlier(options)?);
-        }
+        let comparison = self.comparison()?;
+        let resumed = self.resumed(&comparison);
         let small_budget = Budget::new(self.shares.small);
         let stream_budget = Budget::new(self.shares.stream);
         let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
@@ -312,18 +325,11 @@ impl Backup {
         let (items, item_queue) = bounded::<Item>(1024);
         let setup = Setup {
             signal,
-            known: &self.known,
-            refs: &self.refs,
-            rules: CompareRules {
-                ignore_ctime: self.options.ignore_ctime,
-                ignore_inode: self.options.ignore_inode,
-                force: self.options.force,
-            },
             small_bytes: self.chunking.small_bytes,
             budget: &small_budget,
             root_dev,
         };
-        let dispatcher = Dispatcher::new(setup, Outputs { groups, large, items }, earlier);
+        let dispatcher = Dispatcher::new(setup, Outputs { groups, large, items }, comparison);
         let sequencer = Sequencer {
             signal,
             chunker: &self.chunking.argmin,
@@ -341,40 +347,58 @@ impl Backup {
             slabs: &slabs,
             ids: &ids,
             root_dev,
-            resumed: resumed_pages,
+            resumed,
         };
+        let (small_gate, large_gate) = self.gates();
+        let is_over = AtomicBool::new(false);
         std::thread::scope(|threads| {
             threads.spawn(move || guard(signal, || scan(walk, signal, &stats, &scanned)));
-            for _ in 0..self.reader_count() {
-                let queue = stat_queue.clone();
-                threads.spawn(move || queue.iter().for_each(StatJob::run));
-                let (queue, readers) = (group_queue.clone(), &readers);
-                threads.spawn(move || readers.groups(&queue));
+            for _ in 0..small_gate.most() {
+                let (stats, groups) = (stat_queue.clone(), group_queue.clone());
+                let (readers, gate) = (&readers, &small_gate);
+                threads.spawn(move || {
+                    guard(signal, || {
+                        stats.iter().for_each(StatJob::run);
+                        Ok(())
+                    });
+                });
+                threads.spawn(move || {
+                    guard(signal, || {
+                        readers.groups(&groups, gate);
+                        Ok(())
+                    });
+                });
             }
             drop((stat_queue, group_queue));
-            for _ in 0..self.large_reader_count() {
-                let (queue, readers) = (large_queue.clone(), &readers);
-                threads.spawn(move || guard(signal, || readers.large(&queue)));
+            for _ in 0..large_gate.most() {
+                let (queue, readers, gate) = (large_queue.clone(), &readers, &large_gate);
+                threads.spawn(move || guard(signal, || readers.large(&queue, gate)));
             }
             drop(large_queue);
             threads.spawn(move || guard(signal, || dispatcher.run(&scanned_queue)));
-            sequencer.run(item_queue).inspect_err(|error| fail(signal, error))
+            let adjusters = [&small_gate, &large_gate].map(|gate| {
+                let (tasks, counters, is_over) = (&tasks, &self.counters, &is_over);
+                let is_idle = move || tasks.len() * 2 < tasks.capacity().unwrap_or(1);
+                threads.spawn(move || adjust(gate, is_over, || counters.work(), is_idle))
+            });
+            let result = sequencer.run(item_queue).inspect_err(|error| fail(signal, error));
+            is_over.store(true, SeqCst);
+            for thread in &adjusters {
+                thread.thread().unpark();
+            }
+            result
         })
     }
 
-    /// How many threads read small files and call `statx`.
-    fn reader_count(&self) -> usize {
+    /// Who may read small files and large ones: few at first, more where that helps, unless the caller
+    /// has said how many.
+    fn gates(&self) -> (Gate, Gate) {
         match self.options.readers {
-            0 => self.threads().clamp(2, 16),
-            readers => readers,
-        }
-    }
-
-    /// How many large files are read at a time: sequential reads of one are what most storage likes best.
-    fn large_reader_count(&self) -> usize {
-        match self.options.readers {
-            0 => (self.threads() / 2).clamp(1, 4),
-            readers => readers,
+            0 => {
+                let threads = self.threads();
+                (Gate::new(threads.clamp(2, 8), 16), Gate::new((threads / 2).clamp(1, 4), 8))
+            }
+            readers => (Gate::new(readers, readers), Gate::new(readers, readers)),
         }
     }
 }

@@ -95,7 +95,7 @@ pub(super) fn read_exact(
 }
 
 /// Makes a batch of holes and zeros, or compares them.
-pub(super) fn sparse(run: &Run, pieces: &[SparsePiece], buffer: &mut Vec<u8>) {
+pub(super) fn sparse(run: &Run, pieces: &[SparsePiece]) {
     for piece in pieces {
         if run.check().is_err() {
             return;
@@ -104,7 +104,7 @@ pub(super) fn sparse(run: &Run, pieces: &[SparsePiece], buffer: &mut Vec<u8>) {
         match run.mode {
             Mode::Restore => file.clear(run, piece.offset, piece.len, piece.is_zero),
             Mode::DryRun => {}
-            Mode::Verify => match is_zero(run, piece, buffer) {
+            Mode::Verify => match is_piece_zero(run, piece) {
                 Ok(true) => {}
                 Ok(false) => {
                     let why = Error::damaged("not zero as in the snapshot");
@@ -119,33 +119,37 @@ pub(super) fn sparse(run: &Run, pieces: &[SparsePiece], buffer: &mut Vec<u8>) {
     }
 }
 
-/// Whether a range reads as zeros. Only what is allocated is read.
-fn is_zero(run: &Run, piece: &SparsePiece, buffer: &mut Vec<u8>) -> Result<bool> {
+fn is_piece_zero(run: &Run, piece: &SparsePiece) -> Result<bool> {
     let fd = piece.file.readable(run)?;
-    let end = piece.offset + piece.len;
-    let mut at = piece.offset;
-    while at < end {
+    is_zero(fd.as_fd(), piece.offset..piece.offset + piece.len)
+}
+
+/// Whether a range reads as zeros, as far as the file reaches. Only what is allocated is read.
+pub(super) fn is_zero(fd: BorrowedFd<'_>, range: Range<u64>) -> Result<bool> {
+    let mut buffer = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
         // What cannot be told counts as data.
-        let data = match seek(&fd, SeekFrom::Data(at)) {
+        let data = match seek(fd, SeekFrom::Data(at)) {
             Err(Errno::NXIO) => return Ok(true),
             Ok(data) => data.max(at),
             Err(_) => at,
         };
-        if data >= end {
+        if data >= range.end {
             return Ok(true);
         }
-        at = match seek(&fd, SeekFrom::Hole(data)) {
-            Ok(hole) if hole > data => hole.min(end),
-            _ => end,
+        at = match seek(fd, SeekFrom::Hole(data)) {
+            Ok(hole) if hole > data => hole.min(range.end),
+            _ => range.end,
         };
-        if !is_range_zero(fd.as_fd(), data..at, buffer)? {
+        if !is_data_zero(fd, data..at, &mut buffer)? {
             return Ok(false);
         }
     }
     Ok(true)
 }
 
-fn is_range_zero(fd: BorrowedFd<'_>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
+fn is_data_zero(fd: BorrowedFd<'_>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {
     let mut at = range.start;
     while at < range.end {
         let left = usize::try_from(range.end - at).unwrap_or(usize::MAX);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::io::Errno;
 
+use super::compare::is_zero;
 use super::dirs::DirRef;
 use super::links::LinkGroup;
 use super::progress::Counters;
@@ -14,7 +15,7 @@ use super::run::{Mode, Run, is_fatal, path_hash};
 use super::unshare::unshare;
 use crate::broker::lock;
 use crate::error::{Error, ErrorKind, Result};
-use crate::fs::content::{punch_hole, truncate, write_all, zero_range};
+use crate::fs::content::{punch_hole, reserve, truncate, write_all, zero_range};
 use crate::fs::flags::set_early_flags;
 use crate::fs::remove::remove_tree;
 use crate::fs::target::{create_file, open_file};
@@ -196,21 +197,51 @@ impl FileTask {
 
     /// Makes a range a hole, or reserved zeros. New files are holes to begin with.
     pub(super) fn clear(&self, run: &Run, offset: u64, len: u64, is_zero: bool) {
-        if is_zero {
-            return self.change(run, false, |fd| match zero_range(fd, offset, len) {
-                // What a device is asked for here must be within it.
-                Err(_) if self.is_device() => punch_hole(fd, offset, len),
-                other => other,
-            });
-        }
         if !self.is_existing() {
+            if is_zero {
+                self.change(run, false, |fd| zero_range(fd, offset, len));
+            }
             return;
         }
         let has_data = |fd: Arc<OwnedFd>| has_data_between(fd.as_fd(), offset, len);
         match self.readable(run).map(has_data) {
-            Ok(false) if !self.is_device() => {}
-            Ok(_) => self.change(run, false, |fd| punch_hole(fd, offset, len)),
+            Ok(false) if !self.is_device() => {
+                if is_zero {
+                    self.reserve(run, offset, len);
+                }
+            }
+            Ok(_) if is_zero => {
+                self.change(run, false, |fd| match zero_range(fd, offset, len) {
+                    Err(_) if self.is_device() => punch_hole(fd, offset, len),
+                    other => other,
+                });
+            }
+            Ok(_) => self.punch(run, offset, len),
             Err(error) => self.fail(run, error),
+        }
+    }
+
+    /// Makes a range a hole where something is allocated, which need not be anything but zeros.
+    fn punch(&self, run: &Run, offset: u64, len: u64) {
+        let punch = |fd: Arc<OwnedFd>| -> Result<bool> {
+            let is_zero = !self.is_device() && is_zero(fd.as_fd(), offset..offset + len)?;
+            if is_zero {
+                punch_hole(fd.as_fd(), offset, len)?;
+            }
+            Ok(is_zero)
+        };
+        match self.readable(run).and_then(punch) {
+            Ok(true) => {}
+            Ok(false) => self.change(run, false, |fd| punch_hole(fd, offset, len)),
+            Err(error) => self.fail(run, error),
+        }
+    }
+
+    /// Reserves a range that reads as zeros, which changes nothing that anybody could read.
+    fn reserve(&self, run: &Run, offset: u64, len: u64) {
+        let opened = self.readable(run);
+        if let Err(error) = opened.and_then(|fd| reserve(fd.as_fd(), offset, len)) {
+            self.fail(run, error);
         }
     }
 

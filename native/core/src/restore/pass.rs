@@ -239,7 +239,7 @@ fn work(run: &Run, jobs: &Receiver<Job>) {
             Job::Compare(plan, from, to) => compare(run, &plan, from, to, &mut buffer),
             Job::Sparse(plan, from, to) => {
                 let pieces = plan.sparse.get(from..to).unwrap_or_default();
-                sparse(run, pieces, &mut buffer);
+                sparse(run, pieces);
             }
             Job::Blob(blob) => blob.work(run, &mut opener),
             Job::Stop => {}

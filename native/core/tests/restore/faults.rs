@@ -130,7 +130,7 @@ fn a_store_that_fails_ends_the_restore() {
 
 #[test]
 fn a_damaged_tree_page_is_told_and_nothing_is_deleted() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let source = scratch.dir("source");
     // Long names that do not compress make many pages.
     for number in 0..8000 {

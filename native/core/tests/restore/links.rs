@@ -59,7 +59,7 @@ fn other_groupings_in_the_target_are_put_right() {
 
 #[test]
 fn many_links_across_windows() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let source = scratch.dir("source");
     for dir in 0..30 {
         let dir = source.join(format!("{dir:02}"));

@@ -379,6 +379,13 @@ impl Scratch {
         Self { home: tempfile::tempdir().unwrap() }
     }
 
+    /// In memory where there is such a file system: for very many files, which others are slow to make
+    /// again where some were removed just before.
+    pub fn in_memory() -> Self {
+        let home = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
+        Self { home: home.unwrap() }
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }

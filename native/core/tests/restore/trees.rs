@@ -95,6 +95,8 @@ fn one_of_everything_comes_back() {
     assert_eq!(result.stats.files_new, result.stats.files);
     assert!(result.stats.files_verified > 500);
     assert_eq!(result.stats.nodes, 2 * result.stats.nodes_total);
+    let (_, outputs) = repo.restore(&snapshot, &target, json!({"dry_run": true}));
+    assert_eq!(outputs.actions(), Vec::<String>::new());
     // The same once more changes nothing and fetches nothing.
     let before = read_tree(&target);
     let again = repo.restore_well(&snapshot, &target, json!({}));
@@ -105,7 +107,7 @@ fn one_of_everything_comes_back() {
 
 #[test]
 fn many_windows_and_little_memory_give_the_same() {
-    let scratch = Scratch::new();
+    let scratch = Scratch::in_memory();
     let source = scratch.dir("source");
     // More entries than a window takes, in a chain of directories deeper than descriptors are kept.
     let mut dir = source.clone();
