@@ -50,8 +50,8 @@ fn is_there(run: &Run, piece: &Piece, id: [u8; 32], buffer: &mut Vec<u8>) -> Res
         if let Some(is_equal) = file.is_equal.get() {
             return Ok(*is_equal);
         }
-        let is_equal = read_range(run, file, 0, file.size, buffer)?
-            && run.ids.id(buffer).starts_with(digest);
+        let is_equal =
+            read_range(run, file, 0, file.size, buffer)? && run.ids.id(buffer).starts_with(digest);
         return Ok(*file.is_equal.get_or_init(|| is_equal));
     }
     // A piece that is a whole chunk has the chunk's id; what is only a part of one is fetched.
@@ -75,7 +75,11 @@ fn read_range(
 }
 
 /// Fills `buffer` from `offset` on; false if the file is shorter.
-pub(super) fn read_exact(fd: BorrowedFd<'_>, mut buffer: &mut [u8], mut offset: u64) -> Result<bool> {
+pub(super) fn read_exact(
+    fd: BorrowedFd<'_>,
+    mut buffer: &mut [u8],
+    mut offset: u64,
+) -> Result<bool> {
     while !buffer.is_empty() {
         match pread(fd, &mut *buffer, offset) {
             Ok(0) => return Ok(false),

@@ -134,9 +134,9 @@ impl DirTask {
         };
         let path = self.path();
         let mut denied = Denied::default();
-        let applied = dir
-            .fd()
-            .and_then(|fd| apply_attributes(&Subject::Open(fd.as_fd()), &wanted, &path, &mut denied));
+        let applied = dir.fd().and_then(|fd| {
+            apply_attributes(&Subject::Open(fd.as_fd()), &wanted, &path, &mut denied)
+        });
         self.run.deny(denied);
         match applied {
             Ok(()) => Counters::add(&self.run.counters.directories, 1),

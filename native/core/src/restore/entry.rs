@@ -154,8 +154,5 @@ pub(super) fn file_kind(kind: Kind) -> FileKind {
 }
 
 fn timestamp(time: Time) -> Timestamp {
-    Timestamp {
-        secs: time.seconds,
-        nanos: time.nanoseconds,
-    }
+    Timestamp { secs: time.seconds, nanos: time.nanoseconds }
 }

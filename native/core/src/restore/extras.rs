@@ -12,9 +12,7 @@ use super::select::{Choice, Selection};
 use crate::error::Result;
 use crate::fs::names::Listing;
 use crate::fs::remove::remove_tree;
-use crate::fs::{
-    Dir, Event, Exclude, FileKind, NotEntered, Walk, WalkOptions, stat_at,
-};
+use crate::fs::{Dir, Event, Exclude, FileKind, NotEntered, Walk, WalkOptions, stat_at};
 
 /// Where file systems keep what a check finds; it belongs to the file system, not to the tree.
 const LOST_FOUND: &[u8] = b"lost+found";
@@ -60,8 +58,8 @@ impl Extras {
             if next.is_some_and(|next| name > next) {
                 return;
             }
-            let is_spared =
-                self.is_root && (Journal::is_name(name) || name == LOST_FOUND) || next == Some(name);
+            let is_spared = self.is_root && (Journal::is_name(name) || name == LOST_FOUND)
+                || next == Some(name);
             if !is_spared && run.check().is_ok() {
                 let path = self.dir.path_of(name);
                 let removed = remove(run, selection, self.choice, &self.dir, name, &path);
@@ -143,11 +141,8 @@ fn prune(
     dir: &Arc<Dir>,
     path: &[u8],
 ) -> Result<()> {
-    let excluded = || Excluded {
-        selection: Arc::clone(selection),
-        above: choice,
-        prefix: path.to_vec(),
-    };
+    let excluded =
+        || Excluded { selection: Arc::clone(selection), above: choice, prefix: path.to_vec() };
     let chooser = excluded();
     let options = WalkOptions {
         one_file_system: true,

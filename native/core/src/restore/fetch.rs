@@ -52,17 +52,9 @@ pub(super) fn fetch(run: &Run, ranges: &Receiver<Option<RangeJob>>) {
         let bytes = run.blobs.read(&range);
         Counters::add(&run.counters.ranges_fetched, 1);
         Counters::add(&run.counters.bytes_fetched, end - start);
-        let brought = Arc::new(Brought {
-            plan,
-            range,
-            bytes,
-            _permit: permit,
-        });
+        let brought = Arc::new(Brought { plan, range, bytes, _permit: permit });
         for blob in &brought.range.blobs {
-            run.send(Job::Blob(BlobJob {
-                brought: Arc::clone(&brought),
-                blob: *blob,
-            }));
+            run.send(Job::Blob(BlobJob { brought: Arc::clone(&brought), blob: *blob }));
         }
     }
 }
@@ -102,10 +94,7 @@ impl BlobJob {
 
 /// A store that fails altogether is not asked for each chunk again.
 fn is_worth_another_copy(error: &Error) -> bool {
-    matches!(
-        error.kind,
-        ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Storage
-    )
+    matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Storage)
 }
 
 fn deliver(run: &Run, piece: &Piece, raw: &[u8]) {

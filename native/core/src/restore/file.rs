@@ -110,10 +110,7 @@ impl FileTask {
             group: None,
             pending: AtomicU64::new(1),
             is_equal: OnceLock::new(),
-            state: Mutex::new(State {
-                handle,
-                ..State::default()
-            }),
+            state: Mutex::new(State { handle, ..State::default() }),
         }
     }
 
@@ -199,52 +196,34 @@ impl FileTask {
     }
 
     /// Makes a range a hole, or reserved zeros. New files are holes to begin with.
-    pub(super) fn clear(&self, run: &Run, offset: u64, len: u64, is_zero: bool) {
+    pub(super) fn clear(&self, run: &Run, offset: u64, len: u64, is_reserved: bool) {
+        let clear = |fd: BorrowedFd<'_>| match (is_reserved, self.is_device()) {
+            (true, false) => zero_range(fd, offset, len),
+            _ => punch_hole(fd, offset, len),
+        };
         if !self.is_existing() {
-            if is_zero {
-                self.change(run, false, |fd| zero_range(fd, offset, len));
+            if is_reserved {
+                self.change(run, false, clear);
             }
             return;
         }
-        let has_data = |fd: Arc<OwnedFd>| has_data_between(fd.as_fd(), offset, len);
-        match self.readable(run).map(has_data) {
-            Ok(false) if !self.is_device() => {
-                if is_zero {
-                    self.reserve(run, offset, len);
-                }
+        // Where it reads as zeros already, nobody will see a difference.
+        let clear_unseen = |fd: Arc<OwnedFd>| -> Result<bool> {
+            let range = offset..offset + len;
+            if self.is_device() || !is_zero(fd.as_fd(), range)? {
+                return Ok(false);
             }
-            Ok(_) if is_zero => {
-                self.change(run, false, |fd| match zero_range(fd, offset, len) {
-                    Err(_) if self.is_device() => punch_hole(fd, offset, len),
-                    other => other,
-                });
-            }
-            Ok(_) => self.punch(run, offset, len),
-            Err(error) => self.fail(run, error),
-        }
-    }
-
-    /// Makes a range a hole where something is allocated, which need not be anything but zeros.
-    fn punch(&self, run: &Run, offset: u64, len: u64) {
-        let punch = |fd: Arc<OwnedFd>| -> Result<bool> {
-            let is_zero = !self.is_device() && is_zero(fd.as_fd(), offset..offset + len)?;
-            if is_zero {
+            if is_reserved {
+                reserve(fd.as_fd(), offset, len)?;
+            } else if has_data_between(fd.as_fd(), offset, len) {
                 punch_hole(fd.as_fd(), offset, len)?;
             }
-            Ok(is_zero)
+            Ok(true)
         };
-        match self.readable(run).and_then(punch) {
+        match self.readable(run).and_then(clear_unseen) {
             Ok(true) => {}
-            Ok(false) => self.change(run, false, |fd| punch_hole(fd, offset, len)),
+            Ok(false) => self.change(run, false, clear),
             Err(error) => self.fail(run, error),
-        }
-    }
-
-    /// Reserves a range that reads as zeros, which changes nothing that anybody could read.
-    fn reserve(&self, run: &Run, offset: u64, len: u64) {
-        let opened = self.readable(run);
-        if let Err(error) = opened.and_then(|fd| reserve(fd.as_fd(), offset, len)) {
-            self.fail(run, error);
         }
     }
 
@@ -266,12 +245,7 @@ impl FileTask {
         }
     }
 
-    fn change(
-        &self,
-        run: &Run,
-        is_whole: bool,
-        act: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
-    ) {
+    fn change(&self, run: &Run, is_whole: bool, act: impl FnOnce(BorrowedFd<'_>) -> Result<()>) {
         let opened = {
             let mut state = lock(&self.state);
             if state.failure.is_some() {
@@ -285,7 +259,12 @@ impl FileTask {
         }
     }
 
-    pub(super) fn open_to_write(&self, run: &Run, state: &mut State, is_whole: bool) -> Result<Arc<OwnedFd>> {
+    pub(super) fn open_to_write(
+        &self,
+        run: &Run,
+        state: &mut State,
+        is_whole: bool,
+    ) -> Result<Arc<OwnedFd>> {
         let fd = self.open(run, state, is_whole)?;
         if !state.is_shared {
             return Ok(fd);
@@ -298,7 +277,12 @@ impl FileTask {
     }
 
     /// Opens the file if it is not open. `is_whole`: what is written next is all of it.
-    pub(super) fn open(&self, run: &Run, state: &mut State, is_whole: bool) -> Result<Arc<OwnedFd>> {
+    pub(super) fn open(
+        &self,
+        run: &Run,
+        state: &mut State,
+        is_whole: bool,
+    ) -> Result<Arc<OwnedFd>> {
         if let Handle::Open(fd) = &state.handle {
             return Ok(Arc::clone(fd));
         }
@@ -355,7 +339,13 @@ impl FileTask {
     }
 
     /// Takes an existing file over.
-    fn adopt(&self, run: &Run, state: &mut State, fd: OwnedFd, stat: &Stat) -> Result<Arc<OwnedFd>> {
+    fn adopt(
+        &self,
+        run: &Run,
+        state: &mut State,
+        fd: OwnedFd,
+        stat: &Stat,
+    ) -> Result<Arc<OwnedFd>> {
         state.inode = (stat.dev, stat.ino);
         let fd = self.keep(run, state, fd);
         if stat.nlink > 1 {

@@ -48,12 +48,7 @@ impl Journal {
             Error::os("cannot open the target", errno)
         })?;
         let found = read(root).and_then(|bytes| parse(&bytes, &restore));
-        let journal = Self {
-            root: owned,
-            restore,
-            written: found.clone(),
-            last: Instant::now(),
-        };
+        let journal = Self { root: owned, restore, written: found.clone(), last: Instant::now() };
         Ok((journal, found))
     }
 
@@ -132,10 +127,8 @@ fn parse(bytes: &[u8], restore: &[u8; 32]) -> Option<Mark> {
     let (magic, rest) = body.split_first_chunk::<8>()?;
     let (whose, rest) = rest.split_first_chunk::<32>()?;
     let (offset, key) = rest.split_first_chunk::<8>()?;
-    (magic == MAGIC && whose == restore).then(|| Mark {
-        key: key.to_vec(),
-        offset: u64::from_le_bytes(*offset),
-    })
+    (magic == MAGIC && whose == restore)
+        .then(|| Mark { key: key.to_vec(), offset: u64::from_le_bytes(*offset) })
 }
 
 #[cfg(test)]
@@ -151,10 +144,7 @@ mod tests {
         let open = |which: u8| Journal::open(target.root(), [which; 32]).unwrap();
         let (mut journal, found) = open(1);
         assert_eq!(found, None);
-        let mark = Mark {
-            key: b"dir\0\xff".to_vec(),
-            offset: 1 << 40,
-        };
+        let mark = Mark { key: b"dir\0\xff".to_vec(), offset: 1 << 40 };
         journal.write(mark.clone()).unwrap();
         assert_eq!(open(1).1, Some(mark));
         assert_eq!(open(2).1, None);

@@ -107,7 +107,11 @@ impl Snapshot {
 /// Problems with single entries are outputs of kind `problem`, one JSON object each, and counted in
 /// [`RestoreResult::errors`]. An error means that the restore did not come to its end: what it wrote
 /// is still right, and with a journal or a comparison a second run goes on from there.
-pub fn restore(scope: &Scope, options: &RestoreOptions, control: &Control) -> Result<RestoreResult> {
+pub fn restore(
+    scope: &Scope,
+    options: &RestoreOptions,
+    control: &Control,
+) -> Result<RestoreResult> {
     let selection = Arc::new(Selection::new(&options.includes, &options.excludes)?);
     let snapshot = Snapshot::open(scope, &options.read)?;
     let node = snapshot.find(&options.subtree)?;
@@ -144,7 +148,9 @@ pub fn restore(scope: &Scope, options: &RestoreOptions, control: &Control) -> Re
 fn open_target(path: &Path, is_dry_run: bool) -> Result<Option<Target>> {
     match Target::open(path) {
         Ok(target) => Ok(Some(target)),
-        Err(error) if is_dry_run && error.os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
+        Err(error)
+            if is_dry_run && error.os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) =>
+        {
             Ok(None)
         }
         Err(error) => Err(error),

@@ -64,7 +64,13 @@ impl Planner<'_> {
     }
 
     /// Plans the content of a file into a device.
-    pub(super) fn plan_device(&mut self, dir: &DirRef, name: &[u8], node: &Node, found: Found) -> Result<()> {
+    pub(super) fn plan_device(
+        &mut self,
+        dir: &DirRef,
+        name: &[u8],
+        node: &Node,
+        found: Found,
+    ) -> Result<()> {
         let Body::File { content, .. } = &node.body else {
             return Err(Error::internal("not a file"));
         };
@@ -75,9 +81,7 @@ impl Planner<'_> {
 
     /// Whether the overwrite mode spares what is there.
     pub(super) fn is_left_alone(&self, found: Option<&Stat>) -> bool {
-        self.run.overwrite == Overwrite::Never
-            && found.is_some()
-            && self.run.mode != Mode::Verify
+        self.run.overwrite == Overwrite::Never && found.is_some() && self.run.mode != Mode::Verify
     }
 
     /// Counts an entry that is left alone.
@@ -120,9 +124,7 @@ impl Planner<'_> {
         found: Option<Stat>,
         group: Option<Arc<LinkGroup>>,
     ) -> Arc<FileTask> {
-        let is_kept = found
-            .as_ref()
-            .is_some_and(|stat| self.is_kept(node, stat, group.is_some()));
+        let is_kept = found.as_ref().is_some_and(|stat| self.is_kept(node, stat, group.is_some()));
         let found = match found {
             None => Found::Nothing,
             Some(stat) if stat.kind == FileKind::File => Found::File(Box::new(stat)),

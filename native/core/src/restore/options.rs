@@ -110,11 +110,7 @@ impl ReadOptions {
     /// Worker threads, at least one.
     pub(super) fn workers(&self) -> usize {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let count = if self.threads == 0 {
-            cores()
-        } else {
-            self.threads
-        };
+        let count = if self.threads == 0 { cores() } else { self.threads };
         count.clamp(1, THREADS_MAX)
     }
 

@@ -34,7 +34,7 @@ pub(super) struct Planner<'a> {
     is_delete: bool,
     /// Key of the root of the restored subtree.
     base: Vec<u8>,
-    pub(super) journal: Option<Journal>,
+    journal: Option<Journal>,
     /// What an earlier run has finished.
     pub(super) resumed: Option<Mark>,
     /// Paths that a comparison leaves out.
@@ -42,6 +42,8 @@ pub(super) struct Planner<'a> {
     stack: Vec<Frame>,
     pub(super) groups: HashMap<u64, Arc<LinkGroup>>,
     pub(super) window: Window,
+    /// The top directory, held so that it is completed last.
+    top: Option<DirRef>,
 }
 
 /// A directory on the way to the current node.
@@ -54,6 +56,13 @@ struct Frame {
     /// Its node, until it is made.
     node: Option<Box<Node>>,
     extras: Option<Extras>,
+}
+
+/// What a planner leaves to be done when all its work is.
+#[derive(Default)]
+pub(super) struct Left {
+    pub(super) journal: Option<Journal>,
+    pub(super) top: Option<DirRef>,
 }
 
 /// Options of a pass.
@@ -86,6 +95,7 @@ impl<'a> Planner<'a> {
             stack: Vec::new(),
             groups: HashMap::new(),
             window,
+            top: None,
         })
     }
 
@@ -123,11 +133,17 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Ends the last window. What is planned is not yet done.
-    pub(super) fn finish(self) -> Option<Journal> {
+    /// Ends the last window. What is planned is not yet done. The journal lies in the top directory, whose
+    /// time is to be set after the journal was removed: both are the caller's now.
+    pub(super) fn finish(self) -> Left {
         let end = Mark { key: vec![u8::MAX; 256], offset: 0 };
         self.window.submit(self.run, end);
-        self.journal
+        Left { journal: self.journal, top: self.top }
+    }
+
+    /// The same after an error.
+    pub(super) fn give_up(self) -> Left {
+        Left { journal: self.journal, top: self.top }
     }
 
     /// The rest of the tree cannot be read. Nothing may be called superfluous any more.
@@ -152,6 +168,7 @@ impl<'a> Planner<'a> {
         let choice = self.selection.root();
         let wanted = (choice == Choice::Taken).then(|| Box::new(attributes_of(node)));
         let dir = DirRef::root(self.run, dir, wanted, false);
+        self.top = Some(dir.clone());
         self.push(Vec::new(), choice, Some(dir), node);
         Ok(())
     }
@@ -200,9 +217,7 @@ impl<'a> Planner<'a> {
         let choice = self.selection.choose(frame.choice, &path);
         let is_dir = node.kind() == Kind::Directory;
         match choice {
-            Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => {
-                Ok(None)
-            }
+            Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => Ok(None),
             Choice::Taken if is_dir => self.enter(key, name_of(&node), &node),
             Choice::Taken => {
                 let dir = self.made()?;

@@ -113,11 +113,7 @@ impl RestoreResult {
                 std::io::Error::from_raw_os_error(code).to_string()
             }),
         });
-        Self {
-            denied: rows.collect(),
-            errors: stats.errors,
-            stats,
-        }
+        Self { denied: rows.collect(), errors: stats.errors, stats }
     }
 }
 

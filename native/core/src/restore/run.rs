@@ -212,19 +212,11 @@ pub(super) fn path_hash(path: &[u8]) -> u64 {
 
 /// Whether an error would meet every other entry too.
 pub(super) fn is_fatal(error: &Error) -> bool {
-    const SHORTAGES: [Errno; 6] = [
-        Errno::NOSPC,
-        Errno::DQUOT,
-        Errno::ROFS,
-        Errno::MFILE,
-        Errno::NFILE,
-        Errno::NOMEM,
-    ];
+    const SHORTAGES: [Errno; 6] =
+        [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::MFILE, Errno::NFILE, Errno::NOMEM];
     match error.kind {
         ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Unsupported => false,
-        ErrorKind::Io => SHORTAGES
-            .iter()
-            .any(|errno| error.os_error == Some(errno.raw_os_error())),
+        ErrorKind::Io => SHORTAGES.iter().any(|errno| error.os_error == Some(errno.raw_os_error())),
         _ => true,
     }
 }

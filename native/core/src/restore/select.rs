@@ -28,8 +28,7 @@ pub(super) enum Choice {
 impl Selection {
     /// Compiles patterns; a `Usage` error for one that makes no sense.
     pub(super) fn new(includes: &[String], excludes: &[String]) -> Result<Self> {
-        let includes =
-            if includes.is_empty() { None } else { Some(Globs::new(includes)?) };
+        let includes = if includes.is_empty() { None } else { Some(Globs::new(includes)?) };
         Ok(Self { includes, excludes: Globs::new(excludes)? })
     }
 
@@ -45,11 +44,7 @@ impl Selection {
 
     /// What the root of the subtree is.
     pub(super) fn root(&self) -> Choice {
-        if self.includes.is_none() {
-            Choice::Taken
-        } else {
-            Choice::Passed
-        }
+        if self.includes.is_none() { Choice::Taken } else { Choice::Passed }
     }
 
     /// What the entry at `path` is, whose directory is `parent`. `path` is relative to the root of the

@@ -61,8 +61,8 @@ fn open_device(path: &Path, size: u64, is_dry_run: bool) -> Result<OwnedFd> {
         Errno::BUSY => fail("the device is in use", errno),
         _ => fail("cannot open the device", errno),
     })?;
-    let capacity =
-        seek(&fd, SeekFrom::End(0)).map_err(|errno| fail("cannot tell the device's size", errno))?;
+    let capacity = seek(&fd, SeekFrom::End(0))
+        .map_err(|errno| fail("cannot tell the device's size", errno))?;
     if capacity < size {
         let what = format!("the device has {capacity} bytes, and {size} are needed");
         return Err(Error::new(ErrorKind::Usage, what).at(path.to_string_lossy()));

@@ -70,9 +70,7 @@ fn copy_by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: u64, len: u64)
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut done = 0;
     while done < len {
-        let want = usize::try_from(len - done)
-            .unwrap_or(usize::MAX)
-            .min(BUFFER_BYTES);
+        let want = usize::try_from(len - done).unwrap_or(usize::MAX).min(BUFFER_BYTES);
         let space = buffer.get_mut(..want).unwrap_or_default();
         match rustix::io::pread(from, space, offset + done) {
             Ok(0) => return Ok(()),

@@ -107,11 +107,7 @@ impl Window {
     pub(super) fn add_extent(&mut self, file: &Arc<FileTask>, offset: u64, extent: &Extent) {
         self.items += 1;
         file.expect();
-        let ExtentKind::Data {
-            id,
-            offset: chunk_offset,
-        } = extent.kind
-        else {
+        let ExtentKind::Data { id, offset: chunk_offset } = extent.kind else {
             self.sparse.push(SparsePiece {
                 file: Arc::clone(file),
                 offset,
@@ -158,9 +154,7 @@ impl Window {
 }
 
 fn batches(count: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..count)
-        .step_by(size)
-        .map(move |start| start..count.min(start + size))
+    (0..count).step_by(size).map(move |start| start..count.min(start + size))
 }
 
 impl Plan {
@@ -170,10 +164,7 @@ impl Plan {
         let mut start = 0;
         let chunks = (0..).zip(window.chunks).map(|(number, id): (u32, Id)| {
             let end = pieces.partition_point(|piece| piece.chunk <= number);
-            let chunk = Chunk {
-                id,
-                pieces: start..end,
-            };
+            let chunk = Chunk { id, pieces: start..end };
             start = end;
             chunk
         });
@@ -233,18 +224,12 @@ impl Plan {
                 }
             }
             match place {
-                Some(place) => wanted.push(Wanted {
-                    id: chunk.id,
-                    place,
-                }),
+                Some(place) => wanted.push(Wanted { id: chunk.id, place }),
                 None => self.lose(run, chunk, &missing(&chunk.id)),
             }
         }
         for range in BlobStore::plan(wanted, run.range_bytes_max) {
-            let job = RangeJob {
-                plan: Arc::clone(self),
-                range,
-            };
+            let job = RangeJob { plan: Arc::clone(self), range };
             if run.ranges.send(Some(job)).is_err() {
                 return Err(Error::internal("a range after the end of the fetchers"));
             }
@@ -289,8 +274,7 @@ impl Piece {
 
     /// Its bytes cannot be had.
     pub(super) fn lose(&self, run: &Run, why: &Error) {
-        self.file
-            .damage(run, self.offset, u64::from(self.len), why);
+        self.file.damage(run, self.offset, u64::from(self.len), why);
         self.settle(run);
     }
 }

@@ -51,30 +51,21 @@ impl Windows {
     pub(super) fn begin(self: &Arc<Self>) -> Option<Arc<Ticket>> {
         let mut state = lock(&self.state);
         while state.open.len() >= OPEN_MAX && !state.is_aborted {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         if state.is_aborted {
             return None;
         }
         let number = state.first + state.open.len() as u64;
         state.open.push_back((None, false));
-        Some(Arc::new(Ticket {
-            windows: Arc::clone(self),
-            number,
-        }))
+        Some(Arc::new(Ticket { windows: Arc::clone(self), number }))
     }
 
     /// Waits until no window is open, or the restore was aborted.
     pub(super) fn wait_all(&self) {
         let mut state = lock(&self.state);
         while !state.open.is_empty() && !state.is_aborted {
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
@@ -132,10 +123,7 @@ mod tests {
     use super::*;
 
     fn mark(key: &[u8], offset: u64) -> Mark {
-        Mark {
-            key: key.to_vec(),
-            offset,
-        }
+        Mark { key: key.to_vec(), offset }
     }
 
     #[test]

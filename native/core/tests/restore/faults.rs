@@ -44,7 +44,8 @@ fn a_damaged_chunk_costs_its_files_only() {
                 found[start..end].copy_from_slice(&wanted[start..end]);
             }
             // It must not pass for whole later on.
-            let time = |dir: &std::path::Path| dir.join(&name).metadata().unwrap().modified().unwrap();
+            let time =
+                |dir: &std::path::Path| dir.join(&name).metadata().unwrap().modified().unwrap();
             assert_ne!(time(&source), time(&target));
         }
         assert!(wanted == found, "{name}");
@@ -151,8 +152,11 @@ fn a_damaged_tree_page_is_told_and_nothing_is_deleted() {
     let size = repo.objects.lock().unwrap()[&meta[0]].len();
     for at in (1000..size).step_by(size / 8) {
         repo.flip(&meta[0], at);
-        let (result, outputs) =
-            repo.try_restore(&snapshot, &target, json!({"delete": true, "overwrite": "if-changed"}));
+        let (result, outputs) = repo.try_restore(
+            &snapshot,
+            &target,
+            json!({"delete": true, "overwrite": "if-changed"}),
+        );
         match result {
             Ok(result) => told += result.errors,
             Err(error) => assert_eq!(error.kind, ErrorKind::Damaged),

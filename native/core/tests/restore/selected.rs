@@ -57,7 +57,10 @@ fn delete_removes_what_the_snapshot_does_not_have() {
     let snapshot = repo.backup(&source, "directory");
     let target = scratch.dir("target");
     repo.restore_well(&snapshot, &target, json!({}));
-    plant(&target, &["0", "a/0", "a/1.5", "a/3/x/y", "aa/1", "m/n/p", "m/o/1", "zz", "lost+found/x"]);
+    plant(
+        &target,
+        &["0", "a/0", "a/1.5", "a/3/x/y", "aa/1", "m/n/p", "m/o/1", "zz", "lost+found/x"],
+    );
     let before = read_tree(&target);
     let (dry, outputs) = repo.restore(&snapshot, &target, json!({"delete": true, "dry_run": true}));
     let gone = ["0", "a/0", "a/1.5", "a/3", "aa", "m/n/p", "m/o", "zz"];

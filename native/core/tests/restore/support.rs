@@ -26,7 +26,7 @@ use pvback_core::scope::Scope;
 use pvback_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-/// What a store does with a read instead of answering it.
+/// What a store does with a read, of a key and so many bytes (0: all), instead of answering it.
 pub type Fault = Box<dyn Fn(&str, u64) -> Option<Error> + Send + Sync>;
 
 /// A repository.
@@ -126,12 +126,13 @@ impl Repo {
         match work {
             Work::Get { key, offset, length } => {
                 if let Some(fault) = &*self.fault.lock().unwrap()
-                    && let Some(error) = fault(key, *offset)
+                    && let Some(error) = fault(key, length.unwrap_or(0))
                 {
                     return Err(error);
                 }
                 let object = self.objects.lock().unwrap().get(key).cloned();
-                let object = object.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such object"))?;
+                let object =
+                    object.ok_or_else(|| Error::new(ErrorKind::NotFound, "no such object"))?;
                 let start = usize::try_from(*offset).unwrap().min(object.len());
                 let end = length.map_or(object.len(), |length| {
                     object.len().min(start + usize::try_from(length).unwrap())
@@ -139,8 +140,7 @@ impl Repo {
                 Ok(object[start..end].to_vec())
             }
             Work::Put { key, data } => {
-                let old =
-                    self.objects.lock().unwrap().insert(key.clone(), Arc::new(data.clone()));
+                let old = self.objects.lock().unwrap().insert(key.clone(), Arc::new(data.clone()));
                 assert!(old.is_none(), "{key} was put twice");
                 Ok(Vec::new())
             }
@@ -226,7 +226,12 @@ impl Repo {
     }
 
     /// Restores, which must come to its end.
-    pub fn restore(&self, snapshot: &Snapshot, target: &Path, more: Value) -> (RestoreResult, Outputs) {
+    pub fn restore(
+        &self,
+        snapshot: &Snapshot,
+        target: &Path,
+        more: Value,
+    ) -> (RestoreResult, Outputs) {
         let (result, outputs) = self.try_restore(snapshot, target, more);
         (result.unwrap(), outputs)
     }

@@ -65,7 +65,8 @@ pub fn make_torture_tree(root: &Path) {
     if is_root() {
         let device = rustix::fs::makedev(7, 130);
         let kind = FileType::CharacterDevice;
-        rustix::fs::mknodat(CWD, root.join("null"), kind, Mode::from_raw_mode(0o600), device).unwrap();
+        rustix::fs::mknodat(CWD, root.join("null"), kind, Mode::from_raw_mode(0o600), device)
+            .unwrap();
         std::os::unix::fs::lchown(root.join("one"), Some(1234), Some(4321)).unwrap();
         std::os::unix::fs::lchown(root.join("a/dangling"), Some(7), Some(8)).unwrap();
         chmod(&root.join("one"), 0o4751);
