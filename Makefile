@@ -31,7 +31,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: build ## back up, change, back up again, restore and compare a real tree of 1 GiB
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.demo
 
 test: build lint test-rust test-python ## what every change has to pass
 
@@ -59,7 +59,7 @@ lint-rust:
 	else echo 'note: cargo-deny is not installed, licences are not checked' >&2; fi
 
 bench: build ## measure against restic, rustic, kopia and borg
-	$(BIN)/python benchmarks/run.py $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
 
 constraints: ## renew constraints.txt with the newest versions that fit
 	rm -rf build/constraints

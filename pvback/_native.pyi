@@ -13,7 +13,7 @@ def random_id() -> str:
 
 @final
 class Keyring:
-    """An unlocked key bundle. Keeps all secrets on the native side; its repr shows role and principal only."""
+    """An unlocked key bundle. Secrets stay on the native side; its repr shows role and principal only."""
 
     @staticmethod
     def init_repository(
@@ -26,9 +26,12 @@ class Keyring:
 
     @staticmethod
     def unlock(
-        config: bytes, key_objects: Sequence[tuple[str, bytes]], method: Literal["passphrase", "x25519", "secret"], secret: bytes
+        config: bytes,
+        key_objects: Sequence[tuple[str, bytes]],
+        method: Literal["passphrase", "x25519", "secret"],
+        secret: bytes,
     ) -> Keyring:
-        """Tries the key objects in turn. Raises WrongKeyError when none opens, DamagedError, UnsupportedError."""
+        """Tries the key objects in turn. Raises WrongKeyError, DamagedError, UnsupportedFormatError."""
 
     @property
     def role(self) -> str: ...
@@ -46,26 +49,40 @@ class Keyring:
         """Pads, signs and seals a JSON body as the object `name` (key below the scope's prefix)."""
 
     def open_json(self, scope: str, kind: int, name: str, data: bytes) -> bytes:
-        """Opens an object of JSON and checks seal and signature (who may sign it, too). Raises DamagedError."""
+        """Opens an object of JSON; checks seal, signature and who may sign it. Raises DamagedError."""
 
     def seal_record(self, scope: str, source: str, snapshot: str, secret_json: bytes) -> tuple[int, int, str]:
         """(suite, epoch, base64 blob) for the public part of a record."""
 
-    def open_record(self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str) -> bytes: ...
+    def open_record(
+        self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str
+    ) -> bytes: ...
     def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
         """JSON array: principal, role and label where they can be read, kinds of unlock entries."""
 
-    def add_key(self, role: str, label: str, scopes: Sequence[str], method: Literal["passphrase", "x25519"], secret: bytes,
-                argon2: tuple[int, int, int]) -> tuple[str, bytes]:
+    def add_key(
+        self,
+        role: str,
+        label: str,
+        scopes: Sequence[str],
+        method: Literal["passphrase", "x25519"],
+        secret: bytes,
+        argon2: tuple[int, int, int],
+    ) -> tuple[str, bytes]:
         """A new principal (owner only): name and bytes of its key object."""
 
-    def add_slot(self, key_object: bytes, method: Literal["passphrase", "x25519"], secret: bytes,
-                 argon2: tuple[int, int, int]) -> bytes:
+    def add_slot(
+        self,
+        key_object: bytes,
+        method: Literal["passphrase", "x25519"],
+        secret: bytes,
+        argon2: tuple[int, int, int],
+    ) -> bytes:
         """Another way to unlock this keyring's own key object; returns its new bytes."""
 
 @final
 class Request:
-    """One thing that a job asks for. Supports the buffer protocol: the bytes of a put or an output, without a copy."""
+    """One thing that a job asks for. A buffer: the bytes of a put or an output, without a copy."""
 
     @property
     def kind(self) -> Literal["get", "put", "output"]: ...

@@ -19,7 +19,15 @@ from pvback import limits
 from pvback.errors import UsageError
 from pvback.model import LocalAddress, RepositoryAddress, S3Address
 
-__all__ = ["Config", "Secret", "load_config", "load_password", "parse_address", "parse_size"]
+__all__ = [
+    "Config",
+    "Secret",
+    "is_debugging",
+    "load_config",
+    "load_password",
+    "parse_address",
+    "parse_size",
+]
 
 ENVIRONMENT = {
     "PVBACK_REPOSITORY": "repository",
@@ -34,6 +42,7 @@ ENVIRONMENT = {
     "PVBACK_S3_ENDPOINT": "s3_endpoint",
 }
 CONFIG_VARIABLE = "PVBACK_CONFIG"
+DEBUG_VARIABLE = "PVBACK_DEBUG"
 PASSWORD_FIELDS = ("password", "password_file", "password_command")
 
 
@@ -108,6 +117,11 @@ def load_config(
     if "cache_dir" not in values:
         values["cache_dir"] = _user_path(variables, "XDG_CACHE_HOME", ".cache")
     return _convert(values, sources)
+
+
+def is_debugging() -> bool:
+    """Whether the environment asks for tracebacks of errors that are no bugs, too."""
+    return bool(os.environ.get(DEBUG_VARIABLE))
 
 
 Layer = dict[str, tuple[object, str]]

@@ -7,6 +7,7 @@ PvbackError                       1   failed
 ├── PartlyDone                    3   the rest was done
 ├── RepositoryNotFound           10
 ├── ConflictError                11   somebody else is at it
+│   └── SessionFencedError       11   prune ended a backup that did not answer
 ├── WrongKeyError                12
 ├── UnsupportedFormatError       13   made by a newer pvback
 ├── DamagedError                 20   stored bytes are not what was written
@@ -38,6 +39,7 @@ __all__ = [
     "PartlyDone",
     "PvbackError",
     "RepositoryNotFound",
+    "SessionFencedError",
     "StorageError",
     "StorageUnavailable",
     "UnsupportedFormatError",
@@ -115,6 +117,10 @@ class ConflictError(PvbackError):
     """Another operation is in the way: a fenced session, a lost race, a repository that exists already."""
 
     exit_code = 11
+
+
+class SessionFencedError(ConflictError):
+    """The register is no longer this session's to write; nothing of it will ever be committed."""
 
 
 class WrongKeyError(PvbackError):

@@ -16,6 +16,8 @@ SHORT_ID_DIGITS = 8
 CHUNK_BYTES_AVERAGE = 512 * KIB
 CHUNK_BYTES_MIN = CHUNK_BYTES_AVERAGE // 2
 CHUNK_BYTES_MAX = CHUNK_BYTES_AVERAGE * 3 // 2
+CHUNK_BYTES_FIXED = 128 * KIB
+"""For devices, images, and where asked for: page-aligned, so that updates in place move no boundary."""
 BLOB_RAW_BYTES_MAX = 16 * MIB
 """A blob that claims to hold more is refused before anything is decompressed."""
 PAGE_BYTES_AVERAGE = 64 * KIB
@@ -46,6 +48,10 @@ RETRY_SECONDS_MAX = 20.0
 READ_REQUEST_BYTES = 8 * MIB
 """Ranges that a restore asks for are joined up to about this size."""
 READS_IN_FLIGHT = 32
+"""From a store where a request costs milliseconds."""
+READS_IN_FLIGHT_LOCAL = 4
+PUTS_IN_FLIGHT = 2
+"""Packs on their way up. Each costs its size in memory."""
 
 # --- sessions and prune -----------------------------------------------------------------------------
 CHECKPOINT_SECONDS = 240.0
@@ -56,6 +62,24 @@ FENCE_SECONDS_MIN = 15 * 60.0
 """How long prune waits for a session that does not acknowledge. Liveness only; see docs/format.md."""
 FORGET_GRACE_SECONDS = 7 * 24 * 3600.0
 """How long a forgotten snapshot can be brought back."""
+
+STOP_SECONDS_MAX = 30.0
+"""How long a backup that was asked to stop may take for its last checkpoint."""
+SESSION_START_COUNT_MAX = 20
+"""Attempts to begin a session between two prunes."""
+SESSION_RETRY_COUNT_MAX = 3
+"""How often a backup whose session prune has ended starts over."""
+
+JOB_END_SECONDS = 1.0
+"""How long a command that failed waits to see whether its job was just ending."""
+
+# --- keys -------------------------------------------------------------------------------------------
+ARGON2_MEMORY_KIB = 128 * 1024
+ARGON2_PASSES = 3
+ARGON2_LANES = 4
+"""The memory-hard cost of a guess at a passphrase; docs/format.md has the bounds that readers accept."""
+KEY_FILE_BYTES_MAX = 4 * KIB
+CONFIG_OBJECT_BYTES_MAX = 1 * MIB
 
 # --- progress ---------------------------------------------------------------------------------------
 PROGRESS_SECONDS = 0.1

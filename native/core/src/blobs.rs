@@ -37,6 +37,9 @@ pub struct Range1 {
     pub bytes: Range<u64>,
 }
 
+/// Finds the key of the pages under an envelope.
+pub type PageKeys = Box<dyn Fn(&Envelope) -> Result<BlobKey> + Send + Sync>;
+
 /// A pack that is open, once the first who wants it has opened it.
 type OpenPack = Mutex<Option<Arc<Ranged>>>;
 
@@ -46,7 +49,7 @@ pub struct BlobStore {
     index: Arc<Index>,
     packs: Mutex<HashMap<PackName, Arc<OpenPack>>>,
     keys: Mutex<HashMap<[u8; 104], Arc<BlobKey>>>,
-    page_key: Option<Box<dyn Fn(&Envelope) -> Result<BlobKey> + Send + Sync>>,
+    page_key: Option<PageKeys>,
 }
 
 /// How many open packs and keys are remembered.
@@ -54,11 +57,7 @@ const REMEMBERED_MAX: usize = 4096;
 
 impl BlobStore {
     /// Blobs of `scope` as `index` lists them. `page_key` opens pages, if there are any to open.
-    pub fn new(
-        scope: Scope,
-        index: Arc<Index>,
-        page_key: Option<Box<dyn Fn(&Envelope) -> Result<BlobKey> + Send + Sync>>,
-    ) -> Self {
+    pub fn new(scope: Scope, index: Arc<Index>, page_key: Option<PageKeys>) -> Self {
         Self { scope, index, packs: Mutex::default(), keys: Mutex::default(), page_key }
     }
 

@@ -116,7 +116,7 @@ impl Broker {
     }
 
     /// Makes every present and future call fail with `error`.
-    pub fn cancel(&self, error: Error) {
+    pub fn cancel(&self, error: &Error) {
         let left = {
             let mut queue = lock(&self.queue);
             queue.cancelled.get_or_insert(error.clone());
@@ -357,7 +357,7 @@ mod tests {
         let broker = Broker::new(1);
         broker.put("p".into(), vec![], Box::new(|r| assert!(r.is_err()))).unwrap();
         let pending = broker.get_later("k", 0, None).unwrap();
-        broker.cancel(Error::new(ErrorKind::Cancelled, "stop"));
+        broker.cancel(&Error::new(ErrorKind::Cancelled, "stop"));
         assert_eq!(pending.wait().unwrap_err().kind, ErrorKind::Cancelled);
         assert!(broker.wait_puts().is_err());
     }

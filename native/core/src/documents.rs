@@ -27,21 +27,22 @@ struct Claims {
 
 /// The type with this number, if its objects are JSON.
 pub fn json_type(number: u8) -> Result<ObjectType> {
-    [ObjectType::Register, ObjectType::SnapshotRecord, ObjectType::GcState]
-        .into_iter()
-        .find(|kind| kind.to_byte() == number)
-        .ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("objects of type {number} are not JSON"))
-        })
+    const JSON: [ObjectType; 4] =
+        [ObjectType::Register, ObjectType::SnapshotRecord, ObjectType::GcState, ObjectType::GcList];
+    JSON.into_iter().find(|kind| kind.to_byte() == number).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("objects of type {number} are not JSON"))
+    })
 }
 
 fn action(kind: ObjectType, body: &[u8]) -> Result<Action> {
     let damaged = |_| Error::damaged("an object that should be JSON is not");
+    if !matches!(kind, ObjectType::Register | ObjectType::SnapshotRecord) {
+        return Ok(Action::Replace);
+    }
     let claims: Claims = serde_json::from_slice(body).map_err(damaged)?;
     let is_snapshot = match kind {
         ObjectType::SnapshotRecord => true,
-        ObjectType::Register => matches!(claims.state.as_deref(), Some("OPEN" | "COMMITTED")),
-        _ => false,
+        _ => matches!(claims.state.as_deref(), Some("OPEN" | "COMMITTED")),
     };
     match (is_snapshot, claims.source) {
         (false, _) => Ok(Action::Replace),
@@ -105,8 +106,8 @@ pub fn seal_record(
     let (key, envelope) = keys.source(source)?.new_page_key()?;
     let id = record_id(snapshot);
     let mut sealer = BlobSealer::new()?;
-    let sealed = sealer.seal(&key, BlobKind::Snapshot, &id, json, Compression::Zstd(6))?;
-    Ok((envelope.suite.to_byte(), envelope.epoch, STANDARD.encode(sealed)))
+    let blob = sealer.seal(&key, BlobKind::Snapshot, &id, json, Compression::Zstd(6))?;
+    Ok((envelope.suite.to_byte(), envelope.epoch, STANDARD.encode(blob)))
 }
 
 /// Opens the secret part of a record.

@@ -152,12 +152,11 @@ impl Index {
                 let start = section.start + u64::from(record.section_offset);
                 // Most packs have one envelope and one span: 4 + 2 + 104 + 8 bytes.
                 let bytes = ranged.read(start..section.end.min(start + 4096))?;
-                match EnvelopeSection::parse(&bytes) {
-                    Ok((found, _)) => found.envelope_at(place.at.offset).copied(),
-                    Err(_) => {
-                        let all = ranged.read(start..section.end)?;
-                        EnvelopeSection::parse(&all)?.0.envelope_at(place.at.offset).copied()
-                    }
+                if let Ok((found, _)) = EnvelopeSection::parse(&bytes) {
+                    found.envelope_at(place.at.offset).copied()
+                } else {
+                    let all = ranged.read(start..section.end)?;
+                    EnvelopeSection::parse(&all)?.0.envelope_at(place.at.offset).copied()
                 }
             }
         }

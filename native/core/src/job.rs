@@ -13,6 +13,8 @@ use crate::broker::{Broker, Request, lock};
 use crate::crypto::{Keyring, ScopeId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexOptions;
+use crate::look;
+use crate::restore;
 use crate::scope::Scope;
 
 /// Puts that may be unanswered at a time. Each holds a pack in memory.
@@ -32,8 +34,24 @@ struct State {
     changed: Condvar,
 }
 
+impl State {
+    fn start(&self, running: Running) -> &Running {
+        let running = self.running.get_or_init(|| running);
+        self.changed.notify_all();
+        running
+    }
+
+    fn restore(&self) -> Result<&restore::Control> {
+        match self.start(Running::Restore(restore::Control::default())) {
+            Running::Restore(control) => Ok(control),
+            Running::Backup(_) => Err(Error::internal("another job runs here")),
+        }
+    }
+}
+
 enum Running {
-    Backup(Backup),
+    Backup(Box<Backup>),
+    Restore(restore::Control),
 }
 
 #[derive(Deserialize)]
@@ -83,19 +101,35 @@ impl Job {
         scope: Scope,
         options: &str,
         state: Arc<State>,
-    ) -> Result<Box<dyn FnOnce() -> Result<String> + Send>> {
+    ) -> Result<Work> {
         match verb {
             "backup" => {
                 let options: BackupOptions = parse(options)?;
                 let chunker = keyring.config().chunker().clone();
                 Ok(Box::new(move || {
                     let backup = Backup::new(scope, options, &chunker)?;
-                    let Running::Backup(backup) =
-                        state.running.get_or_init(|| Running::Backup(backup));
-                    state.changed.notify_all();
-                    to_json(&backup.run()?)
+                    match state.start(Running::Backup(Box::new(backup))) {
+                        Running::Backup(backup) => to_json(&backup.run()?),
+                        Running::Restore(_) => Err(Error::internal("another job runs here")),
+                    }
                 }))
             }
+            "restore" => {
+                let options: restore::RestoreOptions = parse(options)?;
+                Ok(Box::new(move || {
+                    to_json(&restore::restore(&scope, &options, state.restore()?)?)
+                }))
+            }
+            "dump" => {
+                let options: restore::DumpOptions = parse(options)?;
+                Ok(Box::new(move || to_json(&restore::dump(&scope, &options, state.restore()?)?)))
+            }
+            "list" => look_verb(scope, options, look::list::list),
+            "find" => look_verb(scope, options, look::find::find),
+            "diff" => look_verb(scope, options, look::diff::diff),
+            "stats" => look_verb(scope, options, look::stats::stats),
+            "check" => look_verb(scope, options, look::check::check),
+            "limits" => look_verb(scope, options, |_, options| look::limits::limits(options)),
             _ => Err(Error::new(ErrorKind::Usage, format!("no verb `{verb}`"))),
         }
     }
@@ -109,6 +143,7 @@ impl Job {
     pub fn progress(&self) -> String {
         match self.state.running.get() {
             Some(Running::Backup(backup)) => to_json(&backup.counters().stats()),
+            Some(Running::Restore(control)) => to_json(&control.counters().stats()),
             None => Ok("{}".to_owned()),
         }
         .unwrap_or_default()
@@ -147,7 +182,7 @@ impl Job {
 
     /// Makes the job end soon, with an error of kind `Cancelled`.
     pub fn cancel(&self) {
-        self.broker.cancel(Error::new(ErrorKind::Cancelled, "cancelled"));
+        self.broker.cancel(&Error::new(ErrorKind::Cancelled, "cancelled"));
     }
 
     /// Waits for the end. Requests must be answered meanwhile.
@@ -166,6 +201,18 @@ impl Drop for Job {
     fn drop(&mut self) {
         self.cancel();
     }
+}
+
+type Work = Box<dyn FnOnce() -> Result<String> + Send>;
+
+/// A verb that takes the scope and its options, and says nothing before it is done but its output.
+fn look_verb<O, R>(scope: Scope, options: &str, verb: fn(&Scope, &O) -> Result<R>) -> Result<Work>
+where
+    O: DeserializeOwned + Send + 'static,
+    R: Serialize + 'static,
+{
+    let options: O = parse(options)?;
+    Ok(Box::new(move || to_json(&verb(&scope, &options)?)))
 }
 
 fn parse<T: DeserializeOwned>(options: &str) -> Result<T> {

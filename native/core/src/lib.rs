@@ -15,6 +15,7 @@ pub mod fs;
 pub mod globs;
 pub mod index;
 pub mod job;
+pub mod look;
 pub mod pages;
 pub mod restore;
 pub mod scope;

@@ -13,8 +13,8 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
 }
 
 /// The exception for an error.
-pub(crate) fn raise(py: Python<'_>, error: Error) -> PyErr {
-    match build(py, &error) {
+pub(crate) fn raise(py: Python<'_>, error: &Error) -> PyErr {
+    match build(py, error) {
         Ok(exception) => PyErr::from_value(exception),
         Err(failure) => failure,
     }

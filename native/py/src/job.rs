@@ -23,7 +23,7 @@ impl Job {
     #[staticmethod]
     fn start(py: Python<'_>, verb: &str, keyring: &Keyring, options_json: &str) -> PyResult<Self> {
         let started = py.detach(|| guarded(|| job::Job::start(verb, keyring.core(), options_json)));
-        started.map(Self).map_err(|error| raise(py, error))
+        started.map(Self).map_err(|error| raise(py, &error))
     }
 
     fn next_request(&self, py: Python<'_>) -> Option<Request> {
@@ -36,7 +36,7 @@ impl Job {
 
     fn command(&self, py: Python<'_>, name: &str, options_json: &str) -> PyResult<String> {
         let answer = py.detach(|| guarded(|| self.0.command(name, options_json)));
-        answer.map_err(|error| raise(py, error))
+        answer.map_err(|error| raise(py, &error))
     }
 
     fn cancel(&self, py: Python<'_>) {
@@ -44,7 +44,7 @@ impl Job {
     }
 
     fn result(&self, py: Python<'_>) -> PyResult<String> {
-        py.detach(|| self.0.result()).map_err(|error| raise(py, error))
+        py.detach(|| self.0.result()).map_err(|error| raise(py, &error))
     }
 }
 

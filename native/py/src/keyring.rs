@@ -2,19 +2,15 @@
 
 use pvback_core::crypto::config::ChunkerParams;
 use pvback_core::crypto::keyfile::KeyFile;
-use pvback_core::crypto::slot::{Argon2Cost, SlotKind};
 use pvback_core::crypto::{
-    self, Config, InitOptions, IssueRequest, IssueScope, Role, ScopeId, ScopeKeys, SourceId,
-    UnlockSecret,
+    self, Config, InitOptions, IssueRequest, IssueScope, ScopeId, ScopeKeys, SourceId,
 };
 use pvback_core::{Error, ErrorKind, Result, documents};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
 use crate::errors::{guarded, raise};
-
-/// Memory in KiB, passes, lanes.
-type Argon2 = (u32, u32, u32);
+use crate::keys::{self, Argon2, add_slot};
 
 /// An unlocked key bundle.
 #[pyclass(frozen, module = "pvback._native")]
@@ -30,97 +26,9 @@ impl Keyring {
     }
 }
 
-fn cost((memory_kib, passes, lanes): Argon2) -> Argon2Cost {
-    Argon2Cost { memory_kib, passes, lanes }
-}
-
-fn key_array(secret: &[u8], what: &'static str) -> Result<[u8; 32]> {
-    secret.try_into().map_err(|_| Error::new(ErrorKind::Usage, what))
-}
-
-fn add_slot(
-    file: &mut KeyFile,
-    unlock: &UnlockSecret,
-    method: &str,
-    secret: &[u8],
-    argon2: Argon2,
-) -> Result<()> {
-    match method {
-        "passphrase" if secret.is_empty() => {
-            Err(Error::new(ErrorKind::Usage, "an empty password protects nothing"))
-        }
-        "passphrase" => file.add_passphrase(unlock, secret, cost(argon2)),
-        "x25519" => file.add_x25519(unlock, key_array(secret, "not an X25519 public key")?),
-        _ => Err(Error::new(ErrorKind::Usage, format!("no way to unlock called `{method}`"))),
-    }
-}
-
-fn unlock(
-    config: &[u8],
-    key_objects: &[(String, Vec<u8>)],
-    method: &str,
-    secret: &[u8],
-) -> Result<crypto::Keyring> {
-    let config = Config::parse(config, None)?;
-    let mut last = Error::new(ErrorKind::WrongKey, "no key of this repository opens with this");
-    for (name, bytes) in key_objects {
-        let attempt = KeyFile::parse(bytes).and_then(|file| match method {
-            "passphrase" => crypto::Keyring::unlock_passphrase(config.clone(), &file, secret),
-            "x25519" => {
-                let private = crypto::Key::new(key_array(secret, "not an X25519 private key")?);
-                crypto::Keyring::unlock_x25519(config.clone(), &file, &private)
-            }
-            "secret" => crypto::Keyring::unlock_secret(config.clone(), &file, secret),
-            _ => Err(Error::new(ErrorKind::Usage, format!("no way to unlock called `{method}`"))),
-        });
-        match attempt {
-            Ok(keyring) => return Ok(keyring),
-            Err(error) if error.kind == ErrorKind::Usage => return Err(error),
-            Err(error) if error.kind != ErrorKind::WrongKey => last = error.at(name.clone()),
-            Err(_) => {}
-        }
-    }
-    Err(last)
-}
-
-fn describe(keyring: &crypto::Keyring, objects: &[(String, Vec<u8>)]) -> serde_json::Value {
-    let one = |(name, bytes): &(String, Vec<u8>)| match KeyFile::parse(bytes) {
-        Err(error) => serde_json::json!({ "name": name, "error": error.to_string() }),
-        Ok(file) => {
-            let is_own = file.principal() == keyring.principal();
-            let known = keyring.describe(&file).ok();
-            let slots: Vec<_> = file.slots().iter().map(|slot| slot_name(&slot.kind())).collect();
-            serde_json::json!({
-                "name": name,
-                "principal": file.principal().to_string(),
-                "serial": file.serial(),
-                "role": known.as_ref().map(|(role, _)| role),
-                "label": known.as_ref().map(|(_, label)| label),
-                "unlock": slots,
-                "current": is_own,
-            })
-        }
-    };
-    objects.iter().map(one).collect()
-}
-
-fn slot_name(kind: &SlotKind) -> String {
-    match kind {
-        SlotKind::Passphrase => "passphrase".to_owned(),
-        SlotKind::X25519(_) => "x25519".to_owned(),
-        SlotKind::Command(name) => format!("command {name}"),
-        SlotKind::Unknown => "unknown".to_owned(),
-    }
-}
-
-fn role(name: &str) -> Result<Role> {
-    serde_json::from_value(serde_json::Value::String(name.to_owned()))
-        .map_err(|_| Error::new(ErrorKind::Usage, format!("no role `{name}`")))
-}
-
 macro_rules! run {
     ($py:expr, $work:expr) => {
-        $py.detach(|| guarded(|| $work)).map_err(|error| raise($py, error))
+        $py.detach(|| guarded(|| $work)).map_err(|error| raise($py, &error))
     };
 }
 
@@ -156,7 +64,7 @@ impl Keyring {
         method: &str,
         secret: &[u8],
     ) -> PyResult<Self> {
-        run!(py, unlock(config, &key_objects, method, secret)).map(Self)
+        run!(py, keys::unlock(config, &key_objects, method, secret)).map(Self)
     }
 
     #[getter]
@@ -177,7 +85,8 @@ impl Keyring {
     #[getter]
     fn owner_fingerprint(&self) -> String {
         let digest = pvback_core::digest(self.0.config().owner().as_bytes());
-        digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        let head = digest.first_chunk().copied().unwrap_or_default();
+        pvback_core::scope::hex16(&head)
     }
 
     fn scopes(&self, py: Python<'_>) -> PyResult<Vec<(String, String)>> {
@@ -262,7 +171,7 @@ impl Keyring {
         key_objects: Vec<(String, Vec<u8>)>,
     ) -> PyResult<String> {
         run!(py, Config::parse(config, Some(self.0.config().owner())))?;
-        Ok(py.detach(|| describe(&self.0, &key_objects)).to_string())
+        Ok(py.detach(|| keys::describe(&self.0, &key_objects)).to_string())
     }
 
     #[allow(clippy::too_many_arguments, reason = "one new key, as the stub has it")]
@@ -279,7 +188,7 @@ impl Keyring {
         let (name, file) = run!(py, {
             let scope = |id: &String| Ok(IssueScope { scope: ScopeId::parse(id)?, sources: None });
             let scopes: Result<_> = scopes.iter().map(scope).collect();
-            let request = IssueRequest { role: self::role(role)?, label, scopes: scopes? };
+            let request = IssueRequest { role: keys::role(role)?, label, scopes: scopes? };
             let (mut file, unlock) = self.0.issue(&request)?;
             add_slot(&mut file, &unlock, method, secret, argon2)?;
             Ok((file.name(), file.to_bytes()?))

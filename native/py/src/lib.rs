@@ -3,6 +3,11 @@
 //! Every function takes owned arguments, releases the GIL once for all its work, and converts the
 //! result; no lock is held across that.
 
+#![allow(
+    clippy::needless_pass_by_value,
+    reason = "Python's arguments are extracted as owned values"
+)]
+
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -10,6 +15,7 @@ mod buffer;
 mod errors;
 mod job;
 mod keyring;
+mod keys;
 
 use errors::{guarded, raise};
 
@@ -22,7 +28,7 @@ fn blake3<'py>(py: Python<'py>, data: &[u8]) -> Bound<'py, PyBytes> {
 /// 16 bytes from the operating system, in hex.
 #[pyfunction]
 fn random_id(py: Python<'_>) -> PyResult<String> {
-    guarded(pvback_core::random_id).map_err(|error| raise(py, error))
+    guarded(pvback_core::random_id).map_err(|error| raise(py, &error))
 }
 
 #[pymodule]

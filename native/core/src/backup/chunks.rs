@@ -140,9 +140,9 @@ impl Chunks {
         }
         let key = self.packer.key()?;
         let compression = Compression::Zstd(self.level.get());
-        let sealed = sealer.seal(&key.blob, BlobKind::Data, &id.0, bytes, compression)?;
-        self.counters.new_chunk(length, sealed.len() as u64);
-        self.packer.add(&key, id, sealed)?;
+        let blob = sealer.seal(&key.blob, BlobKind::Data, &id.0, bytes, compression)?;
+        self.counters.new_chunk(length, blob.len() as u64);
+        self.packer.add(&key, id, blob)?;
         Ok(id)
     }
 }

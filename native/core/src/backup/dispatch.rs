@@ -6,46 +6,20 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
-use super::chunks::Known;
-use super::entries::{link_group, time};
+use super::compare::{Comparison, Verdict};
+use super::entries::link_group;
 use super::files::stopped;
 use super::items::{At, Entry, Group, GroupDone, Item, Large, PartialNode, Task, TaskDone};
-use super::metadata::Refs;
 use super::progress::Change;
 use super::slot::{Signal, Slot};
 use crate::budget::Budget;
-use crate::error::{Error, ErrorKind, Result};
-use crate::format::Id;
-use crate::fs::{
-    Dir, Event, FileKind, Names, NotEntered, Stat, Timestamp, Walk, stat_at, stat_batch,
-};
-use crate::pages::PageStore;
-use crate::tree::collect::{Visitor, collect_content};
-use crate::tree::{Body, Content, Cursor, Node};
+use crate::error::{Error, Result};
+use crate::fs::{Dir, Event, FileKind, Names, NotEntered, Stat, Walk, stat_at, stat_batch};
+use crate::tree::{Content, Node};
 
 /// Most entries, and most bytes of small files, that a reader takes at a time.
 const GROUP_COUNT_MAX: usize = 64;
 const GROUP_BYTES_MAX: u64 = 1 << 20;
-
-/// A file whose times are younger than this before the parent's scan may have changed since without
-/// showing it, because clocks tick coarsely: it is read again. Two seconds, as FAT counts.
-const RACY_NANOS: i128 = 2_000_000_000;
-
-/// How to decide that a file is unchanged.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct CompareRules {
-    pub(super) ignore_ctime: bool,
-    pub(super) ignore_inode: bool,
-    /// Read everything.
-    pub(super) force: bool,
-}
-
-/// An earlier tree to compare with.
-pub(super) struct Earlier {
-    pub(super) pages: Arc<PageStore>,
-    pub(super) cursor: Cursor<Arc<PageStore>>,
-    pub(super) started_ns: i128,
-}
 
 /// One step of the walk with what `statx` said.
 pub(super) enum Scanned {
@@ -107,9 +81,6 @@ pub(super) struct Outputs {
 /// What comparing needs.
 pub(super) struct Setup<'a> {
     pub(super) signal: &'a Arc<Signal>,
-    pub(super) known: &'a Known,
-    pub(super) refs: &'a Refs,
-    pub(super) rules: CompareRules,
     /// Files from this size on are cut by themselves.
     pub(super) small_bytes: u64,
     pub(super) budget: &'a Arc<Budget>,
@@ -120,28 +91,24 @@ pub(super) struct Setup<'a> {
 pub(super) struct Dispatcher<'a> {
     setup: Setup<'a>,
     outputs: Outputs,
-    /// What an interrupted run left, and the parent: asked in this order.
-    earlier: Vec<Earlier>,
+    comparison: Comparison<'a>,
     /// Inodes with more names to come: how many.
     links: HashMap<u64, u32>,
     tasks: Vec<Task>,
     task_bytes: u64,
     must_read: bool,
-    /// The last id that was looked up: consecutive small files share chunks.
-    last_known: Option<Id>,
 }
 
 impl<'a> Dispatcher<'a> {
-    pub(super) fn new(setup: Setup<'a>, outputs: Outputs, earlier: Vec<Earlier>) -> Self {
+    pub(super) fn new(setup: Setup<'a>, outputs: Outputs, comparison: Comparison<'a>) -> Self {
         Self {
             setup,
             outputs,
-            earlier,
+            comparison,
             links: HashMap::new(),
             tasks: Vec::new(),
             task_bytes: 0,
             must_read: false,
-            last_known: None,
         }
     }
 
@@ -166,7 +133,7 @@ impl<'a> Dispatcher<'a> {
                         }
                     }
                 }
-                Scanned::Closed { dir, name, why } => self.closed(&dir, name, why)?,
+                Scanned::Closed { dir, name, why } => self.closed(&dir, &name, why)?,
                 Scanned::Failed(error) => self.push(Task::Lost(error), 0, true)?,
             }
         }
@@ -174,16 +141,16 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// A directory that the walk did not enter: its node is kept, its content is not.
-    fn closed(&mut self, dir: &Arc<Dir>, name: Vec<u8>, why: NotEntered) -> Result<()> {
-        let stat = dir.fd().and_then(|fd| stat_at(std::os::fd::AsFd::as_fd(&*fd), &name));
+    fn closed(&mut self, dir: &Arc<Dir>, name: &[u8], why: NotEntered) -> Result<()> {
+        let stat = dir.fd().and_then(|fd| stat_at(std::os::fd::AsFd::as_fd(&*fd), name));
         if let NotEntered::Failed(error) = why {
             self.push(Task::Lost(error), 0, true)?;
         }
         match stat {
             Ok(stat) => {
-                let at = At::Entry(Arc::clone(dir), name.clone());
+                let at = At::Entry(Arc::clone(dir), name.to_vec());
                 let entry = Entry {
-                    key: key_of(dir, Some(&name)),
+                    key: key_of(dir, Some(name)),
                     at,
                     stat,
                     change: Change::Changed,
@@ -208,31 +175,15 @@ impl<'a> Dispatcher<'a> {
             }
             self.links.insert(group, stat.nlink - 1);
         }
-        let mut change = Change::New;
-        let mut resume = None;
-        for number in 0..self.earlier.len() {
-            let Some(found) = self.find(number, &key)? else { continue };
-            change = Change::Changed;
-            let Some(earlier) = self.earlier.get(number) else { continue };
-            if !is_unchanged(&found, &stat, self.setup.rules, earlier.started_ns) {
-                continue;
-            }
-            if found.partial {
-                if let Body::File { content, .. } = &found.body
-                    && let Some(bytes) = self.is_stored(number, content)?
-                {
-                    resume = Some((content.clone(), bytes));
-                }
-                continue;
-            }
-            if self.is_carried(number, &found)? {
-                return self.carry(key, at, stat, found);
-            }
-            // The repository lost what it had of this file: it is read again, and people are told.
-            let what = "stored content is missing from the index; the file is read again";
-            let path = crate::fs::display_path(&path_of(&key));
-            self.push(Task::Lost(Error::damaged(what).at(path)), 0, true)?;
+        let mut lost = Vec::new();
+        let verdict = self.comparison.judge(&key, &stat, &mut lost)?;
+        for error in lost {
+            self.push(Task::Lost(error), 0, true)?;
         }
+        let (change, resume) = match verdict {
+            Verdict::Same(found) => return self.carry(key, at, stat, *found),
+            Verdict::Read { change, resume } => (change, resume),
+        };
         let entry = Entry { key, at, stat, change, carry: None };
         if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
             return self.large(entry, resume);
@@ -241,55 +192,17 @@ impl<'a> Dispatcher<'a> {
         self.push(Task::Read(entry), bytes, true)
     }
 
-    fn find(&mut self, number: usize, key: &[u8]) -> Result<Option<Node>> {
-        match self.earlier.get_mut(number) {
-            // A tree that cannot be read is not there to be compared with.
-            Some(earlier) => earlier.cursor.advance_to(key).map(|node| node.cloned()),
-            None => Ok(None),
-        }
-    }
-
     fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
-        if self.setup.rules.ignore_ctime && stat.kind == FileKind::File {
+        if self.comparison.rules.ignore_ctime && stat.kind == FileKind::File {
             let entry = Entry { key, at, stat, change: Change::None, carry: Some(Box::new(found)) };
             return self.push(Task::Read(entry), 0, true);
         }
-        if self.setup.rules.ignore_inode {
+        if self.comparison.rules.ignore_inode {
             found.ino = stat.ino;
             let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
             found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
         }
         self.push(Task::Same(found), 0, false)
-    }
-
-    /// Whether everything that the node refers to is there.
-    fn is_carried(&mut self, number: usize, node: &Node) -> Result<bool> {
-        match &node.body {
-            Body::File { content, .. } => Ok(self.is_stored(number, content)?.is_some()),
-            _ => Ok(true),
-        }
-    }
-
-    /// How many bytes the content covers, if every chunk and page of it is in the index. What it
-    /// names through pages is then noted for the snapshot; inline extents are when the node arrives.
-    fn is_stored(&mut self, number: usize, content: &Content) -> Result<Option<u64>> {
-        let Some(earlier) = self.earlier.get(number) else { return Ok(None) };
-        let mut search = Search { known: self.setup.known, last: self.last_known, missing: None };
-        match collect_content(&*earlier.pages, content, &mut search) {
-            Err(error) if error.kind == ErrorKind::Damaged => return Ok(None),
-            other => other?,
-        }
-        match search.missing {
-            None => self.last_known = search.last,
-            Some(Ok(())) => return Ok(None),
-            Some(Err(error)) => return Err(error),
-        }
-        if matches!(content, Content::Pages { .. }) {
-            let mut noting = Noting { refs: self.setup.refs, result: Ok(()) };
-            collect_content(&*earlier.pages, content, &mut noting)?;
-            noting.result?;
-        }
-        Ok(content.covered())
     }
 
     fn large(&mut self, entry: Entry, resume: Option<(Content, u64)>) -> Result<()> {
@@ -336,99 +249,6 @@ impl<'a> Dispatcher<'a> {
         slot.set(Mutex::new(Some(done)));
         Ok(())
     }
-}
-
-/// Looks for what the index does not have.
-struct Search<'a> {
-    known: &'a Known,
-    /// The last id that was found: consecutive small files share chunks.
-    last: Option<Id>,
-    missing: Option<Result<()>>,
-}
-
-impl Search<'_> {
-    fn look(&mut self, id: &Id) {
-        if self.missing.is_none() {
-            match self.known.has(&id.short()) {
-                Ok(true) => {}
-                Ok(false) => self.missing = Some(Ok(())),
-                Err(error) => self.missing = Some(Err(error)),
-            }
-        }
-    }
-}
-
-impl Visitor for Search<'_> {
-    fn page(&mut self, id: &Id) -> bool {
-        self.look(id);
-        self.missing.is_none()
-    }
-
-    fn chunk(&mut self, id: &Id) {
-        if self.last != Some(*id) {
-            self.look(id);
-            self.last = Some(*id);
-        }
-    }
-}
-
-/// Notes pages and chunks for the new snapshot.
-struct Noting<'a> {
-    refs: &'a Refs,
-    result: Result<()>,
-}
-
-impl Noting<'_> {
-    fn note(&mut self, id: &Id) {
-        if self.result.is_ok() {
-            self.result = self.refs.insert(id.short());
-        }
-    }
-}
-
-impl Visitor for Noting<'_> {
-    fn page(&mut self, id: &Id) -> bool {
-        self.note(id);
-        self.result.is_ok()
-    }
-
-    fn chunk(&mut self, id: &Id) {
-        self.note(id);
-    }
-}
-
-/// Whether the file system shows the entry exactly as the earlier tree has it.
-fn is_unchanged(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128) -> bool {
-    let is_whole = !node.unstable && !node.unreadable;
-    let (mtime, ctime) = (time(stat.mtime), time(stat.ctime));
-    let is_same_kind = node.kind() == super::entries::kind_of(stat.kind);
-    let is_same_size = match &node.body {
-        Body::File { size, .. } => !rules.force && *size == stat.size,
-        Body::CharDevice(major, minor) | Body::BlockDevice(major, minor) => {
-            (*major, *minor) == stat.rdev
-        }
-        _ => true,
-    };
-    let is_racy = nanos(stat.mtime) > started_ns - RACY_NANOS
-        || (!rules.ignore_ctime && nanos(stat.ctime) > started_ns - RACY_NANOS);
-    let is_same_inode = rules.ignore_inode || node.ino == stat.ino;
-    let is_same_ctime = if rules.ignore_ctime {
-        (node.mode, node.uid, node.gid) == (stat.mode, stat.uid, stat.gid)
-            || stat.kind == FileKind::File
-    } else {
-        node.ctime == ctime
-    };
-    is_whole
-        && is_same_kind
-        && is_same_size
-        && is_same_inode
-        && is_same_ctime
-        && node.mtime == mtime
-        && !is_racy
-}
-
-fn nanos(time: Timestamp) -> i128 {
-    i128::from(time.secs) * 1_000_000_000 + i128::from(time.nanos)
 }
 
 /// The key of a directory or of an entry in it.

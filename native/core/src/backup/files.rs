@@ -47,7 +47,7 @@ pub(super) enum Source<'fd> {
     /// Something with offsets.
     File { fd: BorrowedFd<'fd>, can_skip_cache: bool },
     /// A pipe: bytes come when they come, once.
-    Stream { fd: BorrowedFd<'fd> },
+    Stream { fd: BorrowedFd<'fd>, signal: &'fd Signal },
 }
 
 impl Source<'_> {
@@ -65,13 +65,13 @@ impl Source<'_> {
                     }
                     result
                 }
-                Self::Stream { fd } => rustix::io::read(*fd, &mut *buffer),
+                Self::Stream { fd, signal } => {
+                    wait_readable(*fd, signal)?;
+                    rustix::io::read(*fd, &mut *buffer)
+                }
             };
             match result {
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => wait_readable(match self {
-                    Self::File { fd, .. } | Self::Stream { fd } => *fd,
-                })?,
+                Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(errno) => return Err(Error::os("cannot read", errno).offset(offset)),
                 Ok(count) => return Ok(count),
             }
@@ -79,11 +79,17 @@ impl Source<'_> {
     }
 }
 
-fn wait_readable(fd: BorrowedFd<'_>) -> Result<()> {
-    use rustix::event::{PollFd, PollFlags, poll};
-    match poll(&mut [PollFd::new(&fd, PollFlags::IN)], None) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(Error::os("cannot wait for input", errno)),
+/// Waits for input, and looks now and then whether the run goes on: a pipe may be silent for hours.
+fn wait_readable(fd: BorrowedFd<'_>, signal: &Signal) -> Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let timeout = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
+    loop {
+        signal.check()?;
+        match poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&timeout)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(Error::os("cannot wait for input", errno)),
+        }
     }
 }
 
@@ -157,8 +163,10 @@ impl<'a> FileReader<'a> {
         fd: BorrowedFd<'_>,
         content: ContentBuilder,
     ) -> Result<ReadFile> {
+        let signal = Arc::clone(self.signal);
+        let signal = &*signal;
         let mut flow = Flow { reader: self, content, out: VecDeque::new() };
-        let size = flow.segment(&mut Source::Stream { fd }, 0, None)?;
+        let size = flow.segment(&mut Source::Stream { fd, signal }, 0, None)?;
         let content = flow.finish()?;
         Ok(ReadFile { content, size })
     }
@@ -233,7 +241,7 @@ impl Flow<'_, '_> {
     ) -> Result<usize> {
         let data = slab.bytes().get(run.clone()).unwrap_or_default();
         let mut cuts = self.reader.chunker.chunks(base + run.start as u64, data, at_end);
-        while let Some(range) = cuts.next() {
+        for range in cuts.by_ref() {
             let length = range.len() as u64;
             let range = run.start + range.start..run.start + range.end;
             let slot = Slot::new(self.reader.signal);
@@ -298,5 +306,12 @@ fn fill(slab: &mut Slab, source: &mut Source<'_>, start: u64, end: Option<u64>) 
 
 /// What a thread says whose partner has gone: the reason stands with the run's signal.
 pub(super) fn stopped() -> Error {
-    Error::new(ErrorKind::Cancelled, "the run has stopped")
+    Error::new(ErrorKind::Cancelled, STOPPED)
+}
+
+const STOPPED: &str = "the run has stopped";
+
+/// Whether an error only repeats that another stage has ended.
+pub(super) fn is_echo(error: &Error) -> bool {
+    error.kind == ErrorKind::Cancelled && error.what == STOPPED
 }

@@ -106,6 +106,9 @@ pub(super) struct Finisher<'a> {
 }
 
 impl Finisher<'_> {
+    /// Takes nodes until there are no more. Takes the queue itself, too: whoever fills it must not
+    /// wait for us once we have failed.
+    #[allow(clippy::needless_pass_by_value, reason = "the queue ends with this call")]
     pub(super) fn run(mut self, nodes: Receiver<Pending>) -> Result<Finished> {
         loop {
             self.checkpoint_if_asked(None)?;
@@ -128,12 +131,12 @@ impl Finisher<'_> {
 
     fn take(&mut self, pending: Pending) -> Result<()> {
         match pending {
-            Pending::Same(node) => self.add(node, Change::None),
+            Pending::Same(node) => self.add(&node, Change::None),
             Pending::Node(mut node, part, change) => {
                 if let (Some(part), Body::File { content, .. }) = (part, &mut node.body) {
                     *content = Content::Inline(self.extents(part)?);
                 }
-                self.add(node, change)
+                self.add(&node, change)
             }
             Pending::Link { key, group, is_last } => {
                 let first = if is_last {
@@ -142,7 +145,7 @@ impl Finisher<'_> {
                     self.links.get(&group).cloned()
                 };
                 // Where there is none, the first name was lost on the way, and that was told.
-                first.map_or(Ok(()), |first| self.append(Node { key, ..first }, Change::None))
+                first.map_or(Ok(()), |first| self.append(&Node { key, ..first }, Change::None))
             }
             Pending::Large(slot, partial) => self.large(&slot, &partial),
         }
@@ -177,24 +180,24 @@ impl Finisher<'_> {
                     for problem in &problems {
                         self.problems.report(problem)?;
                     }
-                    self.add(node, change)
+                    self.add(&node, change)
                 }
                 TaskDone::Lost(error) => self.problems.report(&error),
-                TaskDone::Same(node) => self.add(node, Change::None),
+                TaskDone::Same(node) => self.add(&node, Change::None),
                 TaskDone::Link { .. } => Err(Error::internal("a large file became a link")),
             };
         }
     }
 
     /// Adds the first or only name of an inode.
-    fn add(&mut self, node: Node, change: Change) -> Result<()> {
+    fn add(&mut self, node: &Node, change: Change) -> Result<()> {
         if let Some(group) = node.link_group {
             self.links.insert(group, Node { key: Vec::new(), ..node.clone() });
         }
         self.append(node, change)
     }
 
-    fn append(&mut self, node: Node, change: Change) -> Result<()> {
+    fn append(&mut self, node: &Node, change: Change) -> Result<()> {
         if let Err(refusal) = node.check() {
             let path = crate::fs::display_path(&path_of(&node.key));
             return self.problems.report(&Error::internal(refusal).at(path));
@@ -215,7 +218,7 @@ impl Finisher<'_> {
                 }
             }
         }
-        self.builder.as_mut().ok_or_else(without_builder)?.push(&node, &mut self.pages)
+        self.builder.as_mut().ok_or_else(without_builder)?.push(node, &mut self.pages)
     }
 
     fn checkpoint_if_asked(

@@ -9,6 +9,7 @@ use super::metadata::Pages;
 use crate::broker::lock;
 use crate::error::Result;
 use crate::fs::stat_fd;
+use crate::pages::PageStore;
 use crate::tree::extents::ExtentIter;
 use crate::tree::{Body, Content, ContentBuilder, ExtentKind, Node, PageKey};
 
@@ -23,7 +24,7 @@ pub(super) struct LargeReader<'a> {
     /// For the pages of a partial content.
     pub(super) checkpoint_pages: &'a mut Pages,
     /// Where an interrupted run's extent pages are read from.
-    pub(super) earlier: Option<Arc<crate::pages::PageStore>>,
+    pub(super) earlier: Option<Arc<PageStore>>,
 }
 
 impl LargeReader<'_> {
@@ -42,7 +43,9 @@ impl LargeReader<'_> {
             let OpenFile { fd, mut node, stat, problems } = file;
             // The prefix counts only for the file that it was taken of.
             let prefix = resume.take().filter(|_| is_same_content(&stat, &entry.stat));
-            let (content, start) = self.prefix(prefix, reader.pages)?;
+            let mut content = ContentBuilder::new(self.page_key.clone());
+            let earlier = self.earlier.as_ref();
+            let start = resume_content(&mut content, prefix, earlier, reader.pages)?;
             let read = {
                 let template = node.clone();
                 let pages = &mut *self.checkpoint_pages;
@@ -80,27 +83,24 @@ impl LargeReader<'_> {
         slot.set(std::sync::Mutex::new(Some(outcome)));
         Ok(())
     }
+}
 
-    /// A builder that holds the content an interrupted run has covered, and how many bytes that is.
-    fn prefix(
-        &self,
-        prefix: Option<(Content, u64)>,
-        pages: &mut Pages,
-    ) -> Result<(ContentBuilder, u64)> {
-        let mut builder = ContentBuilder::new(self.page_key.clone());
-        let (Some((content, _)), Some(earlier)) = (prefix, &self.earlier) else {
-            return Ok((builder, 0));
-        };
-        for extent in ExtentIter::new(earlier, &content, 0) {
-            let extent = extent?.1;
-            if let ExtentKind::Data { id, .. } = extent.kind {
-                pages.note(&id)?;
-            }
-            builder.push(extent, pages)?;
+/// Fills a builder with the content that an interrupted run has covered; returns how many bytes that is.
+pub(super) fn resume_content(
+    builder: &mut ContentBuilder,
+    resume: Option<(Content, u64)>,
+    earlier: Option<&Arc<PageStore>>,
+    pages: &mut Pages,
+) -> Result<u64> {
+    let (Some((content, _)), Some(earlier)) = (resume, earlier) else { return Ok(0) };
+    for extent in ExtentIter::new(earlier, &content, 0) {
+        let extent = extent?.1;
+        if let ExtentKind::Data { id, .. } = extent.kind {
+            pages.note(&id)?;
         }
-        let covered = builder.covered();
-        Ok((builder, covered))
+        builder.push(extent, pages)?;
     }
+    Ok(builder.covered())
 }
 
 /// Leaves a partial node for a checkpoint, if one waits for it.

@@ -46,7 +46,7 @@ impl Pages {
 impl PageSink for Pages {
     fn put_page(&mut self, raw: Vec<u8>, id: Id) -> Result<()> {
         if let Some(refs) = &self.refs {
-            refs.insert(id.short())?;
+            refs.insert_page(id.short())?;
         }
         if !self.known.claim(&id.short())? {
             return Ok(());
@@ -71,6 +71,19 @@ pub(super) struct Refs {
 struct RefState {
     builder: RefSetBuilder,
     parts: Vec<ObjectHash>,
+    /// Ids in the parts.
+    ids: u64,
+    /// Pages noted.
+    pages: u64,
+}
+
+/// How many chunks and pages a snapshot refers to.
+#[derive(Clone, Copy, Debug, serde::Serialize)]
+pub struct Counts {
+    /// Chunks.
+    pub chunks: u64,
+    /// Tree and extent pages.
+    pub pages: u64,
 }
 
 /// Name of an object below the scope, and BLAKE3 of its bytes.
@@ -87,6 +100,20 @@ impl Refs {
         Arc::new(Self { scope, snapshot, is_dry, state: Mutex::default() })
     }
 
+    /// Notes a page.
+    pub(super) fn insert_page(&self, id: ShortId) -> Result<()> {
+        lock(&self.state).pages += 1;
+        self.insert(id)
+    }
+
+    /// How many ids there are. Pages are counted each time that they are noted.
+    pub(super) fn counts(&self) -> Counts {
+        let state = lock(&self.state);
+        let pages = state.pages.min(state.ids);
+        Counts { chunks: state.ids - pages, pages }
+    }
+
+    /// Notes a chunk.
     pub(super) fn insert(&self, id: ShortId) -> Result<()> {
         let mut state = lock(&self.state);
         match state.builder.insert(id) {
@@ -107,6 +134,8 @@ impl Refs {
 
     fn put(&self, state: &mut RefState, body: Vec<u8>) -> Result<()> {
         let name = format!("refs/{}-{}", self.snapshot, state.parts.len());
+        let count = body.get(8..12).and_then(|bytes| bytes.first_chunk().copied());
+        state.ids += u64::from(u32::from_le_bytes(count.unwrap_or_default()));
         let sealed = self.scope.seal_body(ObjectType::ReferenceSet, &name, body)?;
         let hash = blake3::hash(&sealed).to_hex().to_string();
         if !self.is_dry {

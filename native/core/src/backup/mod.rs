@@ -10,7 +10,9 @@
 //! of them. Nodes reach the tree in the order of their keys. Every queue is bounded, in count or in
 //! bytes; what waits for a budget is never what frees it ([`memory`]).
 
+mod adapt;
 mod chunks;
+mod compare;
 mod control;
 mod dispatch;
 mod entries;
@@ -24,6 +26,7 @@ mod options;
 mod packer;
 mod problems;
 mod progress;
+mod readers;
 mod run;
 mod single;
 mod slab;
@@ -32,7 +35,7 @@ mod stream;
 
 pub use control::Control;
 pub use finish::RootJson;
-pub use metadata::ObjectHash;
+pub use metadata::{Counts, ObjectHash};
 pub use options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
 pub use progress::{Counters, Stats};
 pub use run::{Backup, BackupResult};

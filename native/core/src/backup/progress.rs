@@ -65,6 +65,12 @@ counters! {
 }
 
 impl Counters {
+    /// What reading has achieved so far, in bytes; a file costs as much as 64 KiB however short it is.
+    pub(super) fn work(&self) -> u64 {
+        let files = self.files.load(Relaxed);
+        self.bytes_read.load(Relaxed).saturating_add(files.saturating_mul(64 << 10))
+    }
+
     pub(super) fn stored(&self, bytes: u64) {
         self.bytes_stored.fetch_add(bytes, Relaxed);
         self.packs_stored.fetch_add(1, Relaxed);

@@ -1,46 +1,46 @@
 //! One run of a backup, from options to result: sets up the stages and their threads.
 
 use std::ffi::OsStr;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hashbrown::HashMap;
 use serde::Serialize;
 
+use super::adapt::{Gate, adjust};
 use super::chunks::{ChunkTask, Chunks, Known};
+use super::compare::{CompareRules, Comparison, Earlier};
 use super::control::Control;
-use super::dispatch::{CompareRules, Dispatcher, Earlier, Outputs, Setup, StatJob, scan};
-use super::entries::{EntryReader, is_same_content, set_content};
-use super::files::{FileReader, stopped};
+use super::dispatch::{Dispatcher, Outputs, Setup, StatJob, scan};
+use super::files::is_echo;
 use super::finish::{Finished, Finisher, Pending, RootJson};
-use super::items::{EntryDone, Group, Item, Large, PartialNode, TaskDone};
-use super::large::{LargeReader, publish};
+use super::items::{Group, Item, Large};
 use super::memory::Shares;
-use super::metadata::{ObjectHash, Pages, Refs, RunGate};
+use super::metadata::{Counts, ObjectHash, Pages, Refs, RunGate};
 use super::options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
 use super::packer::{Level, PackKey, Packer};
 use super::problems::Problems;
-use super::progress::{Change, Counters, Stats};
-use super::single;
+use super::progress::{Counters, Stats};
+use super::readers::Readers;
 use super::slab::SlabPool;
-use super::slot::{Signal, Slot};
+use super::slot::Signal;
 use super::stream::{Sequencer, StreamMap};
 use crate::budget::Budget;
 use crate::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed};
 use crate::crypto::config::ChunkerParams;
-use crate::crypto::{BlobSealer, IdKey, SourceId};
+use crate::crypto::{BlobSealer, SourceId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
-use crate::fs::{Dir, Walk, WalkOptions, stat_fd};
+use crate::fs::{Dir, Walk, WalkOptions};
 use crate::globs::Globs;
 use crate::index::{Index, IndexOptions, PackName, parse_names};
 use crate::pages::PageStore;
 use crate::scope::{Scope, hex16};
-use crate::tree::{Body, Content, ContentBuilder, Node, PageKey, Root, TreeBuilder, TreeReader};
+use crate::tree::{PageKey, Root, TreeBuilder, TreeReader};
 
 /// zstd levels between which a run adapts.
 const LEVEL_BASE: i32 = 3;
@@ -49,24 +49,25 @@ const LEVEL_MOST: i32 = 9;
 /// A backup: make one, then [`run`](Self::run) it on one thread while others watch and command it.
 pub struct Backup {
     scope: Scope,
-    options: BackupOptions,
+    pub(super) options: BackupOptions,
     source: SourceId,
-    chunking: Chunking,
-    shares: Shares,
-    counters: Arc<Counters>,
+    pub(super) chunking: Chunking,
+    pub(super) shares: Shares,
+    pub(super) counters: Arc<Counters>,
     control: Arc<Control>,
     known: Arc<Known>,
     gate: RunGate,
     data: Arc<Packer>,
     meta: Arc<Packer>,
     level: Arc<Level>,
-    refs: Arc<Refs>,
+    pub(super) refs: Arc<Refs>,
 }
 
-struct Chunking {
+pub(super) struct Chunking {
     argmin: Chunker,
     fixed: Chunker,
-    small_bytes: u64,
+    /// Files from this size on are cut by themselves.
+    pub(super) small_bytes: u64,
 }
 
 /// What a finished backup tells.
@@ -78,6 +79,8 @@ pub struct BackupResult {
     pub refs: Vec<ObjectHash>,
     /// Names of the runs that were written.
     pub runs: Vec<String>,
+    /// How many chunks and pages the reference set names.
+    pub counts: Counts,
     /// Counts.
     pub stats: Stats,
 }
@@ -171,6 +174,7 @@ impl Backup {
             root: finished.root,
             refs: finished.refs,
             runs: finished.runs,
+            counts: self.refs.counts(),
             stats: self.counters.stats(),
         })
     }
@@ -182,17 +186,17 @@ impl Backup {
         }
     }
 
-    fn pages(&self, refs: Option<Arc<Refs>>) -> Result<Pages> {
+    pub(super) fn pages(&self, refs: Option<Arc<Refs>>) -> Result<Pages> {
         let (known, packer) = (Arc::clone(&self.known), Arc::clone(&self.meta));
         Pages::new(known, packer, Arc::clone(&self.counters), refs)
     }
 
-    fn page_key(&self) -> Result<PageKey> {
+    pub(super) fn page_key(&self) -> Result<PageKey> {
         let (key, _) = self.scope.keys.source(&self.source)?.new_page_key()?;
         Ok(PageKey::new(*key.id_key().expose()))
     }
 
-    fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
+    pub(super) fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
         let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
         let pages = Arc::new(pages);
         let root = Root::try_from(&options.root)?;
@@ -200,7 +204,25 @@ impl Backup {
         Ok(Earlier { pages, cursor, started_ns: i128::from(options.started_ns) })
     }
 
-    fn path(&self) -> Result<PathBuf> {
+    /// What there is to compare with: an interrupted run first, then the parent.
+    pub(super) fn comparison(&self) -> Result<Comparison<'_>> {
+        let rules = CompareRules {
+            ignore_ctime: self.options.ignore_ctime,
+            ignore_inode: self.options.ignore_inode,
+            force: self.options.force,
+        };
+        let earlier = self.options.resume.iter().chain(&self.options.parent);
+        let earlier: Result<_> = earlier.map(|options| self.earlier(options)).collect();
+        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?))
+    }
+
+    /// Where the pages of an interrupted run are.
+    pub(super) fn resumed(&self, comparison: &Comparison<'_>) -> Option<Arc<PageStore>> {
+        self.options.resume.as_ref()?;
+        comparison.earlier.first().map(|earlier| Arc::clone(&earlier.pages))
+    }
+
+    pub(super) fn path(&self) -> Result<PathBuf> {
         let usage = || Error::new(ErrorKind::Usage, "a source without a path");
         let encoded = self.options.path_b64.as_ref().ok_or_else(usage)?;
         let bytes =
@@ -246,14 +268,16 @@ impl Backup {
             drop(task_queue);
             let source = || self.source_stage(signal, tasks, nodes, &map, &problems);
             threads.spawn(move || guard(signal, source));
-            finisher.run(node_queue).inspect_err(|error| signal.fail(error.clone()))
+            finisher.run(node_queue).inspect_err(|error| fail(signal, error))
         });
         // The first failure is the cause, whoever noticed it first.
         signal.check()?;
         result
     }
 
-    /// Everything from the source to nodes in order.
+    /// Everything from the source to nodes in order. Takes the queues' ends: their closing tells the
+    /// stages behind that nothing more comes.
+    #[allow(clippy::needless_pass_by_value, reason = "the queues close with this call")]
     fn source_stage(
         &self,
         signal: &Arc<Signal>,
@@ -264,10 +288,11 @@ impl Backup {
     ) -> Result<()> {
         match self.options.kind {
             SourceKind::Directory => self.directory(signal, tasks, nodes, map, problems),
-            SourceKind::File | SourceKind::Stream => self.single(signal, &tasks, &nodes),
+            SourceKind::File | SourceKind::Stream => self.single(signal, &tasks, &nodes, problems),
         }
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "the queues close with this call")]
     fn directory(
         &self,
         signal: &Arc<Signal>,
@@ -287,16 +312,8 @@ impl Backup {
                 ..WalkOptions::default()
             },
         );
-        let mut earlier = Vec::new();
-        let mut resumed_pages = None;
-        if let Some(options) = &self.options.resume {
-            let resumed = self.earlier(options)?;
-            resumed_pages = Some(Arc::clone(&resumed.pages));
-            earlier.push(resumed);
-        }
-        if let Some(options) = &self.options.parent {
-            earlier.push(self.earlier(options)?);
-        }
+        let comparison = self.comparison()?;
+        let resumed = self.resumed(&comparison);
         let small_budget = Budget::new(self.shares.small);
         let stream_budget = Budget::new(self.shares.stream);
         let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
@@ -308,18 +325,11 @@ impl Backup {
         let (items, item_queue) = bounded::<Item>(1024);
         let setup = Setup {
             signal,
-            known: &self.known,
-            refs: &self.refs,
-            rules: CompareRules {
-                ignore_ctime: self.options.ignore_ctime,
-                ignore_inode: self.options.ignore_inode,
-                force: self.options.force,
-            },
             small_bytes: self.chunking.small_bytes,
             budget: &small_budget,
             root_dev,
         };
-        let dispatcher = Dispatcher::new(setup, Outputs { groups, large, items }, earlier);
+        let dispatcher = Dispatcher::new(setup, Outputs { groups, large, items }, comparison);
         let sequencer = Sequencer {
             signal,
             chunker: &self.chunking.argmin,
@@ -337,150 +347,59 @@ impl Backup {
             slabs: &slabs,
             ids: &ids,
             root_dev,
-            resumed: resumed_pages,
+            resumed,
         };
+        let (small_gate, large_gate) = self.gates();
+        let is_over = AtomicBool::new(false);
         std::thread::scope(|threads| {
             threads.spawn(move || guard(signal, || scan(walk, signal, &stats, &scanned)));
-            for _ in 0..self.reader_count() {
-                let queue = stat_queue.clone();
-                threads.spawn(move || queue.iter().for_each(StatJob::run));
-                let (queue, readers) = (group_queue.clone(), &readers);
-                threads.spawn(move || readers.groups(&queue));
+            for _ in 0..small_gate.most() {
+                let (stats, groups) = (stat_queue.clone(), group_queue.clone());
+                let (readers, gate) = (&readers, &small_gate);
+                threads.spawn(move || {
+                    guard(signal, || {
+                        stats.iter().for_each(StatJob::run);
+                        Ok(())
+                    });
+                });
+                threads.spawn(move || {
+                    guard(signal, || {
+                        readers.groups(&groups, gate);
+                        Ok(())
+                    });
+                });
             }
             drop((stat_queue, group_queue));
-            for _ in 0..self.large_reader_count() {
-                let (queue, readers) = (large_queue.clone(), &readers);
-                threads.spawn(move || guard(signal, || readers.large(&queue)));
+            for _ in 0..large_gate.most() {
+                let (queue, readers, gate) = (large_queue.clone(), &readers, &large_gate);
+                threads.spawn(move || guard(signal, || readers.large(&queue, gate)));
             }
             drop(large_queue);
             threads.spawn(move || guard(signal, || dispatcher.run(&scanned_queue)));
-            sequencer.run(item_queue).inspect_err(|error| signal.fail(error.clone()))
+            let adjusters = [&small_gate, &large_gate].map(|gate| {
+                let (tasks, counters, is_over) = (&tasks, &self.counters, &is_over);
+                let is_idle = move || tasks.len() * 2 < tasks.capacity().unwrap_or(1);
+                threads.spawn(move || adjust(gate, is_over, || counters.work(), is_idle))
+            });
+            let result = sequencer.run(item_queue).inspect_err(|error| fail(signal, error));
+            is_over.store(true, SeqCst);
+            for thread in &adjusters {
+                thread.thread().unpark();
+            }
+            result
         })
     }
 
-    /// How many threads read small files and call `statx`.
-    fn reader_count(&self) -> usize {
+    /// Who may read small files and large ones: few at first, more where that helps, unless the caller
+    /// has said how many.
+    fn gates(&self) -> (Gate, Gate) {
         match self.options.readers {
-            0 => self.threads().clamp(2, 16),
-            readers => readers,
-        }
-    }
-
-    /// How many large files are read at a time: sequential reads of one are what most storage likes best.
-    fn large_reader_count(&self) -> usize {
-        match self.options.readers {
-            0 => (self.threads() / 2).clamp(1, 4),
-            readers => readers,
-        }
-    }
-
-    /// A source that is one file: its tree is one node with the empty key.
-    fn single(
-        &self,
-        signal: &Arc<Signal>,
-        tasks: &Sender<ChunkTask>,
-        nodes: &Sender<Pending>,
-    ) -> Result<()> {
-        let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
-        let mut pages = self.pages(Some(Arc::clone(&self.refs)))?;
-        let mut checkpoint_pages = self.pages(None)?;
-        let is_stream = self.options.kind == SourceKind::Stream;
-        let mut node = Node::new(Vec::new(), Body::File { size: 0, content: Content::empty() });
-        node.mode = 0o600;
-        let slot = Slot::new(signal);
-        let partial = Arc::new(PartialNode::default());
-        let opened = if is_stream { None } else { Some(single::open(&self.path()?, &mut node)?) };
-        if let Some(opened) = &opened {
-            set_content(&mut node, opened.size);
-        }
-        let pending = Pending::Large(Arc::clone(&slot), Arc::clone(&partial));
-        nodes.send(pending).map_err(|_| stopped())?;
-        let template = node.clone();
-        let mut between = |content: &ContentBuilder| {
-            publish(&partial, &template, content, &mut checkpoint_pages, || signal.wake())
-        };
-        let builder = ContentBuilder::new(self.page_key()?);
-        let mut reader = FileReader {
-            slabs: &slabs,
-            chunker: self.chunking.choose(self.options.chunker, !is_stream),
-            tasks,
-            signal,
-            counters: &self.counters,
-            pages: &mut pages,
-            between: &mut between,
-        };
-        let (read, is_stable) = match &opened {
-            None => (reader.read_stream(duplicate(self.options.fd)?.as_fd(), builder)?, true),
-            Some(opened) => {
-                let read = reader.read_file(&opened.fd, opened.size, 0, builder)?;
-                let is_stable = opened.stat.as_ref().is_none_or(|before| {
-                    stat_fd(opened.fd.as_fd()).is_ok_and(|after| is_same_content(before, &after))
-                });
-                let is_whole = read.size == opened.size;
-                (read, is_stable && is_whole)
+            0 => {
+                let threads = self.threads();
+                (Gate::new(threads.clamp(2, 8), 16), Gate::new((threads / 2).clamp(1, 4), 8))
             }
-        };
-        node.unstable = !is_stable;
-        node.body = Body::File { size: read.size, content: read.content };
-        let done = EntryDone { node, change: Change::New, content: 0..0, problems: Vec::new() };
-        slot.set(Mutex::new(Some(TaskDone::Read(done))));
-        Ok(())
-    }
-}
-
-/// What the reading threads share.
-struct Readers<'a> {
-    backup: &'a Backup,
-    signal: &'a Arc<Signal>,
-    tasks: &'a Sender<ChunkTask>,
-    slabs: &'a Arc<SlabPool>,
-    ids: &'a IdKey,
-    root_dev: u64,
-    resumed: Option<Arc<PageStore>>,
-}
-
-impl Readers<'_> {
-    fn entry_reader(&self) -> EntryReader<'_> {
-        EntryReader {
-            ids: self.ids,
-            small_bytes: self.backup.chunking.small_bytes,
-            root_dev: self.root_dev,
-            counters: &self.backup.counters,
+            readers => (Gate::new(readers, readers), Gate::new(readers, readers)),
         }
-    }
-
-    fn groups(&self, queue: &Receiver<Group>) {
-        let reader = self.entry_reader();
-        for group in queue {
-            reader.read_group(group);
-        }
-    }
-
-    fn large(&self, queue: &Receiver<Large>) -> Result<()> {
-        let backup = self.backup;
-        let mut pages = backup.pages(Some(Arc::clone(&backup.refs)))?;
-        let mut checkpoint_pages = backup.pages(None)?;
-        let entries = self.entry_reader();
-        let page_key = backup.page_key()?;
-        let mut large = LargeReader {
-            entries: &entries,
-            page_key: &page_key,
-            checkpoint_pages: &mut checkpoint_pages,
-            earlier: self.resumed.clone(),
-        };
-        let mut reader = FileReader {
-            slabs: self.slabs,
-            chunker: backup.chunking.choose(backup.options.chunker, false),
-            tasks: self.tasks,
-            signal: self.signal,
-            counters: &backup.counters,
-            pages: &mut pages,
-            between: &mut |_| Ok(()),
-        };
-        for job in queue {
-            large.read(&mut reader, job)?;
-        }
-        Ok(())
     }
 }
 
@@ -498,7 +417,7 @@ impl Chunking {
     }
 
     /// `is_image` says that the source is a device or an image of one.
-    fn choose(&self, choice: ChunkerChoice, is_image: bool) -> &Chunker {
+    pub(super) fn choose(&self, choice: ChunkerChoice, is_image: bool) -> &Chunker {
         match choice {
             ChunkerChoice::Fixed => &self.fixed,
             ChunkerChoice::Auto if is_image => &self.fixed,
@@ -516,29 +435,19 @@ fn work(queue: &Receiver<ChunkTask>, chunks: &Chunks) -> Result<()> {
     Ok(())
 }
 
+/// Notes a failure that is not the echo of another.
+fn fail(signal: &Signal, error: &Error) {
+    if !is_echo(error) {
+        signal.fail(error);
+    }
+}
+
 /// Runs a stage; its failure is the run's.
 fn guard(signal: &Arc<Signal>, stage: impl FnOnce() -> Result<()>) {
     let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(stage));
     match result {
         Ok(Ok(())) => {}
-        Ok(Err(error)) if error.kind == ErrorKind::Cancelled && signal.check().is_err() => {}
-        Ok(Err(error)) => signal.fail(error),
-        Err(_) => signal.fail(Error::internal("a stage of the backup broke off")),
+        Ok(Err(error)) => fail(signal, &error),
+        Err(_) => signal.fail(&Error::internal("a stage of the backup broke off")),
     }
-}
-
-/// A descriptor of our own for one that the caller keeps.
-fn duplicate(fd: Option<i32>) -> Result<OwnedFd> {
-    let path = match fd {
-        // Opening it anew would start a redirected file over.
-        Some(0) => {
-            let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-            return stdin.map_err(|error| Error::internal(error.to_string()));
-        }
-        Some(fd) if fd > 0 => format!("/proc/self/fd/{fd}"),
-        _ => return Err(Error::new(ErrorKind::Usage, "a stream without a descriptor")),
-    };
-    let flags = rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC;
-    rustix::fs::open(Path::new(&path), flags, rustix::fs::Mode::empty())
-        .map_err(|errno| Error::os("cannot open the stream", errno))
 }

@@ -2,9 +2,13 @@
 //! failed, which wakes everybody.
 
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::broker::{Broker, lock};
 use crate::error::{Error, ErrorKind, Result};
+
+/// How often a waiter looks whether the job was cancelled.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Wakes those who wait for any slot of a run, and carries its first error.
 ///
@@ -34,16 +38,19 @@ impl Signal {
     }
 
     /// Notes the first error of the run and wakes everybody, also those who wait for a request.
-    pub(super) fn fail(&self, error: Error) {
+    pub(super) fn fail(&self, error: &Error) {
         if self.failure.set(error.clone()).is_ok() {
             self.broker.cancel(error);
         }
         self.wake();
     }
 
-    /// The run's first error, unless it is only the echo of a request that was cancelled.
+    /// Fails once the run has failed or the caller has cancelled it.
     pub(super) fn check(&self) -> Result<()> {
-        self.failure.get().map_or(Ok(()), |error| Err(error.clone()))
+        match self.failure.get() {
+            Some(error) => Err(error.clone()),
+            None => self.broker.check(),
+        }
     }
 
     pub(super) fn wake(&self) {
@@ -62,7 +69,9 @@ impl Signal {
             }
             self.check()?;
             *waiting += 1;
-            waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            // The caller's wish to stop wakes nobody here: it is looked for now and then.
+            let waited = self.changed.wait_timeout(waiting, LOOK);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
             *waiting -= 1;
         }
     }
@@ -76,7 +85,7 @@ impl<T> Slot<T> {
     /// Delivers the value. Delivering twice is a bug and fails the run.
     pub(super) fn set(&self, value: T) {
         if self.value.set(value).is_err() {
-            self.signal.fail(Error::new(ErrorKind::Internal, "a slot was filled twice"));
+            self.signal.fail(&Error::new(ErrorKind::Internal, "a slot was filled twice"));
         }
         self.signal.wake();
     }
@@ -111,9 +120,9 @@ mod tests {
             thread.join().unwrap();
         }
         let slot: Arc<Slot<u8>> = Slot::new(&signal);
-        let waiter = std::thread::spawn(move || slot.wait().map(|value| *value));
-        signal.fail(Error::damaged("broken"));
-        signal.fail(Error::internal("later"));
+        let waiter = std::thread::spawn(move || slot.wait().copied());
+        signal.fail(&Error::damaged("broken"));
+        signal.fail(&Error::internal("later"));
         assert_eq!(waiter.join().unwrap().unwrap_err().kind, ErrorKind::Damaged);
     }
 }

@@ -30,9 +30,12 @@ const FILES_UNCUT_MAX: usize = 16_384;
 
 /// Where the chunks of the stream lie, and their names as they become known.
 pub(super) struct StreamMap {
-    chunks: Mutex<VecDeque<(u64, u64, Arc<Slot<Id>>)>>,
+    /// Start, length and name of each.
+    chunks: Mutex<VecDeque<StreamChunk>>,
     signal: Arc<Signal>,
 }
+
+type StreamChunk = (u64, u64, Arc<Slot<Id>>);
 
 /// A part of the stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +114,9 @@ struct Stream {
 }
 
 impl Sequencer<'_> {
+    /// Takes items until there are no more, and the queue itself, so that nobody waits to fill it once
+    /// this has failed.
+    #[allow(clippy::needless_pass_by_value, reason = "the queue ends with this call")]
     pub(super) fn run(self, items: Receiver<Item>) -> Result<()> {
         let mut stream =
             Stream { buffer: Vec::new(), base: 0, files_uncut: 0, digests: HashMap::new() };
@@ -124,7 +130,7 @@ impl Sequencer<'_> {
                         match entry {
                             TaskDone::Same(node) => self.send(Pending::Same(node))?,
                             TaskDone::Link { key, group, is_last } => {
-                                self.send(Pending::Link { key, group, is_last })?
+                                self.send(Pending::Link { key, group, is_last })?;
                             }
                             TaskDone::Lost(error) => self.problems.report(&error)?,
                             TaskDone::Read(done) => self.read(&mut stream, done, &group.bytes)?,
@@ -187,7 +193,7 @@ impl Sequencer<'_> {
             return Ok(());
         }
         let mut chunks = self.chunker.chunks(stream.base, &stream.buffer, at_end);
-        while let Some(range) = chunks.next() {
+        for range in chunks.by_ref() {
             let bytes = stream.buffer.get(range.clone()).unwrap_or_default().to_vec();
             let length = bytes.len() as u64;
             let permit = self.budget.acquire(length);

@@ -52,6 +52,8 @@ pub enum ObjectType {
     SnapshotRecord = 6,
     /// The register of prune's decisions.
     GcState = 7,
+    /// A list that is too long for it.
+    GcList = 8,
 }
 
 impl ObjectType {

@@ -77,7 +77,7 @@ impl Action {
         match (self, kind) {
             (_, ObjectType::Register)
             | (Self::Snapshot { .. }, ObjectType::SnapshotRecord)
-            | (Self::Replace, ObjectType::GcState) => self != Self::Add,
+            | (Self::Replace, ObjectType::GcState | ObjectType::GcList) => self != Self::Add,
             (
                 Self::Add | Self::Replace,
                 ObjectType::DataPack
@@ -346,9 +346,13 @@ impl Verifier {
                 Some(last) if sequence <= *last => Ok(Standing::Good),
                 _ => Err(wrong_key("a snapshot signed by a principal after it was revoked")),
             },
-            (_, ObjectType::Register | ObjectType::GcState | ObjectType::SnapshotRecord) => {
-                Err(wrong_key("signed by a principal who was revoked"))
-            }
+            (
+                _,
+                ObjectType::Register
+                | ObjectType::GcState
+                | ObjectType::GcList
+                | ObjectType::SnapshotRecord,
+            ) => Err(wrong_key("signed by a principal who was revoked")),
             _ => Ok(Standing::Revoked),
         }
     }

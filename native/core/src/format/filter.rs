@@ -123,9 +123,10 @@ mod tests {
             let bytes = build_filter(&keys).unwrap();
             let filter = Filter::parse(&bytes).unwrap();
             assert!((0..count).all(|n| filter.maybe_contains(&id(n))), "{count} ids");
-            let probes = 200_000;
-            let wrong = (0..probes).filter(|n| filter.maybe_contains(&id(1 << 40 | n))).count();
-            assert!(wrong < probes as usize * 6 / 1000, "{wrong} of {probes} at {count} ids");
+            let probes = 200_000_u32;
+            let wrong =
+                (0..probes).filter(|n| filter.maybe_contains(&id(1 << 40 | u64::from(*n)))).count();
+            assert!(wrong < 200_000 * 6 / 1000, "{wrong} of {probes} at {count} ids");
             if count == 100_000 {
                 assert!(bytes.len() * 8 < 100_000 * 96 / 10, "{} bytes", bytes.len());
             }

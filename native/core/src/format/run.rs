@@ -167,9 +167,13 @@ pub struct EnvelopeSection<'a> {
     spans: &'a [[u8; SPAN_BYTES]],
 }
 
+/// Start offset, envelope, and the reserved bytes of a span.
 fn span_parts(span: [u8; SPAN_BYTES]) -> (u32, u16, u16) {
-    let [a, b, c, d, e, f, g, h] = span;
-    (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]), u16::from_le_bytes([g, h]))
+    let number = u64::from_le_bytes(span);
+    let [.., low, high, reserved_low, reserved_high] = span;
+    #[allow(clippy::cast_possible_truncation)] // the low half is what is wanted
+    let start = number as u32;
+    (start, u16::from_le_bytes([low, high]), u16::from_le_bytes([reserved_low, reserved_high]))
 }
 
 impl<'a> EnvelopeSection<'a> {
@@ -348,14 +352,25 @@ impl Run {
     }
 }
 
-/// Index of the first entry whose id is not below `id`. Ids are uniform, so a guess is rarely far
-/// off: the search widens from there, then halves; never more than twice the steps of halving alone.
+/// Index of the first entry whose id is not below `id`. Ids are uniform, so the third guess is
+/// rarely off by more than a few entries: the search widens from there, then halves; with ids that are
+/// not uniform never more than about twice the steps of halving alone.
 fn lower_bound(entries: &[RawEntry], id: &ShortId) -> usize {
-    let guess = interpolate(id.rank(), 0, u64::MAX, entries.len() as u64);
-    let guess = usize::try_from(guess).unwrap_or_default();
+    let (mut low, mut high) = (0, entries.len());
+    let (mut low_rank, mut high_rank) = (0, u64::MAX);
+    let mut guess = 0;
+    for _ in 0..3 {
+        let distance = interpolate(id.rank(), low_rank, high_rank, (high - low) as u64);
+        guess = low + usize::try_from(distance).unwrap_or_default();
+        match entries.get(guess).map(entry_id) {
+            Some(found) if found < *id => (low, low_rank) = (guess + 1, found.rank()),
+            Some(found) => (high, high_rank) = (guess, found.rank()),
+            None => break,
+        }
+    }
     let below = |index: usize| entries.get(index).is_some_and(|entry| entry_id(entry) < *id);
     let (mut low, mut high) = (guess, guess);
-    let mut step = 16;
+    let mut step = 8;
     if below(guess) {
         while below(high) {
             low = high;

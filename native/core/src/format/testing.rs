@@ -48,7 +48,8 @@ pub(crate) fn mutate(bytes: &mut Vec<u8>, seed: u64, changes: usize) {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap();
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 pub(crate) fn unhex(value: &Value) -> Vec<u8> {

@@ -63,6 +63,7 @@ pub(super) struct FileTask {
 
 /// What changes while the file is written.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // independent facts about one file
 pub(super) struct State {
     handle: Handle,
     /// Device and inode number of what is written to.
@@ -292,14 +293,7 @@ impl FileTask {
             (_, Mode::Restore) => return self.open_first(run, state, dir.as_fd(), is_whole),
             _ => self.open_to_look(dir.as_fd())?,
         };
-        Ok(self.keep(run, state, fd))
-    }
-
-    fn keep(&self, run: &Run, state: &mut State, fd: OwnedFd) -> Arc<OwnedFd> {
-        let fd = Arc::new(fd);
-        state.handle = Handle::Open(Arc::clone(&fd));
-        run.files_open.fetch_add(1, Ordering::Relaxed);
-        fd
+        Ok(keep(run, state, fd))
     }
 
     fn open_first(
@@ -335,7 +329,7 @@ impl FileTask {
         if self.size > 0 && !is_whole {
             truncate(fd.as_fd(), self.size)?;
         }
-        Ok(self.keep(run, state, fd))
+        Ok(keep(run, state, fd))
     }
 
     /// Takes an existing file over.
@@ -347,7 +341,7 @@ impl FileTask {
         stat: &Stat,
     ) -> Result<Arc<OwnedFd>> {
         state.inode = (stat.dev, stat.ino);
-        let fd = self.keep(run, state, fd);
+        let fd = keep(run, state, fd);
         if stat.nlink > 1 {
             state.is_shared = true;
             let is_ours = self.group.is_some() && lock(&run.claimed).insert(state.inode);
@@ -394,6 +388,14 @@ impl FileTask {
             run.files_open.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Notes that the file is open.
+fn keep(run: &Run, state: &mut State, fd: OwnedFd) -> Arc<OwnedFd> {
+    let fd = Arc::new(fd);
+    state.handle = Handle::Open(Arc::clone(&fd));
+    run.files_open.fetch_add(1, Ordering::Relaxed);
+    fd
 }
 
 /// Whether any byte of a range is allocated; true where that cannot be told.

@@ -40,6 +40,7 @@ mod windows;
 use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -144,8 +145,12 @@ pub fn restore(
     Ok(RestoreResult::new(&control.counters, &passes.denied))
 }
 
-/// The directory to restore into; none if a dry run finds no such directory.
+/// The directory to restore into, made if it is not there; none if a dry run finds no such directory.
 fn open_target(path: &Path, is_dry_run: bool) -> Result<Option<Target>> {
+    if !is_dry_run {
+        // What cannot be made cannot be opened either, and that says why.
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    }
     match Target::open(path) {
         Ok(target) => Ok(Some(target)),
         Err(error)
@@ -198,7 +203,9 @@ fn restore_id(options: &RestoreOptions) -> [u8; 32] {
     add(format!("{:?}", options.overwrite).as_bytes());
     for patterns in [&options.includes, &options.excludes] {
         add(&(patterns.len() as u64).to_le_bytes());
-        patterns.iter().for_each(|pattern| add(pattern.as_bytes()));
+        for pattern in patterns {
+            add(pattern.as_bytes());
+        }
     }
     *hash.finalize().as_bytes()
 }

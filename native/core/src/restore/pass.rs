@@ -118,14 +118,15 @@ impl Passes<'_> {
     /// Plans everything; trouble is the run's.
     fn plan(&mut self, run: &Arc<Run>, root: &Root) -> Left {
         let planned = self.plan_into(run, root);
-        planned.unwrap_or_else(|(error, left)| {
+        planned.unwrap_or_else(|failed| {
+            let (error, left) = *failed;
             run.fail(error);
             left
         })
     }
 
-    fn plan_into(&mut self, run: &Arc<Run>, root: &Root) -> Result<Left, (Error, Left)> {
-        let before = |error| (error, Left::default());
+    fn plan_into(&mut self, run: &Arc<Run>, root: &Root) -> Result<Left, Box<(Error, Left)>> {
+        let before = |error| Box::new((error, Left::default()));
         let (journal, resumed) = match root {
             Root::Directory(Some(target)) if run.mode == Mode::Restore => {
                 open_journal(self.snapshot, self.options, target).map_err(before)?
@@ -141,16 +142,16 @@ impl Passes<'_> {
             unlike: std::mem::take(&mut self.unlike),
         };
         let mut planner = Planner::new(run, &self.snapshot.reader, options).map_err(before)?;
-        let planned = match root {
+        let outcome = match root {
             Root::Directory(target) => {
                 let dir = target.as_ref().map(root_dir).transpose();
                 dir.and_then(|dir| planner.plan_directory(dir))
             }
             Root::Single(single) => self.plan_single(run, &mut planner, single),
         };
-        match planned {
+        match outcome {
             Ok(()) => Ok(planner.finish()),
-            Err(error) => Err((error, planner.give_up())),
+            Err(error) => Err(Box::new((error, planner.give_up()))),
         }
     }
 
@@ -162,19 +163,15 @@ impl Passes<'_> {
     ) -> Result<()> {
         let dir = single.parent.as_ref().map(root_dir).transpose()?;
         let dir = DirRef::root(run, dir, None, false);
-        match &single.device {
-            Some(fd) => {
-                let found = Found::Device(Arc::clone(fd));
-                planner.plan_device(&dir, &single.name, &self.node, found)
-            }
-            None => {
-                let mut node = self.node.clone();
-                node.key.clone_from(&single.name);
-                // The other names of this inode are not restored.
-                node.link_group = None;
-                planner.plan_node(&dir, node)
-            }
+        if let Some(fd) = &single.device {
+            let found = Found::Device(Arc::clone(fd));
+            return planner.plan_device(&dir, &single.name, &self.node, found);
         }
+        let mut node = self.node.clone();
+        node.key.clone_from(&single.name);
+        // The other names of this inode are not restored.
+        node.link_group = None;
+        planner.plan_node(&dir, &node)
     }
 }
 

@@ -121,7 +121,7 @@ impl<'a> Planner<'a> {
             last.clone_from(&node.key);
             if let Some(root) = root.take() {
                 self.push_root(root, &node)?;
-            } else if let Some(past) = self.plan_below(node)? {
+            } else if let Some(past) = self.plan_below(&node)? {
                 nodes.seek(&past);
             }
         }
@@ -199,7 +199,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans one node below the base. Returns the key to go on from where what is below is left out.
-    fn plan_below(&mut self, node: Node) -> Result<Option<Vec<u8>>> {
+    fn plan_below(&mut self, node: &Node) -> Result<Option<Vec<u8>>> {
         let key = self.relative(&node.key).to_vec();
         let cut = key.iter().rposition(|byte| *byte == 0);
         let parent = key.get(..cut.unwrap_or(0)).unwrap_or_default();
@@ -218,15 +218,15 @@ impl<'a> Planner<'a> {
         let is_dir = node.kind() == Kind::Directory;
         match choice {
             Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => Ok(None),
-            Choice::Taken if is_dir => self.enter(key, name_of(&node), &node),
+            Choice::Taken if is_dir => self.enter(key, name_of(node), node),
             Choice::Taken => {
                 let dir = self.made()?;
                 self.plan_node(&dir, node)?;
                 Ok(None)
             }
             Choice::Passed if is_dir => {
-                let dir = self.open_passed(name_of(&node))?;
-                self.push(key, choice, dir, &node);
+                let dir = self.open_passed(name_of(node))?;
+                self.push(key, choice, dir, node);
                 Ok(None)
             }
             Choice::Passed => Ok(None),
@@ -292,7 +292,7 @@ impl<'a> Planner<'a> {
 
     /// Makes room for a directory; true if it may not be had.
     fn is_in_the_way(&self, above: &DirRef, name: &[u8]) -> Result<bool> {
-        let found = self.look(above, name)?;
+        let found = look(above, name)?;
         let Some(stat) = found.filter(|stat| stat.kind != crate::fs::FileKind::Dir) else {
             return Ok(false);
         };
@@ -301,18 +301,6 @@ impl<'a> Planner<'a> {
         }
         remove_tree(above.fd()?.as_fd(), name)?;
         Ok(false)
-    }
-
-    /// What has this name now. Nothing in a directory that was not there before.
-    pub(super) fn look(&self, dir: &DirRef, name: &[u8]) -> Result<Option<Stat>> {
-        if dir.is_new() || dir.dir().is_none() {
-            return Ok(None);
-        }
-        match stat_at(dir.fd()?.as_fd(), name) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(error) if error.os_error == Some(Errno::NOENT.raw_os_error()) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Ends the current window, which reaches to `mark`, and opens the next.
@@ -330,6 +318,18 @@ fn open_window(run: &Run) -> Result<Window> {
     match run.windows.begin() {
         Some(ticket) => Ok(Window::new(ticket)),
         None => Err(run.check().err().unwrap_or_else(|| Error::internal("the restore has ended"))),
+    }
+}
+
+/// What has this name now. Nothing in a directory that was not there before.
+pub(super) fn look(dir: &DirRef, name: &[u8]) -> Result<Option<Stat>> {
+    if dir.is_new() || dir.dir().is_none() {
+        return Ok(None);
+    }
+    match stat_at(dir.fd()?.as_fd(), name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(error) if error.os_error == Some(Errno::NOENT.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

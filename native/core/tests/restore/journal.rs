@@ -52,7 +52,7 @@ fn restore_until(repo: &Repo, snapshot: &Snapshot, target: &Path, stop: Stop) ->
                 // Only looks how far it is; what it waits for stays so.
                 std::thread::park_timeout(Duration::from_millis(2));
             }
-            scope.broker.cancel(Error::new(ErrorKind::Cancelled, "stopped"));
+            scope.broker.cancel(&Error::new(ErrorKind::Cancelled, "stopped"));
             asked.0.lock().unwrap().1 = true;
             asked.1.notify_all();
             running.join().unwrap()

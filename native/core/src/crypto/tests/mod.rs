@@ -12,6 +12,7 @@
 
 mod blob;
 mod object;
+mod packs;
 mod roles;
 mod signatures;
 mod vectors;

@@ -41,7 +41,7 @@ const OTHERS: Action = Action::Snapshot { source: SourceId([6; 16]), sequence: 7
 #[test]
 fn who_may_sign_what() {
     use ObjectType::{
-        DataPack, GcState, MetadataPack, ReferenceSet, Register, Run, SnapshotRecord,
+        DataPack, GcList, GcState, MetadataPack, ReferenceSet, Register, Run, SnapshotRecord,
     };
     let signers = [
         (Role::Owner, SourceId::ANY),
@@ -52,11 +52,12 @@ fn who_may_sign_what() {
     ];
     for (role, source) in signers {
         let signer = signer(certificate(role, source));
-        for kind in [DataPack, MetadataPack, Run, ReferenceSet, Register, SnapshotRecord, GcState] {
+        let content = [DataPack, MetadataPack, Run, ReferenceSet];
+        for kind in content.into_iter().chain([Register, SnapshotRecord, GcState, GcList]) {
             for action in [Action::Add, SNAPSHOT, OTHERS, Action::Replace] {
                 let block = signer.sign_block(kind, "x", b"body").unwrap();
                 let verified = verifier().verify(kind, "x", action, b"body", &block);
-                let is_content = matches!(kind, DataPack | MetadataPack | Run | ReferenceSet);
+                let is_content = content.contains(&kind);
                 let may = match action {
                     Action::Add => is_content && role != Role::Restorer,
                     Action::Replace => {

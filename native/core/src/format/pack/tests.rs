@@ -7,18 +7,18 @@ use crate::format::testing::{Dice, hex, load_vectors, mutate, save_vectors, unhe
 
 fn directory(seed: u64, kind: PackKind, entries: usize) -> PackDirectory {
     let mut dice = Dice(seed);
-    let envelopes = match kind {
-        PackKind::Data => (0..1 + dice.below(3)).map(|_| dice.bytes()).collect(),
-        PackKind::Metadata => Vec::new(),
-    };
+    let mut envelopes: Vec<Envelope> = (0..=dice.below(3)).map(|_| dice.bytes()).collect();
+    if kind == PackKind::Metadata {
+        // Suite and epoch only: pages have no data key (section 5.3).
+        for envelope in &mut envelopes {
+            envelope[24..].fill(0);
+        }
+    }
     let mut offset = 0;
     let entries = (0..entries)
         .map(|_| {
             let length = 36 + u32::try_from(dice.below(5000)).unwrap();
-            let envelope = match kind {
-                PackKind::Data => Some(u16::try_from(dice.below(envelopes.len())).unwrap()),
-                PackKind::Metadata => None,
-            };
+            let envelope = u16::try_from(dice.below(envelopes.len())).unwrap();
             let entry = PackEntry { id: Id(dice.bytes()), offset, length, envelope };
             offset += length;
             entry
@@ -93,9 +93,7 @@ fn each_rule_is_checked() {
     assert!(refused(|d| d.entries[0].length += 1).contains("overlap"));
     assert!(refused(|d| d.entries[1].length = 0).contains("overlap"));
     assert!(refused(|d| d.entries[2].id = d.entries[0].id).contains("twice"));
-    assert!(refused(|d| d.entries[2].envelope = None).contains("envelope"));
-    assert!(refused(|d| d.entries[2].envelope = Some(9)).contains("envelope"));
-    assert!(refused(|d| d.kind = PackKind::Metadata).contains("metadata"));
+    assert!(refused(|d| d.entries[2].envelope = 9).contains("envelope"));
     let bytes = good.encode().unwrap();
     assert!(PackDirectory::parse(&bytes, PackKind::Metadata, 1 << 30).is_err());
     let mut flagged = bytes.clone();

@@ -1,4 +1,9 @@
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::semicolon_if_nothing_returned
+)]
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -29,8 +34,8 @@ fn build(seed: u64, packs: usize, entries: usize) -> (Vec<u8>, BTreeSet<(ShortId
     }
     let meta = PackDirectory {
         kind: PackKind::Metadata,
-        envelopes: vec![],
-        entries: vec![PackEntry { id: Id([3; 32]), offset: 0, length: 50, envelope: None }],
+        envelopes: vec![[5; 104]],
+        entries: vec![PackEntry { id: Id([3; 32]), offset: 0, length: 50, envelope: 0 }],
     };
     let pack = builder.add_directory([9; 16], 4096, &meta).unwrap();
     model.insert((Id([3; 32]).short(), Location { pack, offset: 0, length: 50 }));
@@ -129,7 +134,7 @@ fn envelopes_by_offset() {
     for (offset, first) in [(0, 2), (999, 2), (1000, 200), (4999, 200), (5000, 2), (u32::MAX, 2)] {
         assert_eq!(run.envelope(2, offset).unwrap().unwrap()[0], first, "{offset}");
     }
-    assert_eq!(run.envelope(3, 0).unwrap(), None);
+    assert_eq!(run.envelope(3, 0).unwrap(), Some(&[5; 104]));
     assert_eq!(run.pack(3).unwrap().kind, PackKind::Metadata);
     assert!(run.envelope(4, 0).is_err());
     let (section, _) = EnvelopeSection::parse(&[0; 6]).unwrap();
@@ -164,7 +169,9 @@ fn each_rule_is_checked() {
     refused("pack reserved", &|b| b[packs + 17] = 1);
     refused("section offset", &|b| b[packs + 24] ^= 1);
     refused("envelope count", &|b| b[envelopes] += 1);
-    refused("first span late", &|b| b[envelopes + 2 + 208 + 4 + 3] = 0x7f);
+    refused("spans out of order", &|b| b[envelopes + 2 + 208 + 4 + 3] = 0x7f);
+    let last_span = usize::try_from(header.envelopes_range().end).unwrap() - 8;
+    refused("blob before the first span", &|b| b[last_span] = 1);
     refused("padding", &|b| *b.last_mut().unwrap() = 1);
     refused("short", &|b| b.truncate(envelopes + 10));
     assert!(

@@ -1,0 +1,449 @@
+//! Backups of real trees of files, read back through tree, index and packs, and checked whole.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unnecessary_debug_formatting)] // names here need their escapes
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pvback_core::ErrorKind;
+use pvback_core::backup::RootJson;
+use pvback_core::blobs::BlobStore;
+use pvback_core::crypto::{BlobOpener, SourceId};
+use pvback_core::format::pack::PackKind;
+use pvback_core::index::Index;
+use pvback_core::look::check::check;
+use pvback_core::pages::PageStore;
+use pvback_core::tree::{Body, ExtentKind, Node, Root, TreeReader};
+use serde_json::{Value, json};
+use support::{Repository, Snapshot, json_of, noise, parse};
+
+/// Path below the source to what stands there: a node, and the content of a file.
+type Image = BTreeMap<PathBuf, (Node, Vec<u8>)>;
+
+/// Everything in a snapshot, read back.
+fn read_back(repository: &Repository, snapshot: &Snapshot) -> Image {
+    let index = parse(repository.index());
+    let root: RootJson = parse(snapshot.result["root"].clone());
+    let source = SourceId::parse(&snapshot.source_id).unwrap();
+    let (image, _) = repository.serve(|scope| {
+        let index = Arc::new(Index::load(scope, &index, 1 << 30).unwrap());
+        let pages = PageStore::new(scope.clone(), Arc::clone(&index), &source).unwrap();
+        let blobs = BlobStore::new(scope.clone(), index, None);
+        let mut opener = BlobOpener::new().unwrap();
+        let tree = TreeReader::new(pages, Root::try_from(&root).unwrap());
+        let mut image = Image::new();
+        for node in tree.nodes() {
+            let node = node.unwrap();
+            let mut content = Vec::new();
+            if let Body::File { content: extents, .. } = &node.body {
+                for extent in tree.extents(extents) {
+                    let (_, extent) = extent.unwrap();
+                    let length = usize::try_from(extent.length).unwrap();
+                    match extent.kind {
+                        ExtentKind::Data { id, offset } => {
+                            let chunk = blobs.fetch(&mut opener, &id, PackKind::Data).unwrap();
+                            content.extend_from_slice(&chunk[offset as usize..][..length]);
+                        }
+                        _ => content.resize(content.len() + length, 0),
+                    }
+                }
+            }
+            let path = OsStr::from_bytes(&node.key).as_bytes().iter();
+            let path: Vec<u8> = path.map(|byte| if *byte == 0 { b'/' } else { *byte }).collect();
+            image.insert(PathBuf::from(OsStr::from_bytes(&path)), (node, content));
+        }
+        image
+    });
+    image
+}
+
+fn walk(root: &Path, below: &Path, out: &mut Vec<PathBuf>) {
+    out.push(below.to_owned());
+    let path = root.join(below);
+    if fs::symlink_metadata(&path).unwrap().is_dir() {
+        for entry in fs::read_dir(&path).unwrap() {
+            walk(root, &below.join(entry.unwrap().file_name()), out);
+        }
+    }
+}
+
+fn assert_is_image(image: &Image, root: &Path) {
+    let mut paths = Vec::new();
+    walk(root, Path::new(""), &mut paths);
+    paths.sort_unstable();
+    let stored: Vec<&PathBuf> = image.keys().collect();
+    let mut stored: Vec<PathBuf> = stored.into_iter().cloned().collect();
+    stored.sort_unstable();
+    assert_eq!(stored, paths);
+    let mut groups: BTreeMap<u64, u64> = BTreeMap::new();
+    for (path, (node, content)) in image {
+        let full = root.join(path);
+        let meta = fs::symlink_metadata(&full).unwrap();
+        assert_eq!(u64::from(node.mode), u64::from(meta.mode() & 0o7777), "{path:?}");
+        assert_eq!((node.uid, node.gid), (meta.uid(), meta.gid()), "{path:?}");
+        let mtime = (node.mtime.seconds, i64::from(node.mtime.nanoseconds));
+        assert_eq!(mtime, (meta.mtime(), meta.mtime_nsec()), "{path:?}");
+        assert!(!node.unreadable && !node.unstable && !node.partial, "{path:?}");
+        match &node.body {
+            Body::File { size, .. } => {
+                assert!(meta.is_file());
+                assert_eq!(*size, meta.len(), "{path:?}");
+                assert!(*content == fs::read(&full).unwrap(), "content of {path:?}");
+                assert_eq!(node.link_group.is_some(), meta.nlink() > 1, "{path:?}");
+                if let Some(group) = node.link_group {
+                    assert_eq!(*groups.entry(group).or_insert(meta.ino()), meta.ino());
+                }
+            }
+            Body::Directory => assert!(meta.is_dir()),
+            Body::Symlink(target) => {
+                assert_eq!(OsStr::from_bytes(target), fs::read_link(&full).unwrap());
+            }
+            _ => assert!(!meta.is_file() && !meta.is_dir()),
+        }
+    }
+}
+
+fn assert_checks(repository: &Repository) {
+    let snapshots: Vec<Value> = repository.snapshots.iter().map(Snapshot::to_json).collect();
+    let packs = ["data/", "meta/"].map(|folder| repository.store.list(&repository.key(folder)));
+    let packs: Vec<Value> =
+        packs.into_iter().flatten().map(|(key, size)| json!({"key": key, "size": size})).collect();
+    let options = json!({"snapshots": snapshots, "packs": packs, "read_data": 100.0});
+    let options = parse(repository.options(options));
+    let (result, outputs) = repository.serve(|scope| check(scope, &options));
+    result.unwrap();
+    // What a run left that broke off is no damage.
+    let rows = json_of(&outputs, "rows").into_iter();
+    let findings: Vec<Value> = rows
+        .filter(|finding| finding["what"] != "orphan" && finding["what"] != "dead-pack")
+        .collect();
+    assert_eq!(findings, Vec::<Value>::new());
+}
+
+/// Numbers that follow from a seed.
+struct Dice(u64);
+
+impl Dice {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, limit: u64) -> u64 {
+        self.next() % limit
+    }
+
+    fn bytes(&mut self, count: u64) -> Vec<u8> {
+        // Few seeds, so that contents repeat.
+        noise(self.below(40) + 1, usize::try_from(count).unwrap())
+    }
+}
+
+fn write_random_file(dice: &mut Dice, path: &Path) {
+    match dice.below(10) {
+        0 => fs::write(path, b"").unwrap(),
+        1 => fs::write(path, vec![0; usize::try_from(dice.below(300_000)).unwrap()]).unwrap(),
+        2 => {
+            // Data and holes by turns, ending in either.
+            let file = File::create(path).unwrap();
+            let mut offset = 0;
+            for _ in 0..dice.below(6) {
+                offset += dice.below(200_000);
+                let length = 1 + dice.below(90_000);
+                let bytes = dice.bytes(length);
+                file.write_all_at(&bytes, offset).unwrap();
+                offset += bytes.len() as u64;
+            }
+            file.set_len(offset + dice.below(3) * 70_000).unwrap();
+        }
+        3 => {
+            let length = 100_000 + dice.below(900_000);
+            let bytes = dice.bytes(length);
+            fs::write(path, bytes).unwrap();
+        }
+        _ => {
+            let length = dice.below(9_000);
+            let bytes = dice.bytes(length);
+            fs::write(path, bytes).unwrap();
+        }
+    }
+}
+
+fn random_name(dice: &mut Dice) -> Vec<u8> {
+    let letters = b"ab.-\x01\xff\xc3\xa9 \n";
+    let length = 1 + dice.below(6);
+    let name: Vec<u8> = (0..length)
+        .map(|_| letters[usize::try_from(dice.below(letters.len() as u64)).unwrap()])
+        .collect();
+    if name == b"." || name == b".." { b"dots".to_vec() } else { name }
+}
+
+fn change_tree(dice: &mut Dice, root: &Path, steps: u64) {
+    for _ in 0..steps {
+        let mut paths = Vec::new();
+        walk(root, Path::new(""), &mut paths);
+        let pick = |dice: &mut Dice, paths: &[PathBuf]| {
+            root.join(&paths[usize::try_from(dice.below(paths.len() as u64)).unwrap()])
+        };
+        let any = pick(dice, &paths);
+        let directories: Vec<PathBuf> = paths
+            .iter()
+            .filter(|path| fs::symlink_metadata(root.join(path)).unwrap().is_dir())
+            .cloned()
+            .collect();
+        let new = pick(dice, &directories).join(OsStr::from_bytes(&random_name(dice)));
+        let kind = fs::symlink_metadata(&any).unwrap().file_type();
+        let is_new = fs::symlink_metadata(&new).is_err();
+        match dice.below(12) {
+            0 if any != root => {
+                if kind.is_dir() { fs::remove_dir_all(&any) } else { fs::remove_file(&any) }
+                    .unwrap();
+            }
+            1 if kind.is_file() && is_new => fs::hard_link(&any, &new).unwrap(),
+            2 if is_new => symlink(&any, &new).unwrap(),
+            3 if kind.is_file() => {
+                let mut file = fs::OpenOptions::new().write(true).open(&any).unwrap();
+                file.seek(SeekFrom::End(0)).unwrap();
+                let length = dice.below(70_000);
+                file.write_all(&dice.bytes(length)).unwrap();
+            }
+            4 if kind.is_file() || kind.is_dir() => {
+                let mode = 0o700 | u32::try_from(dice.below(0o100)).unwrap();
+                fs::set_permissions(&any, fs::Permissions::from_mode(mode)).unwrap();
+            }
+            5 | 6 if is_new => fs::create_dir(&new).unwrap(),
+            7 if kind.is_file() && is_new => fs::rename(&any, &new).unwrap(),
+            _ if is_new => write_random_file(dice, &new),
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn random_trees_come_back_and_check_out() {
+    let runs: u64 = std::env::var("PVBACK_TEST_SEEDS").map_or(6, |runs| runs.parse().unwrap());
+    for seed in 1..=runs {
+        println!("seed {seed}");
+        let mut dice = Dice(seed);
+        let source = tempfile::tempdir().unwrap();
+        let mut repository =
+            Repository::new([4 << 10, 32 << 10, 64 << 10][usize::try_from(seed % 3).unwrap()]);
+        for round in 0..4 {
+            change_tree(&mut dice, source.path(), if round == 0 { 120 } else { 25 });
+            let of_two = |dice: &mut Dice, a: u64, b: u64| if dice.below(2) == 0 { a } else { b };
+            let (memory, pack) =
+                (of_two(&mut dice, 8 << 20, 64 << 20), of_two(&mut dice, 200_000, 1 << 20));
+            let chunker = if dice.below(4) == 0 { "fixed" } else { "auto" };
+            let more = json!({
+                "threads": 1 + dice.below(3),
+                "readers": dice.below(4),
+                "memory_bytes": memory,
+                "pack_bytes": pack,
+                "force": dice.below(4) == 0,
+                "chunker": chunker,
+            });
+            let snapshot = repository.backup("s", source.path(), &more);
+            assert_eq!(snapshot.problems, Vec::<Value>::new(), "{more}");
+            assert_is_image(&read_back(&repository, &snapshot), source.path());
+        }
+        assert_checks(&repository);
+    }
+}
+
+#[test]
+fn what_did_not_change_is_neither_read_nor_stored() {
+    let source = tempfile::tempdir().unwrap();
+    let mut dice = Dice(77);
+    change_tree(&mut dice, source.path(), 150);
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    // The parent's scan is said to have been later than it was, beyond the doubt about clocks.
+    let parent = json!({
+        "root": first.result["root"],
+        "started_ns": first.started_ns + 60_000_000_000_i64,
+    });
+    let packs = repository.objects("data/").len();
+    let second = repository.backup("s", source.path(), &json!({"parent": parent}));
+    let stats = &second.result["stats"];
+    for nothing in ["bytes_read", "chunks_new", "pages_new", "packs_stored", "files_new"] {
+        assert_eq!(stats[nothing], json!(0), "{nothing}: {stats}");
+    }
+    assert_eq!(stats["files_changed"], json!(0), "{stats}");
+    assert_eq!(first.result["root"], second.result["root"]);
+    assert_eq!(repository.objects("data/").len(), packs);
+    let forced = repository.backup("s", source.path(), &json!({"force": true}));
+    assert_eq!(forced.result["stats"]["chunks_new"], json!(0), "{}", forced.result["stats"]);
+    assert_is_image(&read_back(&repository, &forced), source.path());
+    assert_checks(&repository);
+}
+
+#[test]
+fn one_file_and_a_stream_are_trees_of_one_node() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    let mut content = noise(5, 2_000_000);
+    content[300_000..900_000].fill(0);
+    fs::write(&path, &content).unwrap();
+    let mut repository = Repository::new(64 << 10);
+    let file = repository.backup("file", &path, &json!({"kind": "file"}));
+    let reader = File::open(&path).unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&reader);
+    let stream = json!({"kind": "stream", "fd": fd, "path_b64": null});
+    let stream = repository.backup("stream", &path, &stream);
+    for snapshot in [&file, &stream] {
+        let image = read_back(&repository, snapshot);
+        assert_eq!(image.len(), 1);
+        let (node, bytes) = &image[Path::new("")];
+        assert_eq!(node.size(), content.len() as u64);
+        assert!(*bytes == content);
+        assert_eq!(snapshot.result["root"]["bytes"], json!(content.len()));
+    }
+    fs::write(&path, b"").unwrap();
+    let empty = repository.backup("file", &path, &json!({"kind": "file"}));
+    assert_eq!(empty.result["root"]["bytes"], json!(0));
+    assert_checks(&repository);
+}
+
+#[test]
+fn many_small_files_share_chunks() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..3_000_u64 {
+        let name = source.path().join(format!("{number:05}"));
+        fs::write(name, noise(number + 1, usize::try_from(number % 700).unwrap())).unwrap();
+    }
+    let mut repository = Repository::new(64 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    let stats = &first.result["stats"];
+    assert_eq!(stats["files"], json!(3_000));
+    let chunks = stats["chunks_new"].as_u64().unwrap();
+    assert!((10..40).contains(&chunks), "{stats}");
+    assert_is_image(&read_back(&repository, &first), source.path());
+    assert_checks(&repository);
+}
+
+#[test]
+fn nothing_at_all_is_a_snapshot_too() {
+    let source = tempfile::tempdir().unwrap();
+    let mut repository = Repository::new(64 << 10);
+    let empty = repository.backup("s", source.path(), &json!({}));
+    assert_eq!(read_back(&repository, &empty).len(), 1);
+    assert_eq!(empty.result["root"]["nodes"], json!(1));
+    assert_checks(&repository);
+}
+
+#[test]
+fn a_store_that_fails_ends_the_run_with_its_error() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..20 {
+        fs::write(source.path().join(number.to_string()), noise(number + 1, 300_000)).unwrap();
+    }
+    let mut repository = Repository::new(32 << 10);
+    // At each put in turn, until there are fewer puts than that.
+    for puts in 0..200 {
+        repository.store.fail_after(Some(puts));
+        let more = json!({"pack_bytes": 300_000});
+        let result = repository.try_backup("s", source.path(), &more);
+        if let Err(error) = result {
+            assert_eq!(error.kind, ErrorKind::Storage, "{error}");
+        } else {
+            assert!(puts >= 5, "{puts}");
+            repository.store.fail_after(None);
+            assert_checks(&repository);
+            return;
+        }
+        repository.store.clear();
+    }
+    panic!("the backup never came through");
+}
+
+#[test]
+fn a_run_that_broke_off_goes_on_from_its_checkpoint() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..300 {
+        fs::write(source.path().join(format!("{number:03}")), noise(number + 1, 5_000)).unwrap();
+    }
+    for big in ["010-big", "200-big", "zzz-big"] {
+        fs::write(source.path().join(big), noise(big.len() as u64, 4_000_000)).unwrap();
+    }
+    // Where checkpoints fall differs from time to time.
+    for _ in 0..5 {
+        let mut repository = Repository::new(4 << 10);
+        let checkpoints = repository.broken_backup("s", source.path(), &json!({"threads": 1}));
+        let last = checkpoints.last().expect("no checkpoint came");
+        let resume = json!({"root": last["root"], "started_ns": i64::MAX});
+        let resumed = repository.backup("s", source.path(), &json!({"resume": resume}));
+        assert_eq!(resumed.problems, Vec::<Value>::new());
+        let image = read_back(&repository, &resumed);
+        assert_is_image(&image, source.path());
+        assert_checks(&repository);
+        let total = fs::metadata(source.path().join("zzz-big")).unwrap().len() * 3 + 1_500_000;
+        let read = resumed.result["stats"]["bytes_read"].as_u64().unwrap();
+        assert!(read < total, "{read} of {total} bytes read again: {last}");
+        println!("{read} of {total} bytes read again");
+    }
+}
+
+#[test]
+fn a_run_goes_on_inside_a_large_file() {
+    let source = tempfile::tempdir().unwrap();
+    let size = 40_000_000;
+    fs::write(source.path().join("big"), noise(1, size)).unwrap();
+    let mut repository = Repository::new(32 << 10);
+    let checkpoints = repository.broken_backup("s", source.path(), &json!({"threads": 1}));
+    let root = &checkpoints.last().expect("no checkpoint came")["root"];
+    println!("{} checkpoints, the one in the middle: {root}", checkpoints.len());
+    assert_eq!(root["nodes"], json!(2), "{root}");
+    let resume = json!({"root": root, "started_ns": i64::MAX});
+    let resumed = repository.backup("s", source.path(), &json!({"resume": resume}));
+    let read = resumed.result["stats"]["bytes_read"].as_u64().unwrap();
+    assert!(read < size as u64, "all of it was read again");
+    assert_is_image(&read_back(&repository, &resumed), source.path());
+    assert_checks(&repository);
+}
+
+#[test]
+fn a_parent_that_is_lost_costs_time_and_no_files() {
+    let source = tempfile::tempdir().unwrap();
+    change_tree(&mut Dice(5), source.path(), 150);
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    // As after a repair that found no pack of the first run any more.
+    repository.forget_runs();
+    repository.snapshots.clear();
+    let parent = json!({"root": first.result["root"], "started_ns": i64::MAX});
+    let second = repository.backup("s", source.path(), &json!({"parent": parent}));
+    assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
+    assert_is_image(&read_back(&repository, &second), source.path());
+    assert_checks(&repository);
+
+    // Packs of content are gone, those of the tree are not: what they held is read again.
+    let meta: Vec<_> = repository.objects("meta/");
+    let big = noise(900, 500_000);
+    fs::write(source.path().join("big"), &big).unwrap();
+    let third = repository.backup("s", source.path(), &json!({"pack_bytes": 300_000}));
+    assert!(repository.objects("meta/").len() > meta.len());
+    let dead = repository.packs_of_last_run("data/");
+    assert!(!dead.is_empty());
+    let parent = json!({"root": third.result["root"], "started_ns": i64::MAX});
+    let mut index = repository.index();
+    index["dead"] = json!(dead);
+    let fourth = repository.backup("s", source.path(), &json!({"parent": parent, "index": index}));
+    assert_eq!(fourth.problems.len(), 1, "{:?}", fourth.problems);
+    assert!(fourth.result["stats"]["bytes_new"].as_u64().unwrap() >= big.len() as u64);
+    repository.dead = dead;
+    repository.snapshots.retain(|snapshot| snapshot.id == fourth.id);
+    assert_is_image(&read_back(&repository, &fourth), source.path());
+    assert_checks(&repository);
+}

@@ -1,0 +1,390 @@
+"""Backing up one source: plan, run the data path, keep the session alive, commit.
+
+Guarantees: nothing is visible before the commit; a command that fails, and a stream that breaks, commit
+nothing; a backup that is killed loses at most the work since its last checkpoint; one that is asked to stop
+checkpoints first. Files that could not be read are named, and the snapshot of the others is committed.
+"""
+
+import base64
+import contextlib
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from pvback import datapath, limits
+from pvback.datapath import DataJob, JobControl, Listeners
+from pvback.errors import DamagedError, FileError, Interrupted, PvbackError, SessionFencedError
+from pvback.model import Consistency, Stats
+from pvback.ops.rows import Problem, parse_problem
+from pvback.ops.sources import Source
+from pvback.repository.gcstate import list_index
+from pvback.repository.records import RecordDetails, Root, plan_record, read_record
+from pvback.repository.repository import RepositoryAccess
+from pvback.repository.session import FinishedTree, WriterSession
+from pvback.repository.snapshots import (
+    Catalog,
+    CommittedSnapshot,
+    find_snapshot,
+    latest_checkpoint,
+    latest_of_source,
+)
+from pvback.runtime import Cancel, Counters, NoProgress, Progress
+
+__all__ = ["BackupOptions", "BackupResult", "backup", "stats_from_json"]
+
+_PROBLEM_COUNT_MAX = 1000
+_JOB_STATS = {
+    "file_count": ("files",),
+    "directory_count": ("directories",),
+    "other_count": ("others",),
+    "file_unchanged_count": ("files_unmodified",),
+    "error_count": ("errors",),
+    "source_bytes": ("bytes",),
+    "read_bytes": ("bytes_read",),
+    "chunk_count": ("chunks_new", "chunks_known"),
+    "chunk_new_count": ("chunks_new",),
+    "new_bytes": ("bytes_new",),
+    "stored_bytes": ("bytes_stored",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupOptions:
+    """How to back up.
+
+    Attributes:
+        tags: Stored with the snapshot.
+        excludes: Patterns of paths below the source that are left out.
+        one_file_system: Do not enter directories on other file systems.
+        parent: The first digits of the snapshot to compare with; None for the source's latest.
+        force: Read everything again, whether it seems unchanged or not.
+        ignore_ctime: A file with the same size and mtime is unchanged although its ctime differs.
+        ignore_inode: Likewise for its inode number.
+        chunker: `auto`, `argmin` or `fixed`.
+        pack_bytes: Size of packs; None: `limits.PACK_BYTES_DEFAULT`.
+        level: zstd level; None adapts to the slower of processor and store.
+        grade: What the copy is worth; None: as after a power failure, or fuzzy when files changed meanwhile.
+        dry_run: Read and count, and store nothing.
+    """
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    excludes: Sequence[str] = ()
+    one_file_system: bool = False
+    parent: str | None = None
+    force: bool = False
+    ignore_ctime: bool = False
+    ignore_inode: bool = False
+    chunker: str = "auto"
+    pack_bytes: int | None = None
+    level: int | None = None
+    grade: Consistency | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackupResult:
+    """What was done for one source."""
+
+    snapshot: str | None
+    """The id of the new snapshot; None after a dry run."""
+    source: str
+    """The source string."""
+    parent: str | None
+    resumed: str | None
+    """The unfinished session whose checkpoint was gone on from."""
+    stats: Stats
+    error_count: int
+    """Files that could not be read, each of them a problem."""
+    unstable_count: int
+    """Files that changed while they were read, twice; they are stored as they were read."""
+    problems: Sequence[Problem] = ()
+    """The first thousand."""
+
+
+def backup(
+    access: RepositoryAccess,
+    source: Source,
+    *,
+    options: BackupOptions | None = None,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> BackupResult:
+    """Back up a source as one snapshot.
+
+    Starts over when prune ends the session, which happens to those that sleep for long; a stream cannot, and
+    raises ConflictError. Raises Interrupted after the last checkpoint when `cancel` was set, FileError when
+    the source is not readable, PvbackError when its command failed, WrongKeyError, StorageError.
+    """
+    used_options, used_progress = options or BackupOptions(), progress or NoProgress()
+    for attempt in range(limits.SESSION_RETRY_COUNT_MAX + 1):
+        run = _Run(access, source, used_options, progress=used_progress, cancel=cancel or Cancel())
+        try:
+            return run.go()
+        except SessionFencedError:
+            if not source.is_repeatable or attempt == limits.SESSION_RETRY_COUNT_MAX:
+                raise
+            used_progress.warn("prune has ended this session; starting over with what is stored")
+    raise AssertionError("the last attempt returns or raises")
+
+
+def stats_from_json(raw: Mapping[str, Any]) -> Stats:
+    """What a record says under the names of `Stats`, or a job under its own; missing ones are 0."""
+    known = {item.name for item in fields(Stats)}
+    values = {name: value for name, value in raw.items() if name in known}
+    for name, theirs in _JOB_STATS.items():
+        if any(one in raw for one in theirs):
+            values[name] = sum(int(raw.get(one, 0)) for one in theirs)
+    return Stats(**values)
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(
+        self,
+        access: RepositoryAccess,
+        source: Source,
+        options: BackupOptions,
+        *,
+        progress: Progress,
+        cancel: Cancel,
+    ) -> None:
+        self._access, self._source, self._options = access, source, options
+        self._progress, self._cancel = progress, cancel
+        self._clock = access.clock
+        self._started = self._clock.now()
+        self._began = self._last_checkpoint = self._clock.monotonic()
+        self._stop_deadline: float | None = None
+        self._checkpoint_count = 0
+        self._checkpoints_before_stop = 0
+        self._problems: list[Problem] = []
+        self._source_id = access.keyring.source_id(access.objects.scope, source.identity.string)
+        catalog = access.catalog()
+        for problem in catalog.damaged:
+            progress.warn(str(problem))
+        self._state = catalog.state
+        self._parent = self._choose_parent(catalog)
+        self._resumed, self._resume = self._choose_resume(catalog)
+        self._place = plan_record(
+            [
+                (one.record.seq, one.record.named.hash)
+                for one in (*catalog.snapshots, *catalog.forgotten)
+                if one.source == self._source_id
+            ]
+        )
+        self._session: WriterSession | None = None
+
+    def go(self) -> BackupResult:
+        """Everything, in order."""
+        if self._options.dry_run:
+            view = list_index(self._access.objects, self._state, is_writer=True)
+            snapshot, generation = datapath.random_id(), self._state.n
+        else:
+            self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
+            view = self._session.index_view()
+            snapshot, generation = self._session.snapshot, self._session.register.ack
+        with _open_source(self._source) as where:
+            job_options = {
+                **self._access.job_options(view.as_options()),
+                **self._job_options(),
+                **where,
+                "snapshot": snapshot,
+                "gen": generation,
+            }
+            job = DataJob("backup", self._access.keyring, options=job_options, store=self._access.store)
+            result = self._serve(job)
+        if self._session is not None:
+            tree = FinishedTree.from_json(result)
+            self._session.commit(tree, self._details(result, is_complete=True), place=self._place)
+        return self._report(result)
+
+    def _serve(self, job: DataJob) -> dict[str, Any]:
+        try:
+            return job.run(self._listeners())
+        except Interrupted as exc:
+            if self._checkpoint_count and exc.hint is None:
+                exc.hint = "run the same backup again: it goes on from the last checkpoint"
+            raise
+
+    def _job_options(self) -> dict[str, object]:
+        options, source = self._options, self._source
+        chunker = "fixed" if options.chunker == "auto" and source.is_fixed else options.chunker
+        return {
+            "source_id": self._source_id,
+            "kind": source.job_kind,
+            "parent": self._parent_option(),
+            "resume": self._resume,
+            "excludes": list(options.excludes),
+            "one_file_system": options.one_file_system,
+            "force": options.force,
+            "ignore_ctime": options.ignore_ctime,
+            "ignore_inode": options.ignore_inode,
+            "chunker": chunker,
+            "pack_bytes": options.pack_bytes or limits.PACK_BYTES_DEFAULT,
+            "level": options.level,
+            "dry_run": options.dry_run,
+            "puts": limits.PUTS_IN_FLIGHT,
+        }
+
+    def _choose_parent(self, catalog: Catalog) -> CommittedSnapshot | None:
+        if self._options.parent is not None:
+            chosen = find_snapshot(catalog.snapshots, self._options.parent)
+            chosen.require_details()
+            return chosen
+        parent = latest_of_source(catalog.snapshots, self._source_id)
+        return parent if parent is not None and parent.details is not None else None
+
+    def _parent_option(self) -> dict[str, object] | None:
+        if self._parent is None:
+            return None
+        return _tree_json(self._parent.require_details())
+
+    def _choose_resume(self, catalog: Catalog) -> tuple[str | None, dict[str, object] | None]:
+        register = latest_checkpoint(catalog, self._source_id)
+        if register is None or register.checkpoint is None:
+            return None, None
+        try:
+            record = read_record(
+                self._access.objects, register.checkpoint, snapshot=register.snapshot, source=register.source
+            )
+        except DamagedError as exc:
+            self._progress.warn(f"a checkpoint is not usable: {exc}")
+            return None, None
+        if record.details is None:
+            return None, None
+        return register.snapshot, _tree_json(record.details)
+
+    def _listeners(self) -> Listeners:
+        return Listeners(
+            on_output=self._on_output,
+            on_counters=self._on_counters,
+            on_tick=self._on_tick,
+            on_cancel=self._on_cancel,
+            cancel=self._cancel,
+        )
+
+    def _on_output(self, kind: str, data: memoryview) -> None:
+        if kind == "problem":
+            problem = parse_problem(data)
+            if len(self._problems) < _PROBLEM_COUNT_MAX:
+                self._problems.append(problem)
+            self._progress.warn(str(problem))
+        elif kind == "checkpoint" and self._session is not None:
+            raw = json.loads(bytes(data))
+            details = self._details(raw, is_complete=False)
+            self._session.checkpoint(FinishedTree.from_json(raw), details, place=self._place)
+            self._checkpoint_count += 1
+
+    def _on_counters(self, counters: Counters) -> None:
+        """The source's size is known at its end; until then the parent's is the best guess."""
+        guess = self._parent.details.root.bytes if self._parent and self._parent.details else 0
+        if counters.total_bytes is None and guess > counters.done_bytes:
+            counters = replace(counters, total_bytes=guess)
+        self._progress.update(counters)
+
+    def _on_tick(self, control: JobControl) -> None:
+        if self._session is None:
+            return
+        self._session.poll(control)
+        now = self._clock.monotonic()
+        if now - self._last_checkpoint >= limits.CHECKPOINT_SECONDS and self._stop_deadline is None:
+            self._last_checkpoint = now
+            control.command("checkpoint", {})
+
+    def _on_cancel(self, control: JobControl) -> None:
+        """Ask for one last checkpoint, and stop when it is recorded or takes too long."""
+        if self._session is None:
+            control.cancel()
+        elif self._stop_deadline is None:
+            self._stop_deadline = self._clock.monotonic() + limits.STOP_SECONDS_MAX
+            self._checkpoints_before_stop = self._checkpoint_count
+            control.command("checkpoint", {})
+        elif (
+            self._checkpoint_count > self._checkpoints_before_stop
+            or self._clock.monotonic() > self._stop_deadline
+        ):
+            control.cancel()
+
+    def _details(self, raw: Mapping[str, Any], *, is_complete: bool) -> RecordDetails:
+        assert self._session is not None, "a dry run records nothing"
+        stats = replace(stats_from_json(raw["stats"]), duration_seconds=self._seconds())
+        unstable = int(raw["stats"].get("unstable", 0))
+        default = Consistency.FUZZY if unstable else Consistency.CRASH
+        root = raw["root"]
+        return RecordDetails(
+            snapshot=self._session.snapshot,
+            source=self._source.identity,
+            started=self._started,
+            finished=self._clock.now(),
+            root=Root(str(root["page"]), int(root["level"]), int(root["nodes"]), int(root["bytes"])),
+            parent=self._parent.id if self._parent else None,
+            is_complete=is_complete,
+            grade=self._options.grade or default,
+            tags=self._options.tags,
+            stats=asdict(stats),
+            error_count=stats.error_count,
+            unstable_count=unstable,
+            program=f"pvback {datapath.native_version()}",
+        )
+
+    def _seconds(self) -> float:
+        return round(self._clock.monotonic() - self._began, 3)
+
+    def _report(self, result: Mapping[str, Any]) -> BackupResult:
+        stats = replace(stats_from_json(result["stats"]), duration_seconds=self._seconds())
+        return BackupResult(
+            snapshot=self._session.snapshot if self._session else None,
+            source=self._source.identity.string,
+            parent=self._parent.id if self._parent else None,
+            resumed=self._resumed,
+            stats=stats,
+            error_count=stats.error_count,
+            unstable_count=int(result["stats"].get("unstable", 0)),
+            problems=tuple(self._problems),
+        )
+
+
+def _tree_json(details: RecordDetails) -> dict[str, object]:
+    since = details.started.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    micros = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
+    return {"root": details.root.as_json(), "started_ns": micros * 1000}
+
+
+@contextlib.contextmanager
+def _open_source(source: Source) -> Iterator[dict[str, object]]:
+    """Where the job reads; on leaving without an error, a command has ended with status 0."""
+    if source.path is not None:
+        yield {"path_b64": base64.b64encode(os.fsencode(source.path)).decode()}
+    elif source.descriptor is not None:
+        yield {"fd": source.descriptor}
+    else:
+        assert source.command is not None, "a source is a path, a descriptor or a command"
+        with _running(source.command) as descriptor:
+            yield {"fd": descriptor}
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str]) -> Iterator[int]:
+    program = command[0]
+    try:
+        # A session of its own: Ctrl-C is ours to act on, or it would look like the end of the data.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as exc:
+        raise FileError(f"the command did not start: {exc.strerror}", key=program) from exc
+    assert process.stdout is not None, "the pipe was asked for"
+    with process:
+        try:
+            yield process.stdout.fileno()
+        except BaseException:
+            process.terminate()
+            raise
+        status = process.wait()
+    if status:
+        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        raise PvbackError(f"the command ended with {ended}; nothing was committed", key=program)

@@ -1,0 +1,27 @@
+"""Making a repository."""
+
+from dataclasses import dataclass
+
+from pvback.config import Config
+from pvback.repository.repository import create_repository
+
+__all__ = ["InitResult", "init"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitResult:
+    """A repository that was made."""
+
+    repository: str
+    """Its id, in hex."""
+    address: str
+    scope: str
+    """The id of its first scope."""
+
+
+def init(config: Config, *, label: str = "default", chunk_bytes: int | None = None) -> InitResult:
+    """Make a repository at the configured address; see `create_repository` for what is raised."""
+    facts = create_repository(config, label=label, chunk_bytes=chunk_bytes)
+    return InitResult(
+        repository=facts.repository, address=str(config.require_repository()), scope=facts.scopes[0]
+    )

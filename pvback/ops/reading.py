@@ -1,0 +1,169 @@
+"""Jobs that only read. They need no write access, and prune may run beside them.
+
+When a run or pack that should be there is gone, prune has moved what it held: the view of the index is loaded
+anew, and the job begins again.
+"""
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from pvback import limits
+from pvback.datapath import DataJob, Listeners, run_job
+from pvback.errors import DamagedError, ObjectNotFound, PvbackError
+from pvback.repository.gcstate import list_index, read_gc_state
+from pvback.repository.repository import RepositoryAccess
+from pvback.repository.snapshots import CommittedSnapshot, find_snapshot
+from pvback.runtime import Cancel
+from pvback.storage import ObjectStore
+
+if TYPE_CHECKING:
+    from pvback.datapath import Keyring
+
+__all__ = ["find_in", "run_reading", "split_snapshot_path", "stream_reading", "tree_options"]
+
+_RELOAD_COUNT_MAX = 3
+
+
+def split_snapshot_path(text: str) -> tuple[str, str]:
+    """(snapshot, path) of `SNAP[:PATH]`; the path is relative to the source, with or without a `/`."""
+    snapshot, _, path = text.partition(":")
+    return snapshot, path.strip("/")
+
+
+def find_in(access: RepositoryAccess, text: str, *, source: str | None = None) -> CommittedSnapshot:
+    """The snapshot that a user means. Raises as `find_snapshot`, and DamagedError for a roll-back."""
+    return find_snapshot(access.catalog().snapshots, text, source=source)
+
+
+def tree_options(snapshot: CommittedSnapshot) -> dict[str, Any]:
+    """`source_id` and `root` of a snapshot. Raises UsageError when its record is closed to this keyring."""
+    return {"source_id": snapshot.source, "root": snapshot.require_details().root.as_json()}
+
+
+def run_reading(
+    access: RepositoryAccess,
+    verb: str,
+    *,
+    options: Mapping[str, object] | Callable[[], Mapping[str, object]],
+    listeners: Listeners | None = None,
+) -> dict[str, Any]:
+    """Run a job that reads, and return its result. Raises as `DataJob.run`.
+
+    Options that depend on what is stored are made by a function, which is called for each attempt.
+    """
+    for attempt in range(_RELOAD_COUNT_MAX + 1):
+        made = options() if callable(options) else options
+        try:
+            return run_job(
+                verb,
+                access.keyring,
+                options=_with_index(access, made),
+                store=access.store,
+                listeners=listeners,
+            )
+        except ObjectNotFound as exc:
+            if attempt == _RELOAD_COUNT_MAX or not _is_object(access, exc):
+                raise _explain(access, exc) from None
+    raise AssertionError("the last attempt returns or raises")
+
+
+def stream_reading(
+    access: RepositoryAccess, verb: str, *, options: Mapping[str, object], cancel: Cancel | None = None
+) -> Iterator[tuple[str, bytes]]:
+    """The outputs of a job that reads, as they come. It begins again only while nothing has come."""
+    for attempt in range(_RELOAD_COUNT_MAX + 1):
+        has_begun = False
+        try:
+            for output in _stream_job(
+                verb, access.keyring, options=_with_index(access, options), store=access.store, cancel=cancel
+            ):
+                has_begun = True
+                yield output
+        except ObjectNotFound as exc:
+            if has_begun or attempt == _RELOAD_COUNT_MAX or not _is_object(access, exc):
+                raise _explain(access, exc) from None
+        else:
+            return
+
+
+def _stream_job(
+    verb: str,
+    keyring: "Keyring",
+    *,
+    options: Mapping[str, object],
+    store: ObjectStore,
+    cancel: Cancel | None = None,
+) -> Iterator[tuple[str, bytes]]:
+    """The outputs of a job, (kind, bytes), as they come; a slow taker slows the job down.
+
+    Closing the iterator early cancels the job. Raises as `DataJob.run`, after the last output.
+    """
+    outputs: queue.Queue[tuple[str, bytes] | BaseException | None] = queue.Queue(maxsize=8)
+    stopped = Cancel()
+    job = DataJob(verb, keyring, options=options, store=store)
+
+    def hand_over(kind: str, data: memoryview) -> None:
+        while True:
+            stopped.check()
+            with contextlib.suppress(queue.Full):
+                outputs.put((kind, bytes(data)), timeout=limits.PROGRESS_SECONDS)
+                return
+
+    def work() -> None:
+        end: BaseException | None = None
+        try:
+            job.run(Listeners(on_output=hand_over, cancel=stopped))
+        except BaseException as exc:  # noqa: BLE001 - raised again where the iterator is used
+            end = exc
+        while not stopped.is_set:
+            with contextlib.suppress(queue.Full):
+                outputs.put(end, timeout=limits.PROGRESS_SECONDS)
+                return
+
+    thread = threading.Thread(target=work, name=f"pvback-{verb}", daemon=True)
+    thread.start()
+    try:
+        yield from _take(outputs, cancel or Cancel())
+    finally:
+        stopped.set()
+        job.cancel()
+        thread.join()
+
+
+def _take(
+    outputs: "queue.Queue[tuple[str, bytes] | BaseException | None]", cancel: Cancel
+) -> Iterator[tuple[str, bytes]]:
+    while True:
+        cancel.check()
+        try:
+            output = outputs.get(timeout=limits.PROGRESS_SECONDS)
+        except queue.Empty:
+            continue
+        if output is None:
+            return
+        if isinstance(output, BaseException):
+            raise output
+        yield output
+
+
+def _is_object(access: RepositoryAccess, exc: ObjectNotFound) -> bool:
+    """Whether an object of the store is missing; jobs also say so of a path in a snapshot."""
+    return exc.key is not None and exc.key.startswith(access.objects.layout.prefix)
+
+
+def _explain(access: RepositoryAccess, exc: ObjectNotFound) -> PvbackError:
+    if _is_object(access, exc):
+        return DamagedError("an object is missing", key=exc.key, hint="`pvback check` says what is affected")
+    return PvbackError(
+        "there is no such path in the snapshot", key=exc.key, hint="`pvback ls` shows what there is"
+    )
+
+
+def _with_index(access: RepositoryAccess, options: Mapping[str, object]) -> dict[str, object]:
+    if "index" in options:
+        return {**access.job_options({}), **options}
+    view = list_index(access.objects, read_gc_state(access.objects))
+    return {**access.job_options(view.as_options()), **options}

@@ -1,0 +1,113 @@
+r"""What can be backed up, and what it is called.
+
+A source string names a source for life: the chain of its snapshots, its parent and its checkpoints are found
+by it. It is `<host>:<absolute path>` for directories, files and devices, and `<host>:stdin/<name>` or
+`<host>:command/<name>` for streams, which no path collides with. Backslashes and bytes that are not UTF-8 are
+written as `\\` and `\xff`, so that different paths never have the same string.
+"""
+
+import os
+import platform
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pvback.errors import FileError, UsageError
+from pvback.repository.records import SourceIdentity
+
+__all__ = ["Source", "command_source", "escape_path", "path_source", "stdin_source"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Something to back up.
+
+    Attributes:
+        identity: What it is called, in records and for people.
+        job_kind: What the data path has to do with it.
+        path: Where it is; None for streams.
+        descriptor: An open file descriptor that is read to its end, of the caller; None for the others.
+        command: The program whose standard output is read, with its arguments.
+        is_fixed: Whether it is cut in pages rather than by content: devices, where updates are in place.
+    """
+
+    identity: SourceIdentity
+    job_kind: Literal["directory", "file", "stream"]
+    path: Path | None = None
+    descriptor: int | None = None
+    command: tuple[str, ...] | None = None
+    is_fixed: bool = False
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether it can be read again from its beginning."""
+        return self.path is not None
+
+
+def path_source(path: str | os.PathLike[str], *, host: str | None = None) -> Source:
+    """A directory, file or block device. Links that lead there are followed, links below are not.
+
+    Raises FileError when it is not there or not readable, UsageError for sockets, pipes and the like.
+    """
+    # Not resolved: the name that the user gives is the name that stays the same.
+    absolute = Path(os.path.normpath(Path(path).absolute()))
+    try:
+        mode = absolute.stat().st_mode
+    except OSError as exc:
+        raise FileError(f"source: {exc.strerror}", key=str(absolute)) from exc
+    kinds = ((stat.S_ISDIR, "directory"), (stat.S_ISREG, "file"), (stat.S_ISBLK, "device"))
+    kind = next((name for is_kind, name in kinds if is_kind(mode)), None)
+    if kind is None:
+        raise UsageError(
+            "neither a directory, a file nor a block device",
+            key=str(absolute),
+            hint="pipe it into standard input",
+        )
+    used_host = host or platform.node()
+    identity = SourceIdentity(
+        kind=kind,
+        host=used_host,
+        path=str(absolute),
+        name=None if kind == "directory" else absolute.name,
+        string=f"{used_host}:{escape_path(absolute)}",
+    )
+    return Source(
+        identity=identity,
+        job_kind="directory" if kind == "directory" else "file",
+        path=absolute,
+        is_fixed=kind == "device",
+    )
+
+
+def stdin_source(name: str, *, descriptor: int = 0, host: str | None = None) -> Source:
+    """What can be read from a descriptor until its end, as one file called `name`. Raises UsageError."""
+    identity = _stream_identity("stream", "stdin", name, host)
+    return Source(identity=identity, job_kind="stream", descriptor=descriptor)
+
+
+def command_source(command: Sequence[str], *, name: str | None = None, host: str | None = None) -> Source:
+    """The standard output of a program, run without a shell, as one file. Raises UsageError.
+
+    Nothing is committed unless the program ends with status 0.
+    """
+    if not command:
+        raise UsageError("there is no command", hint="write it after `--command --`")
+    identity = _stream_identity("command", "command", name or Path(command[0]).name, host)
+    return Source(identity=identity, job_kind="stream", command=tuple(command))
+
+
+def escape_path(path: Path) -> str:
+    """Printable text from which no two paths are the same."""
+    raw = os.fsencode(path).replace(b"\\", b"\\\\")
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def _stream_identity(kind: str, folder: str, name: str, host: str | None) -> SourceIdentity:
+    if not name or "/" in name or "\0" in name or name in (".", "..") or len(os.fsencode(name)) > 255:
+        raise UsageError(f"not a file name: {name!r}", hint="give a plain name of at most 255 bytes")
+    used_host = host or platform.node()
+    return SourceIdentity(
+        kind=kind, host=used_host, name=name, string=f"{used_host}:{folder}/{escape_path(Path(name))}"
+    )

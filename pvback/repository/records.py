@@ -1,0 +1,236 @@
+"""Snapshot records: a public part for whoever may look at the index, and a sealed one. Section 11.2.
+
+Invariants: a record is created once and never changed; the register names it with the hash of its bytes; each
+record names the hash of its source's previous one, so that a repository cannot be rolled back unnoticed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pvback.errors import DamagedError, WrongKeyError
+from pvback.model import Consistency
+from pvback.repository.body import Body, dump_body, format_time, parse_body
+from pvback.repository.layout import ObjectType
+from pvback.repository.sealed import Named, ScopeObjects
+
+__all__ = [
+    "Record",
+    "RecordDetails",
+    "Root",
+    "SourceIdentity",
+    "plan_record",
+    "read_record",
+    "seal_record",
+]
+
+_SOURCE_KINDS = ("directory", "file", "device", "stream", "command")
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """Where a snapshot's tree begins."""
+
+    page: str
+    """Page id, 32 bytes in hex."""
+    level: int
+    nodes: int
+    bytes: int
+    """Sizes of all files together."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As records and jobs have it."""
+        return {"page": self.page, "level": self.level, "nodes": self.nodes, "bytes": self.bytes}
+
+    @classmethod
+    def from_body(cls, body: Body) -> "Root":
+        """Raises DamagedError."""
+        page, level = body.hex("page", 32), body.integer("level")
+        return cls(page, level, body.integer("nodes"), body.integer("bytes"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceIdentity:
+    """What a backup is of. `string` is all that the source id is made from; the rest is for people."""
+
+    kind: str
+    host: str
+    string: str
+    path: str | None = None
+    """Of a directory, file or device; bytes that are not UTF-8 as surrogate escapes."""
+    name: str | None = None
+    """Of the one file in a snapshot of anything else than a directory."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As records hold it; what does not apply is left out."""
+        facts = {"kind": self.kind, "host": self.host, "path": self.path, "name": self.name}
+        return {key: value for key, value in facts.items() if value is not None} | {"string": self.string}
+
+    @classmethod
+    def from_body(cls, body: Body) -> "SourceIdentity":
+        """Raises DamagedError."""
+        kind = body.text("kind")
+        if kind not in _SOURCE_KINDS:
+            raise body.fail("kind", "is not known")
+        path = body.text("path") if body.raw.get("path") is not None else None
+        name = body.text("name") if body.raw.get("name") is not None else None
+        return cls(kind=kind, host=body.text("host"), string=body.text("string"), path=path, name=name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordDetails:
+    """The sealed part of a record."""
+
+    snapshot: str
+    source: SourceIdentity
+    started: datetime
+    finished: datetime
+    root: Root
+    parent: str | None = None
+    is_complete: bool = True
+    grade: Consistency = Consistency.CRASH
+    tags: Mapping[str, str] = field(default_factory=dict)
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    error_count: int = 0
+    unstable_count: int = 0
+    program: str = ""
+
+    def as_body(self) -> bytes:
+        """As it is sealed."""
+        return dump_body(
+            {
+                "v": 1,
+                "snapshot": self.snapshot,
+                "source": self.source.as_json(),
+                "started": format_time(self.started),
+                "finished": format_time(self.finished),
+                "root": self.root.as_json(),
+                "parent": self.parent,
+                "complete": self.is_complete,
+                "grade": str(self.grade),
+                "tags": dict(self.tags),
+                "stats": dict(self.stats),
+                "errors": self.error_count,
+                "unstable": self.unstable_count,
+                "program": self.program,
+            }
+        )
+
+    @classmethod
+    def from_body(cls, body: Body) -> "RecordDetails":
+        """Raises DamagedError."""
+        grade, tags = body.text("grade"), body.inner("tags").raw
+        if grade not in set(Consistency):
+            raise body.fail("grade", "is not known")
+        if not all(isinstance(value, str) for value in tags.values()):
+            raise body.fail("tags", "holds something that is not a string")
+        return cls(
+            snapshot=body.hex("snapshot", 16),
+            source=SourceIdentity.from_body(body.inner("source")),
+            started=body.time("started"),
+            finished=body.time("finished"),
+            root=Root.from_body(body.inner("root")),
+            parent=body.hex("parent", 16) if body.raw.get("parent") is not None else None,
+            is_complete=body.raw.get("complete") is True,
+            grade=Consistency(grade),
+            tags=tags,
+            stats=body.inner("stats").raw,
+            error_count=body.integer("errors"),
+            unstable_count=body.integer("unstable"),
+            program=body.text("program"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A record as it was read."""
+
+    named: Named
+    snapshot: str
+    source: str
+    seq: int
+    prev: str | None
+    counts: Mapping[str, int]
+    details: RecordDetails | None
+    """None when this keyring may not read it."""
+
+
+def plan_record(heads: list[tuple[int, str]]) -> tuple[int, str | None]:
+    """(seq, prev) of a source's next record, from the (seq, hash) of those known. Pure.
+
+    Of several with the highest seq, made by writers that ran at once, the least hash is continued: every
+    client picks the same one.
+    """
+    if not heads:
+        return 1, None
+    seq = max(one for one, _ in heads)
+    return seq + 1, min(digest for one, digest in heads if one == seq)
+
+
+def seal_record(
+    objects: ScopeObjects,
+    name: str,
+    *,
+    source: str,
+    place: tuple[int, str | None],
+    counts: Mapping[str, int],
+    details: RecordDetails,
+) -> bytes:
+    """The bytes of a record as the object `name`; `place` is from `plan_record`. Nothing is stored."""
+    suite, epoch, blob = objects.keyring.seal_record(
+        objects.scope, source, details.snapshot, details.as_body()
+    )
+    public = {
+        "v": 1,
+        "snapshot": details.snapshot,
+        "source": source,
+        "seq": place[0],
+        "prev": place[1],
+        "suite": suite,
+        "epoch": epoch,
+        "counts": dict(counts),
+        "sealed": blob,
+    }
+    return objects.seal(ObjectType.RECORD, name=name, data=dump_body(public))
+
+
+def read_record(objects: ScopeObjects, named: Named, *, snapshot: str, source: str) -> Record:
+    """Open the record that a register names and check that it is about that snapshot and source.
+
+    Raises DamagedError, UnsupportedFormatError. A sealed part that this keyring may not read is None.
+    """
+    key = objects.layout.key(named.name)
+    body = parse_body(objects.read_named(ObjectType.RECORD, named), key)
+    if body.hex("snapshot", 16) != snapshot:
+        raise body.fail("snapshot", "is another one")
+    if body.hex("source", 16) != source:
+        raise body.fail("source", "is another one")
+    counts = body.inner("counts")
+    seq = body.integer("seq")
+    if seq < 1:
+        raise body.fail("seq", "is below 1")
+    return Record(
+        named=named,
+        snapshot=snapshot,
+        source=source,
+        seq=seq,
+        prev=body.hex("prev", 32) if body.raw.get("prev") is not None else None,
+        counts={name: counts.integer(name) for name in ("chunks", "pages")},
+        details=_open_details(objects, body, key),
+    )
+
+
+def _open_details(objects: ScopeObjects, body: Body, key: str) -> RecordDetails | None:
+    snapshot, source = body.hex("snapshot", 16), body.hex("source", 16)
+    suite, epoch, blob = body.integer("suite"), body.integer("epoch"), body.text("sealed")
+    try:
+        data = objects.keyring.open_record(objects.scope, source, snapshot, suite, epoch, blob)
+    except WrongKeyError:
+        return None
+    details = RecordDetails.from_body(parse_body(data, key))
+    if details.snapshot != snapshot:
+        raise DamagedError("the sealed part is another snapshot's", key=key)
+    if objects.keyring.source_id(objects.scope, details.source.string) != source:
+        raise DamagedError("the sealed part names another source", key=key)
+    return details

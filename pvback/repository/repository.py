@@ -1,0 +1,348 @@
+"""Making, opening and unlocking a repository.
+
+Order of `init`: key object, `gc/state`, then `config`, created last and only once: it is what makes a
+repository. A client that finds no `config` finds no repository, whatever else lies there.
+"""
+
+import contextlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pvback import datapath, limits
+from pvback.config import Config, load_password
+from pvback.datapath import UnlockMethod
+from pvback.errors import (
+    ConflictError,
+    FileError,
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    RepositoryNotFound,
+    StorageError,
+    UsageError,
+    WrongKeyError,
+)
+from pvback.model import LocalAddress
+from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
+from pvback.repository.gcstate import first_gc_state
+from pvback.repository.heads import Head, HeadsFile, Memory
+from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, KEYS_PREFIX, ObjectType, ScopeLayout
+from pvback.repository.sealed import ScopeObjects
+from pvback.repository.snapshots import Catalog, load_catalog
+from pvback.runtime import Clock, SystemClock
+from pvback.storage import ObjectStore, open_store
+from pvback.storage.paced import PacedStore
+from pvback.storage.retry import RetryingStore
+
+if TYPE_CHECKING:
+    from pvback.datapath import Keyring
+
+__all__ = [
+    "RepositoryAccess",
+    "create_repository",
+    "open_repository_access",
+    "read_key_objects",
+    "read_secret",
+]
+
+DEFAULT_SCOPE = "default"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RepositoryAccess:
+    """An unlocked repository, and the one of its scopes that is worked on."""
+
+    config: Config
+    facts: RepositoryConfig
+    store: ObjectStore
+    keyring: "Keyring"
+    objects: ScopeObjects
+    clock: Clock
+
+    def job_options(self, index: Mapping[str, object]) -> dict[str, object]:
+        """The options that every job takes."""
+        is_remote = self.store.capabilities.is_remote
+        return {
+            "scope": self.objects.scope,
+            "memory_bytes": self.config.memory_bytes,
+            "threads": 0,
+            "gets": limits.READS_IN_FLIGHT if is_remote else limits.READS_IN_FLIGHT_LOCAL,
+            "index": index,
+        }
+
+    def catalog(self) -> Catalog:
+        """Registers and records, held against what this client remembers: DamagedError for a roll-back.
+
+        A cache directory that was named has to be usable, or FileError is raised; the default one need not.
+        """
+        file, remembered = self._remembered()
+        catalog = load_catalog(self.objects)
+        # A register that does not open would look like one that was taken back; it is reported as damaged.
+        if file is not None and not catalog.damaged:
+            seen = remember(catalog, self.facts.serial)
+            file.compare(remembered, seen, present=catalog.record_hashes())
+        return catalog
+
+    def _remembered(self) -> tuple[HeadsFile | None, Memory]:
+        if self.config.cache_dir is None:
+            return None, Memory()
+        file = HeadsFile(self.config.cache_dir, repository=self.facts.repository, scope=self.objects.scope)
+        try:
+            return file, file.load()
+        except FileError:
+            if "cache_dir" in self.config.sources:
+                raise
+            return None, Memory()
+
+    def close(self) -> None:
+        """Give back the store's connections."""
+        self.store.close()
+
+
+def remember(catalog: Catalog, serial: int) -> Memory:
+    """What a client should remember of a catalog."""
+    heads: dict[str, Head] = {}
+    for one in catalog.snapshots:
+        head = heads.get(one.source)
+        if head is None or one.record.seq >= head.seq:
+            heads[one.source] = Head(one.id, one.record.seq, one.record.named.hash)
+    return Memory(serial=serial, generation=catalog.state.n, heads=heads)
+
+
+def create_repository(
+    config: Config,
+    *,
+    label: str = DEFAULT_SCOPE,
+    chunk_bytes: int | None = None,
+    store: ObjectStore | None = None,
+) -> RepositoryConfig:
+    """Make a repository at the configured address, with one owner who has the configured password.
+
+    Args:
+        config: Address and password.
+        label: The name of the first scope.
+        chunk_bytes: Average size of chunks; a multiple of 4 KiB.
+        store: Used in place of the address.
+
+    Raises ConflictError when there is a repository already or something else, UsageError without a password
+    or for a chunk size out of bounds, StorageError.
+    """
+    password = load_password(config)
+    if password is None:
+        raise UsageError("a repository needs a password", hint="use `--password-file` or set PVBACK_PASSWORD")
+    address = config.require_repository()
+    chunker = _plan_chunker(chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
+    inner = store or open_store(address, make=True)
+    with contextlib.closing(inner):
+        where = str(address)
+        _refuse_occupied(inner, where)
+        if isinstance(address, LocalAddress) and store is None:
+            _refuse_foreign_files(address.path)
+        _probe(inner)
+        argon2 = (limits.ARGON2_MEMORY_KIB, limits.ARGON2_PASSES, limits.ARGON2_LANES)
+        made = datapath.create_keys(
+            label, chunker=chunker, passphrase=password.reveal().encode(), argon2=argon2
+        )
+        inner.create(made.key_name, made.key_object)
+        for scope, _ in made.keyring.scopes():
+            body = first_gc_state(datapath.random_id())
+            sealed = made.keyring.seal_json(scope, ObjectType.GC_STATE, GC_STATE_NAME, body)
+            inner.create(ScopeLayout(scope).key(GC_STATE_NAME), sealed)
+        try:
+            inner.create(CONFIG_KEY, made.config)
+        except ObjectExists:
+            raise ConflictError("somebody else has made a repository here just now", key=where) from None
+        return parse_config(made.config)
+
+
+def open_repository_access(
+    config: Config,
+    *,
+    scope: str | None = None,
+    is_writer: bool = False,
+    store: ObjectStore | None = None,
+    clock: Clock | None = None,
+) -> RepositoryAccess:
+    """Open and unlock the configured repository.
+
+    Args:
+        config: Address, and password or key file.
+        scope: Label or id of the scope; None for `default`, or for the only one that the key opens.
+        is_writer: Whether anything will be written.
+        store: Used in place of the address.
+        clock: Times everything.
+
+    Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
+    """
+    used = RetryingStore(_paced(config, store or open_store(config.require_repository())), clock=clock)
+    try:
+        data = _read_config(used)
+        facts = parse_config(data)
+        if is_writer:
+            check_writable(facts)
+        method, secret = read_secret(config)
+        keyring = datapath.unlock(data, read_key_objects(used), method=method, secret=secret)
+        layout = ScopeLayout(_choose_scope(keyring, scope))
+    except BaseException:
+        used.close()
+        raise
+    return RepositoryAccess(
+        config=config,
+        facts=facts,
+        store=used,
+        keyring=keyring,
+        objects=ScopeObjects(used, keyring, layout),
+        clock=clock or SystemClock(),
+    )
+
+
+def _paced(config: Config, store: ObjectStore) -> ObjectStore:
+    """The store within the configured rates."""
+    up, down = config.upload_bytes_per_second, config.download_bytes_per_second
+    if up is None and down is None:
+        return store
+    return PacedStore(store, upload_bytes_per_second=up, download_bytes_per_second=down)
+
+
+def read_key_objects(store: ObjectStore) -> list[tuple[str, bytes]]:
+    """(key, bytes) of every key object; one that is removed meanwhile is left out."""
+    objects = []
+    for info in store.list_objects(KEYS_PREFIX):
+        with contextlib.suppress(ObjectNotFound):
+            objects.append((info.key, store.read(info.key).data))
+    return objects
+
+
+def read_secret(config: Config) -> tuple[UnlockMethod, bytes]:
+    """How to unlock: a key file if one was named, or else the password. Raises UsageError without either.
+
+    A key file holds an X25519 private key (32 bytes) or the secret of an unlock entry (80 bytes), raw or hex.
+    """
+    if config.key_file is not None:
+        return _read_key_file(config.key_file)
+    password = load_password(config)
+    if password is None:
+        raise UsageError(
+            "no password or key was given",
+            hint="use `--password-file`, `--key-file`, or set the variable PVBACK_PASSWORD",
+        )
+    return "passphrase", password.reveal().encode()
+
+
+def _read_key_file(path: Path) -> tuple[UnlockMethod, bytes]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(limits.KEY_FILE_BYTES_MAX)
+    except OSError as exc:
+        raise UsageError(f"key file: {exc.strerror or 'not readable'}", key=str(path)) from exc
+    with contextlib.suppress(ValueError):
+        text = raw.strip()
+        if len(text) in (64, 160):
+            raw = bytes.fromhex(text.decode("ascii"))
+    methods: dict[int, UnlockMethod] = {32: "x25519", 80: "secret"}
+    if len(raw) not in methods:
+        raise UsageError("not a key file", key=str(path), hint="it holds 32 or 80 bytes, raw or in hex")
+    return methods[len(raw)], raw
+
+
+def _read_config(store: ObjectStore) -> bytes:
+    try:
+        return store.read(CONFIG_KEY).data
+    except ObjectNotFound:
+        raise RepositoryNotFound(
+            f"repository not found at `{store.address}`", hint="run `pvback init` first"
+        ) from None
+
+
+def _choose_scope(keyring: "Keyring", wanted: str | None) -> str:
+    scopes = keyring.scopes()
+    if not scopes:
+        raise WrongKeyError("this key opens no scope")
+    if wanted is None and len(scopes) == 1:
+        return scopes[0][0]
+    fitting = [scope for scope, label in scopes if (wanted or DEFAULT_SCOPE) in (label, scope)]
+    if len(fitting) == 1:
+        return fitting[0]
+    labels = ", ".join(sorted(label for _, label in scopes))
+    raise UsageError(f"no such scope: {wanted or DEFAULT_SCOPE}", hint=f"this key opens: {labels}")
+
+
+def _plan_chunker(average: int) -> dict[str, object]:
+    if average % 4096 or not 0 < average <= 8 * limits.MIB:
+        raise UsageError(
+            "the average chunk size is out of bounds", hint="give a multiple of 4 KiB, at most 8 MiB"
+        )
+    return {
+        "id": "argmin32",
+        "min": average // 2,
+        "average": average,
+        "max": average * 3 // 2,
+        "fixed": limits.CHUNK_BYTES_FIXED,
+    }
+
+
+def _refuse_occupied(store: ObjectStore, where: str) -> None:
+    """Raise ConflictError when there is a repository, or anything at all."""
+    for info in store.list_objects(""):
+        if info.key == CONFIG_KEY or _is_repository(store):
+            raise ConflictError(
+                f"there is a repository at `{where}` already", hint="choose another place, or use that one"
+            )
+        raise ConflictError(f"`{where}` is not empty", key=info.key, hint="choose an empty place")
+
+
+def _is_repository(store: ObjectStore) -> bool:
+    try:
+        line = store.read(CONFIG_KEY).data.split(b"\n", 1)[0]
+        return bool(json.loads(line).get("pvback") == "config")
+    except (StorageError, ValueError, AttributeError):
+        return False
+
+
+def _refuse_foreign_files(path: Path) -> None:
+    """Also files whose names are no keys make a directory somebody else's."""
+    for entry in path.iterdir():
+        if entry.name != ".lock" and not entry.name.startswith(".tmp-"):
+            raise ConflictError(f"`{path}` is not empty", key=entry.name, hint="choose an empty place")
+
+
+def _probe(store: ObjectStore) -> None:
+    """Raise StorageError when the store does not keep its promise about conditional writes.
+
+    Some servers accept the conditions and ignore them; commit and prune rest on them.
+    """
+    key = f"probe-{datapath.random_id()}"
+    etag = store.create(key, b"1")
+    try:
+        lies = _creates(store, key)
+        newer = store.swap(key, b"3", etag=etag)
+        lies = lies or _swaps(store, key, etag) or store.read(key).etag != newer
+        store.delete(key)
+        lies = lies or _swaps(store, key, newer)
+    finally:
+        store.delete(key)
+    if lies:
+        raise StorageError(
+            "the store ignores conditions on writes",
+            key=store.address,
+            hint="use a service with conditional writes (If-None-Match and If-Match)",
+        )
+
+
+def _creates(store: ObjectStore, key: str) -> bool:
+    try:
+        store.create(key, b"2")
+    except ObjectExists:
+        return False
+    return True
+
+
+def _swaps(store: ObjectStore, key: str, etag: str) -> bool:
+    try:
+        store.swap(key, b"4", etag=etag)
+    except ObjectChanged:
+        return False
+    return True

@@ -1,0 +1,180 @@
+"""The writer's side of commit and prune without locks: one backup, from OPEN to COMMITTED.
+
+Order, each step durable before the next: `gc/state` is read, the register is created OPEN, `gc/state` is read
+again; packs before the runs that list them, those before reference sets and record, those before the swap to
+COMMITTED. A new generation is acknowledged only when no run of the old one is in flight, and no run of the
+new one is written before the acknowledgement is. Every lost compare-and-swap means that prune ended this
+session: `SessionFencedError`, and the caller starts over.
+"""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pvback import datapath, limits
+from pvback.datapath import JobControl
+from pvback.errors import StorageError
+from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
+from pvback.repository.layout import record_name
+from pvback.repository.records import RecordDetails, seal_record
+from pvback.repository.registers import (
+    Register,
+    RegisterState,
+    StoredRegister,
+    create_register,
+    swap_register,
+)
+from pvback.repository.sealed import Named, ScopeObjects
+from pvback.runtime import Clock
+
+__all__ = ["FinishedTree", "WriterSession"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTree:
+    """What a checkpoint or the end of a backup says of what is stored by now."""
+
+    refs: tuple[Named, ...]
+    runs: tuple[str, ...]
+    counts: Mapping[str, int]
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "FinishedTree":
+        """From a job's result or a checkpoint output."""
+        return cls(
+            refs=tuple(Named(str(one["name"]), str(one["hash"])) for one in raw.get("refs", ())),
+            runs=tuple(str(name) for name in raw.get("runs", ())),
+            counts={name: int(raw.get("counts", {}).get(name, 0)) for name in ("chunks", "pages")},
+        )
+
+
+class WriterSession:
+    """One OPEN register and what may be done to it. Safe to use from several threads.
+
+    Args:
+        objects: The scope.
+        source: The source id, in hex.
+        clock: Times retries and polls.
+    """
+
+    def __init__(self, objects: ScopeObjects, source: str, *, clock: Clock) -> None:
+        self._objects = objects
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._state, self._stored = _start(objects, source, clock=clock)
+        self._polled = clock.monotonic()
+        self._checkpoints = 0
+
+    @property
+    def snapshot(self) -> str:
+        """The id of the snapshot that this will be, in hex."""
+        return self._stored.register.snapshot
+
+    @property
+    def register(self) -> Register:
+        """The register as this session wrote it last."""
+        with self._lock:
+            return self._stored.register
+
+    def index_view(self) -> IndexView:
+        """The runs that this session may dedup against, under the generation that it has acknowledged."""
+        return list_index(self._objects, self._state, is_writer=True)
+
+    def poll(self, control: JobControl) -> None:
+        """Once a minute look at `gc/state`, and acknowledge a new generation. Quick in between.
+
+        Raises SessionFencedError when prune has not waited.
+        """
+        now = self._clock.monotonic()
+        if now - self._polled < limits.GENERATION_POLL_SECONDS:
+            return
+        self._polled = now
+        state = read_gc_state(self._objects)
+        if state.n > self.register.ack:
+            self._acknowledge(state, control)
+
+    def _acknowledge(self, state: GcState, control: JobControl) -> None:
+        view = list_index(self._objects, state, is_writer=True)
+        # The job answers when no run is in flight and everything it uses is in trusted copies or named here.
+        # From then on it holds runs back until it is told that the register says so.
+        answer = control.command(
+            "acknowledge", {"gen": state.n, "condemned": sorted(state.condemned), "index": view.as_options()}
+        )
+        if answer is None:
+            # The job has ended: what is left is the commit, which needs no acknowledgement.
+            return
+        keep = {str(pack) for pack in answer["keep"]}
+        with self._lock:
+            # What an earlier generation kept stays named: that prune may still be under way.
+            kept = tuple(sorted(keep | set(self._stored.register.keep)))
+            self._swap(replace(self._stored.register, ack=state.n, keep=kept))
+            self._state = state
+        control.command("acknowledged", {"gen": state.n})
+
+    def checkpoint(
+        self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
+    ) -> None:
+        """Record how far the backup has come, so that another session can go on from there."""
+        with self._lock:
+            number = self._checkpoints + 1
+            named = self._write_record(record_name(self.snapshot, number), tree, details, place)
+            self._checkpoints = number
+            register = replace(self._stored.register, sequence=place[0], checkpoint=named, runs=tree.runs)
+            self._swap(register)
+
+    def commit(
+        self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
+    ) -> Register:
+        """Make the snapshot exist. Its packs, runs and reference sets are durable already."""
+        with self._lock:
+            named = self._write_record(record_name(self.snapshot), tree, details, place)
+            self._swap(
+                replace(
+                    self._stored.register,
+                    state=RegisterState.COMMITTED,
+                    sequence=place[0],
+                    record=named,
+                    refs=tree.refs,
+                    runs=tree.runs,
+                )
+            )
+            return self._stored.register
+
+    def _write_record(
+        self, name: str, tree: FinishedTree, details: RecordDetails, place: tuple[int, str | None]
+    ) -> Named:
+        source = self._stored.register.source
+        data = seal_record(
+            self._objects, name, source=source, place=place, counts=tree.counts, details=details
+        )
+        return self._objects.create_own(name, data=data, clock=self._clock)
+
+    def _swap(self, new: Register) -> None:
+        self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock)
+
+
+def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState, StoredRegister]:
+    """Create a register of the generation that is current before and after."""
+    for _ in range(limits.SESSION_START_COUNT_MAX):
+        before = read_gc_state(objects)
+        stored = create_register(
+            objects,
+            Register(
+                generation=before.n,
+                snapshot=datapath.random_id(),
+                source=source,
+                state=RegisterState.OPEN,
+                ack=before.n,
+                started=clock.now(),
+            ),
+        )
+        if stored is None:
+            continue
+        after = read_gc_state(objects)
+        if after.n == before.n:
+            # The later one: packs may have been condemned, or doomed, between the two.
+            return after, stored
+    raise StorageError(
+        "prune moved on each time that a session was begun", key=objects.layout.key("gc/state")
+    )

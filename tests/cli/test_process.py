@@ -1,0 +1,99 @@
+"""The program as a process: pipes that close, signals, and a machine without the native module."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+START = """
+import sys
+from pvback import datapath
+from pvback.cli import main
+from tests.support import fake_native
+
+datapath.load_native = lambda: fake_native
+{before}
+main()
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(tmp_path: Path, *words: str, before: str = "") -> subprocess.Popen[str]:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PVBACK_")},
+        "PVBACK_REPOSITORY": str(tmp_path / "repository"),
+        "PVBACK_PASSWORD": "correct horse",
+        "PVBACK_CACHE_DIR": str(tmp_path / "cache"),
+        "PYTHONPATH": str(ROOT),
+    }
+    process: subprocess.Popen[str] = subprocess.Popen(
+        [sys.executable, "-c", START.format(before=before), *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=50)
+    return process.returncode, out, err
+
+
+WAITING = """
+import json, threading
+def wait(job):
+    print("started", file=sys.stderr, flush=True)
+    name, _ = job.commands.get(timeout=40)
+    root = {"page": "e" * 64, "level": 0, "nodes": 1, "bytes": 7}
+    job.ask("output", "checkpoint", json.dumps({"root": root, "runs": [], "stats": {}}).encode())
+    job.is_cancelled.wait(40)
+    from pvback.errors import Interrupted
+    raise Interrupted("cancelled")
+fake_native.VERBS["backup"] = wait
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stores_a_checkpoint(tmp_path: Path, number: signal.Signals) -> None:
+    assert finish(start(tmp_path, "init"))[0] == 0
+    process = start(tmp_path, "backup", str(tmp_path), before=WAITING)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "started\n"
+    process.send_signal(number)
+    code, out, err = finish(process)
+    assert (code, out) == (130, "")
+    assert err == (
+        f"error: interrupted by {number.name}\n\n"
+        "hint: run the same backup again: it goes on from the last checkpoint\n"
+    )
+    assert list(tmp_path.glob("repository/s/*/records/*-1"))
+
+
+def test_a_reader_that_goes_away(tmp_path: Path) -> None:
+    assert finish(start(tmp_path, "init"))[0] == 0
+    assert finish(start(tmp_path, "backup", str(ROOT / "pvback")))[0] == 0
+    process = start(tmp_path, "ls", "latest")
+    assert process.stdout is not None
+    process.stdout.close()
+    process.stdout = None
+    _, err = process.communicate(timeout=50)
+    assert err == ""
+
+
+def test_a_machine_without_the_native_module(tmp_path: Path) -> None:
+    before = """
+def missing():
+    from pvback.errors import InternalError
+    raise InternalError("the native module does not load", hint="run `make build`")
+datapath.load_native = missing
+"""
+    assert finish(start(tmp_path, "--help", before=before))[0] == 0
+    code, _, err = finish(start(tmp_path, "init", before=before))
+    assert (code, "Traceback" in err) == (70, False)
+    assert "native module" in err
