@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use super::options::{DumpOptions, key_of_path};
+use super::options::DumpOptions;
 use super::progress::Counters;
 use super::{Control, Snapshot};
 use crate::blobs::{BlobStore, Range1, Wanted};
@@ -61,7 +61,6 @@ pub fn dump(scope: &Scope, options: &DumpOptions, control: &Control) -> Result<D
     if node.unreadable || node.partial {
         return Err(at(Error::damaged("its content was not stored, or not all of it")));
     }
-    debug_assert!(key_of_path(&options.path).is_ok());
     Counters::add(&control.counters.bytes_total, *size);
     let (ranges, ranges_in) = unbounded();
     let mut flow = Flow {
@@ -245,8 +244,8 @@ fn fetch(blobs: &BlobStore, counters: &Counters, ranges: &Receiver<RangeJob>) {
         Counters::add(&counters.ranges_fetched, 1);
         Counters::add(&counters.bytes_fetched, range.bytes.end - range.bytes.start);
         for blob in &range.blobs {
-            let opened = open(blobs, &mut opener, &range, &bytes, blob);
-            batch.deliver(blob.id, opened);
+            let chunk = open(blobs, &mut opener, &range, &bytes, blob);
+            batch.deliver(blob.id, chunk);
         }
     }
 }
@@ -262,11 +261,11 @@ fn open(
         Some(opener) => opener,
         None => opener.insert(BlobOpener::new()?),
     };
-    let opened = match bytes {
+    let chunk = match bytes {
         Ok(bytes) => blobs.open(opener, range, bytes, blob),
         Err(error) => Err(error.clone()),
     };
-    match opened {
+    match chunk {
         Err(error) if error.kind != ErrorKind::Cancelled => {
             blobs.fetch(opener, &blob.id, PackKind::Data)
         }

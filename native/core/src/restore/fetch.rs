@@ -67,12 +67,12 @@ impl BlobJob {
         let Some(chunk) = plan.chunk(&blob.id) else {
             return run.fail(Error::internal("a chunk that nobody wants"));
         };
-        let opened = match &brought.bytes {
+        let raw = match &brought.bytes {
             Ok(bytes) => run.blobs.open(opener, &brought.range, bytes, &blob),
             Err(error) => Err(error.clone()),
         };
         drop(brought);
-        let raw = match opened {
+        let raw = match raw {
             Err(error) if is_worth_another_copy(&error) => {
                 run.blobs.fetch(opener, &blob.id, PackKind::Data)
             }

@@ -63,6 +63,7 @@ pub(super) struct FileTask {
 
 /// What changes while the file is written.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // independent facts about one file
 pub(super) struct State {
     handle: Handle,
     /// Device and inode number of what is written to.
@@ -196,52 +197,34 @@ impl FileTask {
     }
 
     /// Makes a range a hole, or reserved zeros. New files are holes to begin with.
-    pub(super) fn clear(&self, run: &Run, offset: u64, len: u64, is_zero: bool) {
+    pub(super) fn clear(&self, run: &Run, offset: u64, len: u64, is_reserved: bool) {
+        let clear = |fd: BorrowedFd<'_>| match (is_reserved, self.is_device()) {
+            (true, false) => zero_range(fd, offset, len),
+            _ => punch_hole(fd, offset, len),
+        };
         if !self.is_existing() {
-            if is_zero {
-                self.change(run, false, |fd| zero_range(fd, offset, len));
+            if is_reserved {
+                self.change(run, false, clear);
             }
             return;
         }
-        let has_data = |fd: Arc<OwnedFd>| has_data_between(fd.as_fd(), offset, len);
-        match self.readable(run).map(has_data) {
-            Ok(false) if !self.is_device() => {
-                if is_zero {
-                    self.reserve(run, offset, len);
-                }
+        // Where it reads as zeros already, nobody will see a difference.
+        let clear_unseen = |fd: Arc<OwnedFd>| -> Result<bool> {
+            let range = offset..offset + len;
+            if self.is_device() || !is_zero(fd.as_fd(), range)? {
+                return Ok(false);
             }
-            Ok(_) if is_zero => {
-                self.change(run, false, |fd| match zero_range(fd, offset, len) {
-                    Err(_) if self.is_device() => punch_hole(fd, offset, len),
-                    other => other,
-                });
-            }
-            Ok(_) => self.punch(run, offset, len),
-            Err(error) => self.fail(run, error),
-        }
-    }
-
-    /// Makes a range a hole where something is allocated, which need not be anything but zeros.
-    fn punch(&self, run: &Run, offset: u64, len: u64) {
-        let punch = |fd: Arc<OwnedFd>| -> Result<bool> {
-            let is_zero = !self.is_device() && is_zero(fd.as_fd(), offset..offset + len)?;
-            if is_zero {
+            if is_reserved {
+                reserve(fd.as_fd(), offset, len)?;
+            } else if has_data_between(fd.as_fd(), offset, len) {
                 punch_hole(fd.as_fd(), offset, len)?;
             }
-            Ok(is_zero)
+            Ok(true)
         };
-        match self.readable(run).and_then(punch) {
+        match self.readable(run).and_then(clear_unseen) {
             Ok(true) => {}
-            Ok(false) => self.change(run, false, |fd| punch_hole(fd, offset, len)),
+            Ok(false) => self.change(run, false, clear),
             Err(error) => self.fail(run, error),
-        }
-    }
-
-    /// Reserves a range that reads as zeros, which changes nothing that anybody could read.
-    fn reserve(&self, run: &Run, offset: u64, len: u64) {
-        let opened = self.readable(run);
-        if let Err(error) = opened.and_then(|fd| reserve(fd.as_fd(), offset, len)) {
-            self.fail(run, error);
         }
     }
 
@@ -310,14 +293,7 @@ impl FileTask {
             (_, Mode::Restore) => return self.open_first(run, state, dir.as_fd(), is_whole),
             _ => self.open_to_look(dir.as_fd())?,
         };
-        Ok(self.keep(run, state, fd))
-    }
-
-    fn keep(&self, run: &Run, state: &mut State, fd: OwnedFd) -> Arc<OwnedFd> {
-        let fd = Arc::new(fd);
-        state.handle = Handle::Open(Arc::clone(&fd));
-        run.files_open.fetch_add(1, Ordering::Relaxed);
-        fd
+        Ok(keep(run, state, fd))
     }
 
     fn open_first(
@@ -353,7 +329,7 @@ impl FileTask {
         if self.size > 0 && !is_whole {
             truncate(fd.as_fd(), self.size)?;
         }
-        Ok(self.keep(run, state, fd))
+        Ok(keep(run, state, fd))
     }
 
     /// Takes an existing file over.
@@ -365,7 +341,7 @@ impl FileTask {
         stat: &Stat,
     ) -> Result<Arc<OwnedFd>> {
         state.inode = (stat.dev, stat.ino);
-        let fd = self.keep(run, state, fd);
+        let fd = keep(run, state, fd);
         if stat.nlink > 1 {
             state.is_shared = true;
             let is_ours = self.group.is_some() && lock(&run.claimed).insert(state.inode);
@@ -412,6 +388,14 @@ impl FileTask {
             run.files_open.fetch_sub(1, Ordering::Relaxed);
         }
     }
+}
+
+/// Notes that the file is open.
+fn keep(run: &Run, state: &mut State, fd: OwnedFd) -> Arc<OwnedFd> {
+    let fd = Arc::new(fd);
+    state.handle = Handle::Open(Arc::clone(&fd));
+    run.files_open.fetch_add(1, Ordering::Relaxed);
+    fd
 }
 
 /// Whether any byte of a range is allocated; true where that cannot be told.

@@ -1,5 +1,6 @@
 //! Completing a file: its attributes, its other names, and what is told about it.
 
+use std::borrow::Cow;
 use std::os::fd::AsFd as _;
 
 use rustix::fs::{RenameFlags, renameat, renameat_with};
@@ -10,6 +11,7 @@ use super::progress::{Counters, Problem};
 use super::run::{Mode, Run};
 use crate::broker::lock;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fs::apply::apply_flags;
 use crate::fs::content::truncate;
 use crate::fs::flags::PROTECTING;
 use crate::fs::{
@@ -60,18 +62,26 @@ impl FileTask {
             fd = self.open_to_write(run, state, false)?;
         }
         let subject = Subject::Open(fd.as_fd());
+        let mut wanted = Cow::Borrowed(&*self.wanted);
         if !state.damage.is_empty() {
             if state.is_new {
                 truncate(fd.as_fd(), self.size)?;
             }
             // With the time that the snapshot has it would pass for what the snapshot has.
-            let mut wanted = (*self.wanted).clone();
-            wanted.stat.mtime = stat_fd(fd.as_fd())?.mtime;
-            self.apply(&subject, &wanted, path, denied)?;
-        } else {
-            self.apply(&subject, &self.wanted, path, denied)?;
+            wanted.to_mut().stat.mtime = stat_fd(fd.as_fd())?.mtime;
         }
-        self.take_name()
+        if self.early_name.is_none() {
+            return self.apply(&subject, &wanted, path, denied);
+        }
+        // With its attributes, but before a flag forbids that it is renamed.
+        apply_attributes_but_flags(&subject, &wanted, path, denied)?;
+        self.take_name()?;
+        if self.has_late_flags() { Ok(()) } else { apply_flags(&subject, &wanted, path, denied) }
+    }
+
+    /// Whether flags must wait for hard links.
+    fn has_late_flags(&self) -> bool {
+        self.group.is_some() && self.wanted.flags & PROTECTING != 0
     }
 
     /// Gives a file that was made under another name its own, unless somebody else has taken it since.
@@ -96,7 +106,7 @@ impl FileTask {
         path: &[u8],
         denied: &mut Denied,
     ) -> Result<()> {
-        if self.group.is_some() && wanted.flags & PROTECTING != 0 {
+        if self.has_late_flags() {
             apply_attributes_but_flags(subject, wanted, path, denied)
         } else {
             apply_attributes(subject, wanted, path, denied)

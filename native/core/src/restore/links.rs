@@ -86,7 +86,9 @@ impl LinkGroup {
     fn settle(&self, run: &Run, outcome: State) {
         let before = std::mem::replace(&mut *lock(&self.state), outcome);
         if let State::Waiting(list) = before {
-            list.into_iter().for_each(|task| run.send(Job::Link(task)));
+            for task in list {
+                run.send(Job::Link(task));
+            }
         }
     }
 }

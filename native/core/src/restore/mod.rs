@@ -212,7 +212,9 @@ fn restore_id(options: &RestoreOptions) -> [u8; 32] {
     add(format!("{:?}", options.overwrite).as_bytes());
     for patterns in [&options.includes, &options.excludes] {
         add(&(patterns.len() as u64).to_le_bytes());
-        patterns.iter().for_each(|pattern| add(pattern.as_bytes()));
+        for pattern in patterns {
+            add(pattern.as_bytes());
+        }
     }
     *hash.finalize().as_bytes()
 }

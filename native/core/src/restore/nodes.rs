@@ -8,7 +8,7 @@ use super::file::{FileTask, Found};
 use super::finish::unreadable;
 use super::links::{LinkGroup, LinkTask};
 use super::options::Overwrite;
-use super::plan::Planner;
+use super::plan::{Planner, look};
 use super::progress::{Counters, Problem};
 use super::run::{Job, Mode, is_fatal};
 use super::windows::Mark;
@@ -19,8 +19,8 @@ use crate::tree::{Body, Content, Node};
 
 impl Planner<'_> {
     /// Plans a node in the directory `dir`.
-    pub(super) fn plan_node(&mut self, dir: &DirRef, node: Node) -> Result<()> {
-        let found = match self.look(dir, node.name()) {
+    pub(super) fn plan_node(&mut self, dir: &DirRef, node: &Node) -> Result<()> {
+        let found = match look(dir, node.name()) {
             Ok(found) => found,
             Err(error) if is_fatal(&error) => return Err(error),
             Err(error) => {
@@ -32,7 +32,7 @@ impl Planner<'_> {
             self.skip(&dir.path_of(node.name()));
             return Ok(());
         }
-        if self.run.mode == Mode::Verify && !is_kind(found.as_ref(), &node) {
+        if self.run.mode == Mode::Verify && !is_kind(found.as_ref(), node) {
             let (what, message) = match found {
                 Some(_) => ("differs", "another kind of entry than in the snapshot"),
                 None => ("missing", "not in the target"),
@@ -43,24 +43,24 @@ impl Planner<'_> {
             }
             return Ok(());
         }
-        let group = match self.join_group(dir, &node, found.as_ref()) {
+        let group = match self.join_group(dir, node, found.as_ref()) {
             Ok(group) => group,
-            Err(Joined) => return self.after_item(&node),
+            Err(Joined) => return self.after_item(node),
         };
         if let Body::File { content, .. } = &node.body {
-            let file = self.file_of(dir, &node, found, group);
-            return self.plan_content(&file, &node, content);
+            let file = self.file_of(dir, node, found, group);
+            return self.plan_content(&file, node, content);
         }
         let task = EntryTask {
             dir: dir.clone(),
             name: node.name().into(),
-            wanted: Box::new(attributes_of(&node)),
+            wanted: Box::new(attributes_of(node)),
             found: found.map(Box::new),
             group,
             ticket: Arc::clone(&self.window.ticket),
         };
         self.run.send(Job::Entry(task));
-        self.after_item(&node)
+        self.after_item(node)
     }
 
     /// Plans the content of a file into a device.

@@ -56,6 +56,7 @@ pub struct ReadOptions {
 
 /// Options of the verb `restore`.
 #[derive(Clone, Debug, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // as the document of the seam has them
 pub struct RestoreOptions {
     /// Where from.
     #[serde(flatten)]

@@ -10,7 +10,7 @@ use super::dirs::DirRef;
 use super::fetch::fetch;
 use super::file::Found;
 use super::journal::Journal;
-use super::plan::{PlanOptions, Planner};
+use super::plan::{Left, PlanOptions, Planner};
 use super::progress::Counters;
 use super::run::{Job, Mode, Run, RunParts};
 use super::select::Selection;
@@ -73,7 +73,7 @@ impl Passes<'_> {
             range_bytes_max: share.clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX),
             denied: std::mem::take(&mut self.denied),
         });
-        let journal = std::thread::scope(|threads| {
+        let left = std::thread::scope(|threads| {
             let start = |name: &str| std::thread::Builder::new().name(format!("restore-{name}"));
             let mut started = (0, 0);
             let spawned: std::io::Result<()> = (|| {
@@ -91,43 +91,42 @@ impl Passes<'_> {
                 }
                 Ok(())
             })();
-            let journal = match spawned {
+            let left = match spawned {
                 Ok(()) => self.plan(&run, root),
                 Err(error) => {
                     run.fail(no_thread(&error));
-                    None
+                    Left::default()
                 }
             };
             run.windows.wait_all();
             (0..started.1).for_each(|_| run.stop_fetcher());
             (0..started.0).for_each(|_| run.send(Job::Stop));
-            journal
+            left
         });
         for late in std::mem::take(&mut *lock(&run.late_flags)) {
             if run.is_going_on() {
                 late.apply(&run);
             }
         }
+        let ended = end_journal(&run, left.journal);
+        drop(left.top);
         self.denied = std::mem::take(&mut *lock(&run.denied));
         self.unlike = std::mem::take(&mut *lock(&run.unlike));
-        end_journal(&run, journal)
+        ended.and_then(|()| run.check())
     }
 
-    /// Plans everything; trouble is the run's. Returns the journal that it kept.
-    fn plan(&mut self, run: &Arc<Run>, root: &Root) -> Option<Journal> {
+    /// Plans everything; trouble is the run's.
+    fn plan(&mut self, run: &Arc<Run>, root: &Root) -> Left {
         let planned = self.plan_into(run, root);
-        planned.unwrap_or_else(|(error, journal)| {
+        planned.unwrap_or_else(|failed| {
+            let (error, left) = *failed;
             run.fail(error);
-            journal
+            left
         })
     }
 
-    fn plan_into(
-        &mut self,
-        run: &Arc<Run>,
-        root: &Root,
-    ) -> Result<Option<Journal>, (Error, Option<Journal>)> {
-        let before = |error| (error, None);
+    fn plan_into(&mut self, run: &Arc<Run>, root: &Root) -> Result<Left, Box<(Error, Left)>> {
+        let before = |error| Box::new((error, Left::default()));
         let (journal, resumed) = match root {
             Root::Directory(Some(target)) if run.mode == Mode::Restore => {
                 open_journal(self.snapshot, self.options, target).map_err(before)?
@@ -143,16 +142,16 @@ impl Passes<'_> {
             unlike: std::mem::take(&mut self.unlike),
         };
         let mut planner = Planner::new(run, &self.snapshot.reader, options).map_err(before)?;
-        let planned = match root {
+        let outcome = match root {
             Root::Directory(target) => {
                 let dir = target.as_ref().map(root_dir).transpose();
                 dir.and_then(|dir| planner.plan_directory(dir))
             }
             Root::Single(single) => self.plan_single(run, &mut planner, single),
         };
-        match planned {
+        match outcome {
             Ok(()) => Ok(planner.finish()),
-            Err(error) => Err((error, planner.journal.take())),
+            Err(error) => Err(Box::new((error, planner.give_up()))),
         }
     }
 
@@ -164,19 +163,15 @@ impl Passes<'_> {
     ) -> Result<()> {
         let dir = single.parent.as_ref().map(root_dir).transpose()?;
         let dir = DirRef::root(run, dir, None, false);
-        match &single.device {
-            Some(fd) => {
-                let found = Found::Device(Arc::clone(fd));
-                planner.plan_device(&dir, &single.name, &self.node, found)
-            }
-            None => {
-                let mut node = self.node.clone();
-                node.key.clone_from(&single.name);
-                // The other names of this inode are not restored.
-                node.link_group = None;
-                planner.plan_node(&dir, node)
-            }
+        if let Some(fd) = &single.device {
+            let found = Found::Device(Arc::clone(fd));
+            return planner.plan_device(&dir, &single.name, &self.node, found);
         }
+        let mut node = self.node.clone();
+        node.key.clone_from(&single.name);
+        // The other names of this inode are not restored.
+        node.link_group = None;
+        planner.plan_node(&dir, &node)
     }
 }
 

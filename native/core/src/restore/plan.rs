@@ -34,7 +34,7 @@ pub(super) struct Planner<'a> {
     is_delete: bool,
     /// Key of the root of the restored subtree.
     base: Vec<u8>,
-    pub(super) journal: Option<Journal>,
+    journal: Option<Journal>,
     /// What an earlier run has finished.
     pub(super) resumed: Option<Mark>,
     /// Paths that a comparison leaves out.
@@ -42,6 +42,8 @@ pub(super) struct Planner<'a> {
     stack: Vec<Frame>,
     pub(super) groups: HashMap<u64, Arc<LinkGroup>>,
     pub(super) window: Window,
+    /// The top directory, held so that it is completed last.
+    top: Option<DirRef>,
 }
 
 /// A directory on the way to the current node.
@@ -54,6 +56,13 @@ struct Frame {
     /// Its node, until it is made.
     node: Option<Box<Node>>,
     extras: Option<Extras>,
+}
+
+/// What a planner leaves to be done when all its work is.
+#[derive(Default)]
+pub(super) struct Left {
+    pub(super) journal: Option<Journal>,
+    pub(super) top: Option<DirRef>,
 }
 
 /// Options of a pass.
@@ -86,6 +95,7 @@ impl<'a> Planner<'a> {
             stack: Vec::new(),
             groups: HashMap::new(),
             window,
+            top: None,
         })
     }
 
@@ -111,7 +121,7 @@ impl<'a> Planner<'a> {
             last.clone_from(&node.key);
             if let Some(root) = root.take() {
                 self.push_root(root, &node)?;
-            } else if let Some(past) = self.plan_below(node)? {
+            } else if let Some(past) = self.plan_below(&node)? {
                 nodes.seek(&past);
             }
         }
@@ -123,11 +133,17 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
-    /// Ends the last window. What is planned is not yet done.
-    pub(super) fn finish(self) -> Option<Journal> {
+    /// Ends the last window. What is planned is not yet done. The journal lies in the top directory, whose
+    /// time is to be set after the journal was removed: both are the caller's now.
+    pub(super) fn finish(self) -> Left {
         let end = Mark { key: vec![u8::MAX; 256], offset: 0 };
         self.window.submit(self.run, end);
-        self.journal
+        Left { journal: self.journal, top: self.top }
+    }
+
+    /// The same after an error.
+    pub(super) fn give_up(self) -> Left {
+        Left { journal: self.journal, top: self.top }
     }
 
     /// The rest of the tree cannot be read. Nothing may be called superfluous any more.
@@ -152,6 +168,7 @@ impl<'a> Planner<'a> {
         let choice = self.selection.root();
         let wanted = (choice == Choice::Taken).then(|| Box::new(attributes_of(node)));
         let dir = DirRef::root(self.run, dir, wanted, false);
+        self.top = Some(dir.clone());
         self.push(Vec::new(), choice, Some(dir), node);
         Ok(())
     }
@@ -182,7 +199,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Plans one node below the base. Returns the key to go on from where what is below is left out.
-    fn plan_below(&mut self, node: Node) -> Result<Option<Vec<u8>>> {
+    fn plan_below(&mut self, node: &Node) -> Result<Option<Vec<u8>>> {
         let key = self.relative(&node.key).to_vec();
         let cut = key.iter().rposition(|byte| *byte == 0);
         let parent = key.get(..cut.unwrap_or(0)).unwrap_or_default();
@@ -201,15 +218,15 @@ impl<'a> Planner<'a> {
         let is_dir = node.kind() == Kind::Directory;
         match choice {
             Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => Ok(None),
-            Choice::Taken if is_dir => self.enter(key, name_of(&node), &node),
+            Choice::Taken if is_dir => self.enter(key, name_of(node), node),
             Choice::Taken => {
                 let dir = self.made()?;
                 self.plan_node(&dir, node)?;
                 Ok(None)
             }
             Choice::Passed if is_dir => {
-                let dir = self.open_passed(name_of(&node))?;
-                self.push(key, choice, dir, &node);
+                let dir = self.open_passed(name_of(node))?;
+                self.push(key, choice, dir, node);
                 Ok(None)
             }
             Choice::Passed => Ok(None),
@@ -275,7 +292,7 @@ impl<'a> Planner<'a> {
 
     /// Makes room for a directory; true if it may not be had.
     fn is_in_the_way(&self, above: &DirRef, name: &[u8]) -> Result<bool> {
-        let found = self.look(above, name)?;
+        let found = look(above, name)?;
         let Some(stat) = found.filter(|stat| stat.kind != crate::fs::FileKind::Dir) else {
             return Ok(false);
         };
@@ -284,18 +301,6 @@ impl<'a> Planner<'a> {
         }
         remove_tree(above.fd()?.as_fd(), name)?;
         Ok(false)
-    }
-
-    /// What has this name now. Nothing in a directory that was not there before.
-    pub(super) fn look(&self, dir: &DirRef, name: &[u8]) -> Result<Option<Stat>> {
-        if dir.is_new() || dir.dir().is_none() {
-            return Ok(None);
-        }
-        match stat_at(dir.fd()?.as_fd(), name) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(error) if error.os_error == Some(Errno::NOENT.raw_os_error()) => Ok(None),
-            Err(error) => Err(error),
-        }
     }
 
     /// Ends the current window, which reaches to `mark`, and opens the next.
@@ -313,6 +318,18 @@ fn open_window(run: &Run) -> Result<Window> {
     match run.windows.begin() {
         Some(ticket) => Ok(Window::new(ticket)),
         None => Err(run.check().err().unwrap_or_else(|| Error::internal("the restore has ended"))),
+    }
+}
+
+/// What has this name now. Nothing in a directory that was not there before.
+pub(super) fn look(dir: &DirRef, name: &[u8]) -> Result<Option<Stat>> {
+    if dir.is_new() || dir.dir().is_none() {
+        return Ok(None);
+    }
+    match stat_at(dir.fd()?.as_fd(), name) {
+        Ok(stat) => Ok(Some(stat)),
+        Err(error) if error.os_error == Some(Errno::NOENT.raw_os_error()) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Interrupted restores.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -11,16 +11,27 @@ use serde_json::json;
 
 use crate::support::{Repo, Scratch, Snapshot, assert_same, noise, os};
 
-/// Restores until `gets` ranges of content were asked for and `files` files are complete, then cancels.
-/// Says whether it was too late for that.
-fn restore_until(repo: &Repo, snapshot: &Snapshot, target: &Path, gets: usize, files: u64) -> bool {
+/// When to stop a restore.
+#[derive(Clone, Copy)]
+struct Stop {
+    /// So many reads of content are answered, and the next one is asked for,
+    gets: usize,
+    /// counting those of this many bytes and more,
+    bytes: u64,
+    /// and so many files are complete.
+    files: u64,
+}
+
+/// Restores until then, and cancels. Says whether it was too late for that.
+fn restore_until(repo: &Repo, snapshot: &Snapshot, target: &Path, stop: Stop) -> bool {
+    let Stop { gets, bytes, files } = stop;
     let more = json!({"journal": true, "memory_bytes": 1, "gets": 8});
     let options = repo.options(snapshot, target, more);
     let options: RestoreOptions = serde_json::from_value(options).unwrap();
     let asked = Arc::new((Mutex::new((0, false)), Condvar::new()));
     let gate = Arc::clone(&asked);
-    *repo.fault.lock().unwrap() = Some(Box::new(move |key, _| {
-        if key.contains("/data/") {
+    *repo.fault.lock().unwrap() = Some(Box::new(move |key, length| {
+        if key.contains("/data/") && length >= bytes {
             let (state, changed) = &*gate;
             let mut state = state.lock().unwrap();
             state.0 += 1;
@@ -36,12 +47,12 @@ fn restore_until(repo: &Repo, snapshot: &Snapshot, target: &Path, gets: usize, f
         std::thread::scope(|threads| {
             let running = threads.spawn(|| restore(scope, &options, &control));
             let is_there =
-                || asked.0.lock().unwrap().0 >= gets && control.counters().stats().files >= files;
+                || asked.0.lock().unwrap().0 > gets && control.counters().stats().files >= files;
             while !is_there() && !running.is_finished() {
                 // Only looks how far it is; what it waits for stays so.
                 std::thread::park_timeout(Duration::from_millis(2));
             }
-            scope.broker.cancel(Error::new(ErrorKind::Cancelled, "stopped"));
+            scope.broker.cancel(&Error::new(ErrorKind::Cancelled, "stopped"));
             asked.0.lock().unwrap().1 = true;
             asked.1.notify_all();
             running.join().unwrap()
@@ -57,6 +68,23 @@ fn restore_until(repo: &Repo, snapshot: &Snapshot, target: &Path, gets: usize, f
     }
 }
 
+/// The first window is complete, and nothing of the second.
+const SECOND_WINDOW: Stop = Stop { gets: 0, bytes: 300_000, files: 16_384 };
+
+/// A target in which the first window is complete and nothing of the second is, and a journal that says so.
+fn interrupted(scratch: &Scratch, repo: &Repo, snapshot: &Snapshot) -> PathBuf {
+    for attempt in 0..50 {
+        let target = scratch.dir(&format!("target-{attempt}"));
+        assert!(!restore_until(repo, snapshot, &target, SECOND_WINDOW));
+        // The files of a window are complete a moment before the window is.
+        if target.join(os(JOURNAL_NAME)).exists() {
+            return target;
+        }
+        std::fs::remove_dir_all(target).unwrap();
+    }
+    panic!("no journal in 50 attempts");
+}
+
 #[test]
 fn a_stopped_restore_goes_on() {
     let scratch = Scratch::in_memory();
@@ -69,10 +97,10 @@ fn a_stopped_restore_goes_on() {
     std::fs::write(source.join("nn-large"), noise(99, 20_000_000)).unwrap();
     let repo = Repo::new(64 << 10);
     let snapshot = repo.backup(&source, "directory");
-    for (gets, files) in [(0, 0), (3, 0), (9, 15_000)] {
+    for gets in [0, 3, 7] {
         let target = scratch.dir(&format!("target-{gets}"));
-        assert!(!restore_until(&repo, &snapshot, &target, gets, files));
-        assert!(!target.join(os(JOURNAL_NAME)).exists() || files > 0);
+        let stop = Stop { gets, bytes: 0, files: 0 };
+        assert!(!restore_until(&repo, &snapshot, &target, stop));
         repo.restore_well(&snapshot, &target, json!({"journal": true, "delete": true}));
         assert_same(&source, &target);
     }
@@ -82,17 +110,14 @@ fn a_stopped_restore_goes_on() {
 fn what_was_finished_is_not_looked_at_again() {
     let scratch = Scratch::in_memory();
     let source = scratch.dir("source");
-    for number in 0..17_000 {
+    for number in 0..16_384 {
         std::fs::write(source.join(format!("{number:05}")), format!("{number:05}")).unwrap();
     }
     std::fs::write(source.join("large"), noise(99, 20_000_000)).unwrap();
     let repo = Repo::new(512 << 10);
     let snapshot = repo.backup(&source, "directory");
-    let target = scratch.dir("target");
-    // All small files are slices of one chunk. With the header of its pack and that one range the first
-    // window is complete; the second waits.
-    assert!(!restore_until(&repo, &snapshot, &target, 2, 16_384));
-    assert!(target.join(os(JOURNAL_NAME)).exists());
+    // The small files are the first window, the large one is the second.
+    let target = interrupted(&scratch, &repo, &snapshot);
     // An edit that shows neither in size nor in time stays unseen: proof that nobody looked.
     let path = target.join("00007");
     let time = path.metadata().unwrap().modified().unwrap();
@@ -102,7 +127,7 @@ fn what_was_finished_is_not_looked_at_again() {
     let result = repo.restore_well(&snapshot, &target, json!({"journal": true}));
     assert_eq!(std::fs::read(&path).unwrap(), b"edits");
     assert!(!target.join(os(JOURNAL_NAME)).exists());
-    assert!(result.stats.files_unchanged > 16_000, "{:?}", result.stats);
+    assert!(result.stats.files_unchanged > 16_380, "{:?}", result.stats);
     let mended = repo.restore_well(&snapshot, &target, json!({}));
     assert_eq!(mended.stats.files_changed, 1);
     assert_same(&source, &target);
@@ -112,17 +137,16 @@ fn what_was_finished_is_not_looked_at_again() {
 fn another_snapshot_does_not_go_on_where_this_one_stopped() {
     let scratch = Scratch::in_memory();
     let source = scratch.dir("source");
-    for number in 0..20_000 {
-        std::fs::write(source.join(format!("{number}")), format!("{number:05}")).unwrap();
+    for number in 0..16_384 {
+        let name = format!("{number:05}");
+        std::fs::write(source.join(&name), &name).unwrap();
     }
-    std::fs::write(source.join("large"), noise(99, 5_000_000)).unwrap();
+    std::fs::write(source.join("large"), noise(99, 20_000_000)).unwrap();
     let repo = Repo::new(512 << 10);
     let first = repo.backup(&source, "directory");
-    let target = scratch.dir("target");
-    restore_until(&repo, &first, &target, 2, 16_384);
-    assert!(target.join(os(JOURNAL_NAME)).exists());
+    let target = interrupted(&scratch, &repo, &first);
     // Same size and, where the clock is coarse, the same time.
-    std::fs::write(source.join("5"), "other").unwrap();
+    std::fs::write(source.join("00005"), "other").unwrap();
     let second = repo.backup(&source, "directory");
     repo.restore_well(&second, &target, json!({"journal": true}));
     assert_same(&source, &target);

@@ -8,5 +8,6 @@ mod journal;
 mod links;
 mod selected;
 mod single;
+mod speed;
 mod support;
 mod trees;

@@ -108,5 +108,6 @@ fn a_dry_run_into_nowhere_tells_everything() {
     assert_eq!(outputs.actions(), ["create a", "create a/1", "create b"]);
     assert_eq!((result.stats.files_new, result.stats.bytes_fetched), (2, 0));
     assert!(!nowhere.exists());
-    assert!(repo.try_restore(&snapshot, &nowhere, json!({})).0.is_err());
+    repo.restore_well(&snapshot, &nowhere, json!({"verify": true}));
+    assert_same(&source, &nowhere);
 }

@@ -26,7 +26,7 @@ use pvback_core::scope::Scope;
 use pvback_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
-/// What a store does with a read instead of answering it.
+/// What a store does with a read, of a key and so many bytes (0: all), instead of answering it.
 pub type Fault = Box<dyn Fn(&str, u64) -> Option<Error> + Send + Sync>;
 
 /// A repository.
@@ -126,7 +126,7 @@ impl Repo {
         match work {
             Work::Get { key, offset, length } => {
                 if let Some(fault) = &*self.fault.lock().unwrap()
-                    && let Some(error) = fault(key, *offset)
+                    && let Some(error) = fault(key, length.unwrap_or(0))
                 {
                     return Err(error);
                 }
