@@ -13,7 +13,7 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo test test-all lint lint-python lint-rust test-python test-rust bench constraints clean help
+.PHONY: build demo test test-all test-robust lint lint-python lint-rust test-python test-rust bench constraints clean help
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -43,6 +43,9 @@ test-python: build
 
 test-all: build lint test-rust ## as test, with the slow tests
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
+
+test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
 
 lint: lint-python lint-rust ## style, types, layers, licences
 
