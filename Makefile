@@ -13,7 +13,7 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all fuzz lint lint-python lint-rust test-python test-rust bench constraints clean help
+.PHONY: build demo wheel test test-all test-robust fuzz lint lint-python lint-rust test-python test-rust bench constraints clean help
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -58,6 +58,9 @@ fuzz: $(STAMP) ## feed the parsers what a fuzzer makes up, each for FUZZ_SECONDS
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'error: cargo-fuzz is missing; cargo install --locked cargo-fuzz' >&2; exit 1; }
 	$(BIN)/python -m tests.support.fuzz_seeds build/fuzz/seeds
 	native/fuzz/run build/fuzz/seeds $(FUZZ_TARGETS)
+
+test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
 
 lint: lint-python lint-rust ## style, types, layers, licences
 

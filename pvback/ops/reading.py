@@ -59,7 +59,7 @@ def find_in(access: RepositoryAccess, text: str, *, source: str | None = None) -
 
 
 def tree_options(snapshot: CommittedSnapshot) -> dict[str, Any]:
-    """`source_id` and `root` of a snapshot. Raises WrongKeyError when its record is closed to this keyring."""
+    """`source_id` and `root` of a snapshot. Raises WrongKeyError when this keyring does not open it."""
     return {"source_id": snapshot.source, "root": snapshot.require_details().root.as_json()}
 
 

@@ -1,12 +1,11 @@
 """The program with a store that waits, or a process that dies, at a chosen moment.
 
 `python -m tests.robust.gated PLAN WORDS...`; the plan is JSON: `at` (`create`, `swap`, `read_range`, or
-`system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the first),
-`do` (`wait`, `kill`, `fail`, `count`). `wait` writes a byte to the descriptor `tell` and goes on when one can be read from
-`hear`, and with `until_asked` when the job has been asked to stop as well; meanwhile all requests like it
-wait, too. `count` writes how many there were when the program ends, and
-`peak` how many KiB of memory it had at most.
-`pack_bytes` and `checkpoint_seconds` set limits.
+`system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the
+first), `do` (`wait`, `kill`, `fail`, `count`, `peak`). `wait` writes a byte to the descriptor `tell`, and
+goes on when one can be read from `hear`, and with `until_asked` when the job was asked to stop as well;
+meanwhile all requests like it wait, too. When the program ends, `count` writes to `tell` how many there were,
+`peak` how many KiB of memory it had at most. `pack_bytes` and `checkpoint_seconds` set limits.
 """
 
 import errno
@@ -15,8 +14,8 @@ import os
 import signal
 import sys
 import threading
-from pathlib import Path
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pvback import limits

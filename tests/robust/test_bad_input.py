@@ -113,7 +113,12 @@ def test_a_key_file_that_is_none(world: World, tmp_path: Path, content: bytes) -
     ids=lambda one: "-".join(one)[:40] if isinstance(one, tuple) else "",
 )
 def test_things_that_are_not_there(
-    world: World, words: tuple[str, ...], code: int, part: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World,
+    words: tuple[str, ...],
+    code: int,
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     says(world.run(*words), code, part)
@@ -139,7 +144,12 @@ def test_ambiguous_snapshots(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value", "code"),
-    [("min_reader", 2, 13), ("features", ["from-the-future"], 13), ("format", 9, 13), ("min_writer", 2, None)],
+    [
+        ("min_reader", 2, 13),
+        ("features", ["from-the-future"], 13),
+        ("format", 9, 13),
+        ("min_writer", 2, None),
+    ],
 )
 def test_a_format_from_the_future(world: World, name: str, value: object, code: int | None) -> None:
     """A changed configuration is not the owner's any more; but people hear first that theirs is too old."""
@@ -210,7 +220,7 @@ def test_files_that_may_not_be_read(world: World, tmp_path: Path) -> None:
 
 
 def many_files(source: Path, rng: random.Random) -> None:
-    """More than fits into the memory of a backup, so that the last ones cannot have been read at its start."""
+    """More than fits into the memory of a backup: the last ones cannot have been read at its start."""
     source.mkdir()
     for number in range(200):
         (source / f"{number:03}").write_bytes(rng.randbytes(MIB))
@@ -245,9 +255,7 @@ def change_while_read(world: World, source: Path, change: str) -> Done:
 
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("change", ["vanish", "grow", "truncate", "fifo", "directory", "symlink"])
-def test_files_that_change_while_a_backup_runs(
-    world: World, tmp_path: Path, seed: int, change: str
-) -> None:
+def test_files_that_change_while_a_backup_runs(world: World, tmp_path: Path, seed: int, change: str) -> None:
     source = tmp_path / "source"
     many_files(source, random.Random(seed))
     before = image(source)
@@ -372,9 +380,7 @@ def test_a_dry_run_touches_nothing(world: World, tmp_path: Path, seed: int) -> N
 # --- the store, and signals ------------------------------------------------------------------------
 
 
-def test_a_repository_whose_disk_is_full(
-    empty_world: World, tmp_path: Path, seed: int, mount: Mount
-) -> None:
+def test_a_repository_whose_disk_is_full(empty_world: World, tmp_path: Path, seed: int, mount: Mount) -> None:
     rng = random.Random(seed)
     disk = mount(8 * MIB)
     source = tmp_path / "source"

@@ -1,7 +1,7 @@
 """Damage to any object, met by any command: found, or survived with the right result; never a bug.
 
-A small repository with two sources, three snapshots and two keys; every object x every damage x every command. The fast
-run takes the commands from the seed, the slow one takes all of them, and flips every byte.
+A small repository with two sources, three snapshots and two keys; every object x every damage x every
+command. The fast run takes object and commands from the seed, the slow one takes all and flips every byte.
 """
 
 import itertools
@@ -142,8 +142,9 @@ def damage(objects: dict[str, Path], key: str, how: str, other: str | None) -> b
 
 def judge(sound: Sound, world: World, command: str, done: Done, place: Path, case: str) -> None:
     """What has to hold whatever was damaged."""
-    codes = documented_codes()["restore" if command == "reference" else command.partition("-")[0]
-            if command != "key" else "key list"]
+    codes = documented_codes()[
+        "restore" if command == "reference" else command.partition("-")[0] if command != "key" else "key list"
+    ]
     done.ended(*codes - {2})
     if done.code:
         assert done.err or command.startswith("check"), "a failure without a word"
@@ -232,7 +233,9 @@ def try_one(sound: Sound, place: Path, case: tuple[str, str | None, str], comman
             assert done.code != 0 or is_told, "check did not see it"
 
 
-@pytest.mark.parametrize(("kind", "how"), list(itertools.product(KINDS, DAMAGES)), ids=lambda one: str(one).replace(" ", "-"))
+@pytest.mark.parametrize(
+    ("kind", "how"), list(itertools.product(KINDS, DAMAGES)), ids=lambda one: str(one).replace(" ", "-")
+)
 def test_damage(sound: Sound, tmp_path: Path, seed: int, kind: str, how: str) -> None:
     rng = random.Random(seed)
     for key, other in rng.sample(list(cases(sound, kind, how)), 1):
@@ -242,7 +245,9 @@ def test_damage(sound: Sound, tmp_path: Path, seed: int, kind: str, how: str) ->
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("kind", "how"), list(itertools.product(KINDS, DAMAGES)), ids=lambda one: str(one).replace(" ", "-"))
+@pytest.mark.parametrize(
+    ("kind", "how"), list(itertools.product(KINDS, DAMAGES)), ids=lambda one: str(one).replace(" ", "-")
+)
 def test_damage_for_every_object_and_command(sound: Sound, tmp_path: Path, kind: str, how: str) -> None:
     for key, other in cases(sound, kind, how):
         try_one(sound, tmp_path / "case", (key, other, how), list(COMMANDS))

@@ -36,7 +36,9 @@ def one_round(world: World, source: Path, rng: random.Random, *, among: int) -> 
     return point, done.code
 
 
-@pytest.mark.parametrize("rounds", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])])
+@pytest.mark.parametrize(
+    "rounds", [10, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
 @pytest.mark.timeout(400)
 def test_killed_at_any_moment(world: World, tmp_path: Path, seed: int, rounds: int) -> None:
     rng = random.Random(seed)
@@ -70,7 +72,7 @@ def test_killed_at_any_moment(world: World, tmp_path: Path, seed: int, rounds: i
 
 
 def finish(world: World, source: Path, tmp_path: Path) -> None:
-    """The next backup succeeds, the one after it finds no large file new, and what comes back is the source."""
+    """The next backup succeeds, the one after it finds no large file new, and the source comes back."""
     world.good("backup", source)
     again = world.good("backup", source, "--json").summary()["stats"]
     # Small files that changed just now are read again, and cut in other company.

@@ -176,7 +176,7 @@ class Machine(RuleBasedStateMachine):
         assert result.error_count == 0
         assert not differences(self.known[chosen], image(target))
 
-    @precondition(lambda self: self.known and not os.environ.get("NOREF"))
+    @precondition(lambda self: self.known)
     @rule(data=st.data())
     def restore_by_reference(self, data: st.DataObject) -> None:
         chosen = data.draw(st.sampled_from(sorted(self.known)))
@@ -233,4 +233,4 @@ def test_repository(empty_world: World, examples: int, steps: int) -> None:
         template = empty_world
 
     wanted = settings(max_examples=examples, stateful_step_count=steps, deadline=None)
-    run_state_machine_as_test(Bound, settings=wanted)  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(Bound, settings=wanted)

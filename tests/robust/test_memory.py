@@ -57,7 +57,9 @@ def test_peak_memory(
     found = {
         "first": peak(world, "backup", source, "--memory", f"{CEILING}M"),
         "again": peak(world, "backup", source, "--memory", f"{CEILING}M"),
-        "restore": peak(world, "restore", "latest", "--target", tmp_path / "target", "--memory", f"{CEILING}M"),
+        "restore": peak(
+            world, "restore", "latest", "--target", tmp_path / "target", "--memory", f"{CEILING}M"
+        ),
         "check": peak(world, "check", "--memory", f"{CEILING}M"),
     }
     for name, value in found.items():

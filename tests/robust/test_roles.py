@@ -40,9 +40,7 @@ class Team:
         world.good("backup", self.source)
 
     def access(self, role: str) -> RepositoryAccess:
-        config = Config(
-            repository=LocalAddress(self.owner.repository), key_file=self.members[role].key_file
-        )
+        config = Config(repository=LocalAddress(self.owner.repository), key_file=self.members[role].key_file)
         return open_repository_access(config)
 
 
@@ -172,7 +170,7 @@ def test_no_role_signs_what_is_not_its_own(team: Team) -> None:
     """What is sealed with too small a role is refused at once, or by whoever opens it."""
     owner = team.access("owner")
     state = {"v": 1, "nonce": "00" * 16, "n": 9, "phase": "IDLE", "floor": 9}
-    lists = {name: [] for name in ("condemned", "known", "dead", "base", "roster")}
+    lists: dict[str, list[str]] = {name: [] for name in ("condemned", "known", "dead", "base", "roster")}
     gc_state = json.dumps({**state, **lists}).encode()
     for role in ("writer", "restorer"):
         keyring = team.access(role).keyring

@@ -38,10 +38,10 @@ def test_four_writers(world: World, tmp_path: Path, seed: int, at: str, match: s
     found = world.snapshots()
     assert sorted(Path(one["path"]).name for one in found) == names
     world.good("check", "--read-data")
-    for number, one in enumerate(found):
+    for number, snapshot in enumerate(found):
         target = tmp_path / f"target{number}"
-        world.good("restore", one["id"], "--target", target)
-        assert not differences(image(Path(one["path"])), image(target))
+        world.good("restore", snapshot["id"], "--target", target)
+        assert not differences(image(Path(snapshot["path"])), image(target))
     # And the next one has a parent, and nothing to store but its own records.
     for name in set(names):
         world.good("backup", tmp_path / name)
