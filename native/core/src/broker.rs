@@ -6,7 +6,7 @@
 //! which they were made, and at most `puts_max` of them are unanswered at a time, so that the
 //! memory they hold is bounded.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -52,12 +52,16 @@ struct Answer {
     state: Mutex<Option<Result<Vec<u8>>>>,
     ready: Condvar,
     on_put: Mutex<Option<OnPut>>,
+    /// Which put this answers, counted from 0.
+    put: u64,
 }
 
 #[derive(Default)]
 struct Queue {
     requests: VecDeque<(Work, Arc<Answer>)>,
-    puts_open: usize,
+    puts_made: u64,
+    /// Numbers of the puts that are unanswered.
+    puts_open: BTreeSet<u64>,
     put_error: Option<Error>,
     cancelled: Option<Error>,
     closed: bool,
@@ -179,7 +183,7 @@ impl Broker {
     pub fn put(&self, key: String, data: Vec<u8>, on_put: OnPut) -> Result<()> {
         {
             let mut queue = lock(&self.queue);
-            while queue.puts_open >= self.puts_max
+            while queue.puts_open.len() >= self.puts_max
                 && queue.cancelled.is_none()
                 && queue.put_error.is_none()
             {
@@ -191,19 +195,26 @@ impl Broker {
             if queue.closed {
                 return Err(Error::internal("a put after the end of the job"));
             }
-            queue.puts_open += 1;
-            let answer = Arc::new(Answer::default());
-            *lock(&answer.on_put) = Some(on_put);
+            let put = queue.puts_made;
+            queue.puts_made += 1;
+            queue.puts_open.insert(put);
+            let on_put = Mutex::new(Some(on_put));
+            let answer = Arc::new(Answer { on_put, put, ..Answer::default() });
             queue.requests.push_back((Work::Put { key, data }, answer));
         }
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Waits until every put has been answered; fails if any failed.
+    /// Waits until every put that was made before this call has been answered; fails if any failed.
+    ///
+    /// Later ones are not waited for: while others go on storing, there may never be a moment without
+    /// an open put.
     pub fn wait_puts(&self) -> Result<()> {
         let mut queue = lock(&self.queue);
-        while queue.puts_open > 0 && queue.cancelled.is_none() {
+        let made = queue.puts_made;
+        let is_open = |queue: &Queue| queue.puts_open.first().is_some_and(|put| *put < made);
+        while is_open(&queue) && queue.cancelled.is_none() {
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         queue.cancelled.clone().or_else(|| queue.put_error.clone()).map_or(Ok(()), Err)
@@ -220,7 +231,7 @@ impl Broker {
                 on_put(&outcome);
             }
             let mut queue = lock(&self.queue);
-            queue.puts_open -= 1;
+            queue.puts_open.remove(&answer.put);
             if let Err(error) = outcome {
                 queue.put_error.get_or_insert(error);
             }
@@ -296,7 +307,7 @@ impl Drop for Request {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     #[test]
     fn gets_and_puts_are_answered_and_puts_are_bounded() {
@@ -308,7 +319,7 @@ mod tests {
             let peak = Arc::clone(&most);
             scope.spawn(move || {
                 while let Some(request) = server.next_request() {
-                    peak.fetch_max(lock(&server.queue).puts_open, Ordering::SeqCst);
+                    peak.fetch_max(lock(&server.queue).puts_open.len(), Ordering::SeqCst);
                     match &request.work {
                         Work::Get { length, .. } => {
                             let size = usize::try_from(length.unwrap_or(3)).unwrap();
@@ -360,5 +371,40 @@ mod tests {
         broker.cancel(&Error::new(ErrorKind::Cancelled, "stop"));
         assert_eq!(pending.wait().unwrap_err().kind, ErrorKind::Cancelled);
         assert!(broker.wait_puts().is_err());
+    }
+
+    #[test]
+    fn waiting_for_puts_ends_while_others_go_on_putting() {
+        const PUTS: usize = 20_000;
+        let broker = Broker::new(2);
+        let (is_over, made) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let put = |key: &str| broker.put(key.into(), vec![], Box::new(|_| ())).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Each put is answered when the next one is there: some put is always open.
+                let mut held = None::<Request>;
+                while let Some(request) = broker.next_request() {
+                    let is_put = matches!(request.work, Work::Put { .. });
+                    held.into_iter().for_each(|held| held.complete(vec![]));
+                    held = is_put.then_some(request);
+                }
+            });
+            put("mine");
+            let others = scope.spawn(|| {
+                while !is_over.load(Ordering::SeqCst)
+                    && made.fetch_add(1, Ordering::SeqCst) < PUTS
+                {
+                    put("other");
+                }
+                // Wakes the thread above once more: it lets go of the last put, and of this.
+                assert!(broker.output("end", vec![]).is_err());
+            });
+            broker.wait_puts().unwrap();
+            is_over.store(true, Ordering::SeqCst);
+            others.join().unwrap();
+            broker.close();
+        });
+        let made = made.load(Ordering::SeqCst);
+        assert!(made < PUTS, "waited for all {made} puts of the others");
     }
 }
