@@ -372,10 +372,13 @@ impl Backup {
 
     /// How many large files are read at a time: sequential reads of one are what most storage likes best.
     fn large_reader_count(&self) -> usize {
-        match self.options.readers {
+        let wanted = match self.options.readers {
             0 => (self.threads() / 2).clamp(1, 4),
             readers => readers,
-        }
+        };
+        // Each keeps the end of its last buffer while it waits for the next one: with no buffer more
+        // than readers all would wait for each other.
+        wanted.min(self.shares.slabs - 1)
     }
 }
 
