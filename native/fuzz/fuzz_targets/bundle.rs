@@ -5,7 +5,8 @@ use libfuzzer_sys::fuzz_target;
 use pvback_core::crypto::fuzzing::write_bundle_again;
 
 fuzz_target!(|json: &[u8]| {
-    if let Ok(written) = write_bundle_again(json) {
-        assert_eq!(write_bundle_again(&written).unwrap(), written);
+    if let Some(written) = write_bundle_again(json) {
+        let written = written.unwrap();
+        assert_eq!(write_bundle_again(&written).unwrap().unwrap(), written);
     }
 });

@@ -7,9 +7,10 @@ use super::kdf::SourceKey;
 use super::{Key, RepositoryId, ScopeId, Suite};
 use crate::error::Result;
 
-/// Reads a bundle's JSON and writes it again.
-pub fn write_bundle_again(json: &[u8]) -> Result<Vec<u8>> {
-    Bundle::from_json(json)?.to_json().map(|json| json.to_vec())
+/// Reads a bundle's JSON and writes it again; `None` if it is not read.
+pub fn write_bundle_again(json: &[u8]) -> Option<Result<Vec<u8>>> {
+    let bundle = Bundle::from_json(json).ok()?;
+    Some(bundle.to_json().map(|json| json.to_vec()))
 }
 
 /// Seals a blob's plaintext, prefix and all, as somebody with the key could who does not keep to the
