@@ -15,7 +15,8 @@ use crate::fs::apply::apply_flags;
 use crate::fs::content::truncate;
 use crate::fs::flags::PROTECTING;
 use crate::fs::{
-    Attributes, Denied, Stat, Subject, apply_attributes, apply_attributes_but_flags, stat_fd,
+    Attributes, Denied, Opened, Stat, Subject, apply_attributes, apply_attributes_but_flags,
+    open_regular, stat_fd,
 };
 
 impl FileTask {
@@ -40,14 +41,26 @@ impl FileTask {
             let fd = self.open(run, state, false)?;
             rustix::fs::fsync(&fd).map_err(|errno| Error::os("cannot write it out", errno))
         } else if self.is_kept {
-            let dir = self.dir.fd()?;
-            let subject = Subject::open(dir.as_fd(), &self.name)?;
-            self.apply(&subject, &self.wanted, &path, &mut denied)
+            self.complete_kept(&path, &mut denied)
         } else {
             self.complete_written(run, state, &path, &mut denied)
         };
         run.deny(denied);
         applied
+    }
+
+    fn complete_kept(&self, path: &[u8], denied: &mut Denied) -> Result<()> {
+        let dir = self.dir.fd()?;
+        // An ordinary descriptor is the quicker way, where it can be had.
+        let opened = match &self.found {
+            Found::File(stat) => open_regular(dir.as_fd(), &self.name, stat).ok(),
+            _ => None,
+        };
+        if let Some(Opened::File(fd, _)) = opened {
+            return self.apply(&Subject::Open(fd.as_fd()), &self.wanted, path, denied);
+        }
+        let subject = Subject::open(dir.as_fd(), &self.name)?;
+        self.apply(&subject, &self.wanted, path, denied)
     }
 
     fn complete_written(
