@@ -6,6 +6,7 @@
     clippy::cast_precision_loss,
     clippy::default_trait_access,
     clippy::format_collect,
+    clippy::items_after_statements,
     clippy::needless_for_each,
     clippy::needless_pass_by_value,
     clippy::similar_names,
