@@ -46,6 +46,8 @@ use std::sync::Arc;
 
 pub use dump::{DumpResult, dump};
 pub use journal::JOURNAL_NAME;
+#[cfg(fuzzing)]
+pub use journal::write_again as write_journal_again;
 pub use options::{DumpOptions, Overwrite, ReadOptions, RestoreOptions};
 pub use progress::{Counters, DeniedRow, RestoreResult, Stats};
 
