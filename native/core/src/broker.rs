@@ -348,8 +348,8 @@ mod tests {
     fn waiting_for_puts_ends_although_others_go_on() {
         let broker = Broker::new(2);
         let (made, is_enough) = (AtomicUsize::new(0), std::sync::atomic::AtomicBool::new(false));
-        let put = || broker.put("p".into(), vec![0; 10], Box::new(|_| ())).unwrap();
-        put();
+        let put = || broker.put("p".into(), vec![0; 10], Box::new(|_| ()));
+        put().unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut held: Option<Request> = None;
@@ -362,7 +362,9 @@ mod tests {
             });
             scope.spawn(|| {
                 while !is_enough.load(Ordering::SeqCst) && made.load(Ordering::SeqCst) < 100_000 {
-                    put();
+                    if put().is_err() {
+                        break;
+                    }
                     made.fetch_add(1, Ordering::SeqCst);
                 }
             });
