@@ -13,12 +13,8 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-<<<<<<< HEAD
-.PHONY: build demo wheel test test-all test-robust fuzz lint lint-python lint-rust test-python test-rust bench constraints clean help
-=======
 .PHONY: build demo wheel test test-all test-robust fuzz lint lint-python lint-rust test-python test-rust bench \
 	constraints clean help
->>>>>>> h/robust
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -59,22 +55,13 @@ test-python: build
 test-all: build lint test-rust ## as test, with the slow tests
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
 
-<<<<<<< HEAD
-=======
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
 
->>>>>>> h/robust
 fuzz: $(STAMP) ## feed the parsers what a fuzzer makes up, each for FUZZ_SECONDS (15)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'error: cargo-fuzz is missing; cargo install --locked cargo-fuzz' >&2; exit 1; }
 	$(BIN)/python -m tests.support.fuzz_seeds build/fuzz/seeds
 	native/fuzz/run build/fuzz/seeds $(FUZZ_TARGETS)
-<<<<<<< HEAD
-
-test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
-=======
->>>>>>> h/robust
 
 lint: lint-python lint-rust ## style, types, layers, licences
 
