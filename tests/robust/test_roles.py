@@ -69,6 +69,9 @@ def test_what_a_role_may_do(team: Team, tmp_path: Path, role: str) -> None:
         "ls": member.run("ls", "latest"),
         "check": member.run("check"),
         "key": member.run("key", "add", "--recipient", "5e" * 32),
+        "key remove": member.run(
+            "key", "remove", team.access("maintainer" if role == "writer" else "writer").keyring.principal
+        ),
         "snapshots": member.run("snapshots", "--json"),
     }
     for done in found.values():
@@ -82,6 +85,7 @@ def test_what_a_role_may_do(team: Team, tmp_path: Path, role: str) -> None:
         "ls": ls,
         "check": check,
         "key": key,
+        "key remove": key,
         "snapshots": 0,
     }
     assert {name: done.code for name, done in found.items()} == wanted, found
