@@ -19,7 +19,8 @@ fn processor_time() -> Duration {
 fn measure(what: &str, bytes: u64, files: u64, act: impl FnOnce()) {
     let (start, used) = (Instant::now(), processor_time());
     act();
-    let (wall, used) = (start.elapsed().as_secs_f64(), (processor_time() - used).as_secs_f64());
+    let (wall, used) =
+        (start.elapsed().as_secs_f64(), processor_time().saturating_sub(used).as_secs_f64());
     let rate = f64::from(u32::try_from(bytes >> 20).unwrap()) / wall;
     let per_second = f64::from(u32::try_from(files).unwrap()) / wall;
     eprintln!(
@@ -37,9 +38,9 @@ fn speed() {
         let source = scratch.dir("source");
         let mut content = noise(1, 1 << 30);
         if is_text {
-            content
-                .iter_mut()
-                .for_each(|byte| *byte = b"eariotnslcudpmhg"[usize::from(*byte >> 4)]);
+            for byte in &mut content {
+                *byte = b"eariotnslcudpmhg"[usize::from(*byte >> 4)];
+            }
         }
         std::fs::write(source.join("file"), &content).unwrap();
         drop(content);

@@ -6,6 +6,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use base64::Engine as _;
@@ -36,7 +37,7 @@ pub struct Repo {
     scope: ScopeId,
     chunker: ChunkerParams,
     runs: Mutex<Vec<Value>>,
-    first_number: std::sync::atomic::AtomicUsize,
+    first_number: AtomicUsize,
     pub fault: Mutex<Option<Fault>>,
 }
 
@@ -90,7 +91,7 @@ impl Repo {
             scope,
             chunker,
             runs: Mutex::default(),
-            first_number: Default::default(),
+            first_number: AtomicUsize::new(0),
             fault: Mutex::default(),
         }
     }
@@ -161,7 +162,7 @@ impl Repo {
     pub fn backup(&self, path: &Path, kind: &str) -> Snapshot {
         let keys = self.keyring.scope(&self.scope).unwrap();
         let source = keys.source_id("a source").unwrap().to_string();
-        let number = self.first_number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let number = self.first_number.fetch_add(1, Ordering::SeqCst);
         let options = json!({
             "scope": self.scope.to_string(), "memory_bytes": 256 << 20, "threads": 2,
             "index": self.index(), "snapshot": format!("{number:032x}"), "gen": 1,

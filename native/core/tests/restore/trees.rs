@@ -1,5 +1,6 @@
 //! Whole trees into an empty target.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::Path;
 
@@ -170,7 +171,6 @@ fn immutable_files_come_back_and_are_replaced() {
     std::fs::hard_link(source.join("linked-1"), source.join("linked-2")).unwrap();
     for name in ["fixed", "linked-1"] {
         let file = std::fs::File::open(source.join(name)).unwrap();
-        use std::os::fd::AsFd as _;
         if !matches!(set_flags(file.as_fd(), PROTECTING & 0x10), Ok(None)) {
             eprintln!("no immutable files here: nothing to test");
             return;
