@@ -72,6 +72,13 @@ impl Level {
     }
 }
 
+/// How many packs were taken out, and how many of them are with the broker: all of them, or all but one.
+#[derive(Default)]
+struct Leaving {
+    begun: u64,
+    ended: u64,
+}
+
 /// Packs of one kind.
 pub(super) struct Packer {
     scope: Scope,
@@ -83,8 +90,8 @@ pub(super) struct Packer {
     stored: Arc<Mutex<Vec<StoredPack>>>,
     /// Every pack this run has begun, stored or in doubt.
     own: Mutex<HashSet<PackName>>,
-    /// Packs that were taken out to be sealed and are not yet with the broker.
-    leaving: Mutex<usize>,
+    /// The pack that was taken out to be sealed and is not yet with the broker.
+    leaving: Mutex<Leaving>,
     left: Condvar,
     level: Arc<Level>,
     counters: Arc<super::progress::Counters>,
@@ -154,21 +161,29 @@ impl Packer {
         full.map_or(Ok(()), |pack| self.store(pack))
     }
 
-    /// Hands over what is open, and returns when every pack begun before is with the broker. Blobs added meanwhile by others go into a new pack.
+    /// Hands over what is open, and returns when every pack begun before is with the broker. Blobs
+    /// added meanwhile by others go into a new pack, which is not waited for.
     pub(super) fn flush(&self) -> Result<()> {
         let pack = self.take_out(&mut lock(&self.open));
         pack.map_or(Ok(()), |pack| self.store(pack))?;
         let mut leaving = lock(&self.leaving);
-        while *leaving > 0 {
+        let begun = leaving.begun;
+        while leaving.ended < begun {
             leaving = self.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
 
+    /// Takes out what is open, if it holds anything, once the pack before it is with the broker. Until
+    /// then nobody adds to packs of this kind: or as many full ones as there are threads would wait.
     fn take_out(&self, open: &mut Option<OpenPack>) -> Option<OpenPack> {
         let pack = open.take_if(|pack| !pack.directory.entries.is_empty())?;
         // Under the lock of `open`, so that a flush sees every pack either there or here.
-        *lock(&self.leaving) += 1;
+        let mut leaving = lock(&self.leaving);
+        while leaving.ended < leaving.begun {
+            leaving = self.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
+        }
+        leaving.begun += 1;
         Some(pack)
     }
 
@@ -184,7 +199,7 @@ impl Packer {
 
     fn store(&self, pack: OpenPack) -> Result<()> {
         let result = self.seal_and_put(pack);
-        *lock(&self.leaving) -= 1;
+        lock(&self.leaving).ended += 1;
         self.left.notify_all();
         result
     }
@@ -246,5 +261,66 @@ impl OpenPack {
         });
         self.builder.extend(sealed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::progress::Counters;
+    use super::*;
+    use crate::broker::Broker;
+    use crate::crypto::{InitOptions, Keyring};
+
+    #[test]
+    fn few_full_packs_wait_however_many_threads_fill_them() {
+        const THREADS: usize = 6;
+        let (owner, _, _) = Keyring::init_repository(&InitOptions::default()).unwrap();
+        let keys = Arc::new(owner.scope(&owner.scopes()[0]).unwrap());
+        let broker = Broker::new(1);
+        let scope = Scope::new(Arc::clone(&broker), Arc::clone(&keys));
+        let new_key: KeySource = Box::new(move || {
+            let (blob, envelope) = keys.new_data_key()?;
+            Ok(PackKey { blob, envelope: envelope.to_bytes() })
+        });
+        let counters = Arc::new(Counters::default());
+        let level = Arc::new(Level::new(3, 3));
+        let packer =
+            Packer::new(scope, PackKind::Data, 4096, false, level, Arc::clone(&counters), new_key);
+        let (next, mut most) = (AtomicUsize::new(0), 0);
+        std::thread::scope(|threads| {
+            let fillers: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    threads.spawn(|| {
+                        for _ in 0..20 {
+                            let mut id = Id([0; 32]);
+                            let number = next.fetch_add(1, Relaxed) as u64;
+                            id.0[..8].copy_from_slice(&number.to_le_bytes());
+                            let key = packer.key().unwrap();
+                            packer.add(&key, id, &[1; 5000]).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            threads.spawn(|| {
+                fillers.into_iter().for_each(|filler| filler.join().unwrap());
+                packer.flush().unwrap();
+                broker.wait_puts().unwrap();
+                broker.close();
+            });
+            let mut answered = 0;
+            while let Some(request) = broker.next_request() {
+                // Long enough for every thread to come with a full pack, if it may.
+                (0..2000).for_each(|_| std::thread::yield_now());
+                most = most.max(counters.stats().packs_stored - answered);
+                request.complete(Vec::new());
+                answered += 1;
+            }
+        });
+        assert_eq!(packer.take_stored().len(), THREADS * 20);
+        // One with the store, and one that waits for its turn.
+        assert!(most <= 2, "{most} packs at a time");
     }
 }
