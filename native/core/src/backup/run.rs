@@ -347,9 +347,20 @@ impl Backup {
             threads.spawn(move || guard(signal, || scan(walk, signal, &stats, &scanned)));
             for _ in 0..self.reader_count() {
                 let queue = stat_queue.clone();
-                threads.spawn(move || queue.iter().for_each(StatJob::run));
+                // A thread that broke off without a word would be waited for without end.
+                threads.spawn(move || {
+                    guard(signal, || {
+                        queue.iter().for_each(StatJob::run);
+                        Ok(())
+                    })
+                });
                 let (queue, readers) = (group_queue.clone(), &readers);
-                threads.spawn(move || readers.groups(&queue));
+                threads.spawn(move || {
+                    guard(signal, || {
+                        readers.groups(&queue);
+                        Ok(())
+                    })
+                });
             }
             drop((stat_queue, group_queue));
             for _ in 0..self.large_reader_count() {
