@@ -391,8 +391,7 @@ mod tests {
             });
             put("mine");
             let others = scope.spawn(|| {
-                while !is_over.load(Ordering::SeqCst)
-                    && made.fetch_add(1, Ordering::SeqCst) < PUTS
+                while !is_over.load(Ordering::SeqCst) && made.fetch_add(1, Ordering::SeqCst) < PUTS
                 {
                     put("other");
                 }

@@ -503,3 +503,52 @@ fn nothing_is_deduplicated_against_runs_of_a_revoked_principal() {
     assert_eq!(second.result["stats"]["chunks_new"], first.result["stats"]["chunks_new"]);
     assert_is_image(&read_back(&repository, &first), source.path());
 }
+
+#[test]
+fn another_name_of_a_file_is_kept_when_its_first_name_goes() {
+    let source = tempfile::tempdir().unwrap();
+    let name = |name: &str| source.path().join(name);
+    // One reader, busy with this file until packs of it are stored.
+    fs::write(name("a"), noise(1, 24_000_000)).unwrap();
+    fs::write(name("b1"), noise(2, 100_000)).unwrap();
+    fs::hard_link(name("b1"), name("b2")).unwrap();
+    let mut repository = Repository::new(64 << 10);
+    let first = name("b1");
+    *repository.store.on_put.lock().unwrap() = Some(Box::new(move |key| {
+        if key.contains("/data/") && first.exists() {
+            fs::remove_file(&first).unwrap();
+        }
+    }));
+    let snapshot = repository.backup("s", source.path(), &json!({"readers": 1}));
+    assert_eq!(snapshot.problems.len(), 1, "{:?}", snapshot.problems);
+    assert_eq!(snapshot.problems[0]["path"], json!("b1"));
+    let image = read_back(&repository, &snapshot);
+    assert!(image.get(Path::new("b2")).is_some_and(|(_, bytes)| *bytes == noise(2, 100_000)));
+    assert!(!image.contains_key(Path::new("b1")));
+    assert_checks(&repository);
+}
+
+#[test]
+fn a_directory_that_cannot_be_opened_is_no_empty_one() {
+    let source = tempfile::tempdir().unwrap();
+    let closed = source.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("file"), b"content").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read_dir(&closed).is_ok() {
+        println!("skipped: this user may open every directory");
+        return;
+    }
+    let mut repository = Repository::new(64 << 10);
+    // The second time the parent has it: it is not taken over as if it were known.
+    for _ in 0..2 {
+        let snapshot = repository.backup("s", source.path(), &json!({}));
+        assert_eq!(snapshot.problems.len(), 1, "{:?}", snapshot.problems);
+        let (node, _) = &read_back(&repository, &snapshot)[Path::new("closed")];
+        assert!(node.unreadable, "{node:?}");
+    }
+    assert_checks(&repository);
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let snapshot = repository.backup("s", source.path(), &json!({}));
+    assert_is_image(&read_back(&repository, &snapshot), source.path());
+}
