@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::broker::lock;
 use crate::crypto::ObjectType;
+use crate::crypto::sign::Standing;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ShortId;
 use crate::format::pack::{Envelope, PackKind};
@@ -79,8 +80,18 @@ enum Body {
     Parts { parts: RunParts, ranged: Ranged, blocks: Mutex<HashMap<u64, Vec<u8>>> },
 }
 
+/// What an index is loaded for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Read,
+    Look,
+    Deduplicate,
+}
+
 struct View {
     name: String,
+    /// Whoever signed it has been revoked since, as far as that was looked at.
+    is_revoked: bool,
     body: Body,
     packs: Vec<PackRecord>,
     /// By pack ordinal: whether its entries count.
@@ -94,8 +105,31 @@ pub struct Index {
 }
 
 impl Index {
-    /// Loads the runs, whole ones up to `memory_bytes` together. `spare` says which packs to leave out.
+    /// Loads the runs for a reader, whole ones up to `memory_bytes` together. `NotFound` when one is gone:
+    /// it was merged into another that `options` do not name yet, and without it what is there would seem
+    /// to be missing. The caller looks again.
     pub fn load(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
+        Self::load_for(Purpose::Read, scope, options, memory_bytes)
+    }
+
+    /// The same without the runs that are gone, for whoever looks into what there is.
+    pub fn load_present(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
+        Self::load_for(Purpose::Look, scope, options, memory_bytes)
+    }
+
+    /// Loads what a backup may build on: neither runs that are gone, which costs only deduplication, nor
+    /// those of a principal who was revoked. Of runs that are not held whole nobody verifies who signed
+    /// them: that would take reading all of them.
+    pub fn load_trusted(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
+        Self::load_for(Purpose::Deduplicate, scope, options, memory_bytes)
+    }
+
+    fn load_for(
+        purpose: Purpose,
+        scope: &Scope,
+        options: &IndexOptions,
+        memory_bytes: u64,
+    ) -> Result<Self> {
         let mut left_out = parse_names(&options.dead)?;
         left_out.extend(parse_names(&options.condemned)?);
         let mut memory_left = memory_bytes;
@@ -106,9 +140,13 @@ impl Index {
                 memory_left -= run.size;
             }
             match View::load(scope, run, is_whole, &left_out) {
+                Ok(view) if purpose == Purpose::Deduplicate && view.is_revoked => {
+                    if is_whole {
+                        memory_left += run.size;
+                    }
+                }
                 Ok(view) => views.push(view),
-                // A run may be merged away under us: what it listed is in another one.
-                Err(error) if error.kind == ErrorKind::NotFound => {}
+                Err(error) if purpose != Purpose::Read && error.kind == ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
@@ -208,8 +246,11 @@ impl View {
     ) -> Result<Self> {
         let name = format!("index/{}", run.name);
         let at = |error: Error| error.at(scope.key(&name));
+        let mut is_revoked = false;
         let (body, packs) = if is_whole {
-            let loaded = Run::parse(scope.open_body(ObjectType::Run, &name)?).map_err(at)?;
+            let (body, signed_by) = scope.open_signed(ObjectType::Run, &name)?;
+            is_revoked = signed_by.standing == Standing::Revoked;
+            let loaded = Run::parse(body).map_err(at)?;
             let count = loaded.header().packs;
             let packs: Result<_> = (0..count).map(|ordinal| loaded.pack(ordinal)).collect();
             (Body::Whole(loaded), packs.map_err(at)?)
@@ -217,7 +258,7 @@ impl View {
             Self::load_parts(scope, &name, run.size).map_err(at)?
         };
         let is_usable = packs.iter().map(|pack| !left_out.contains(&pack.name)).collect();
-        Ok(Self { name: scope.key(&name), body, packs, is_usable })
+        Ok(Self { name: scope.key(&name), is_revoked, body, packs, is_usable })
     }
 
     fn load_parts(scope: &Scope, name: &str, size: u64) -> Result<(Body, Vec<PackRecord>)> {

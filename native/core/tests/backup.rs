@@ -17,6 +17,7 @@ use std::sync::Arc;
 use pvback_core::ErrorKind;
 use pvback_core::backup::RootJson;
 use pvback_core::blobs::BlobStore;
+use pvback_core::crypto::config::{Config, Revoked};
 use pvback_core::crypto::{BlobOpener, SourceId};
 use pvback_core::format::pack::PackKind;
 use pvback_core::index::Index;
@@ -466,4 +467,88 @@ fn more_readers_than_buffers_do_not_wait_for_each_other() {
     let outcome = end.recv_timeout(std::time::Duration::from_secs(120));
     assert!(outcome.is_ok(), "the readers wait for each other");
     thread.join().unwrap();
+}
+
+#[test]
+fn a_run_that_is_gone_costs_a_backup_deduplication_and_a_reader_its_view() {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("file"), noise(1, 300_000)).unwrap();
+    let mut repository = Repository::new(32 << 10);
+    repository.backup("s", source.path(), &json!({}));
+    let mut index = repository.index();
+    let gone = json!({"name": format!("{:016x}-{:032x}", 1, 7), "size": 4096});
+    index["runs"].as_array_mut().unwrap().push(gone);
+    let again = repository.backup("s", source.path(), &json!({"index": index, "force": true}));
+    assert_eq!(again.result["stats"]["chunks_new"], json!(0));
+    let options = parse(index);
+    repository.serve(|scope| {
+        let error = Index::load(scope, &options, 1 << 30).err().unwrap();
+        assert_eq!(error.kind, ErrorKind::NotFound, "{error}");
+        assert!(!Index::load_present(scope, &options, 1 << 30).unwrap().is_empty());
+    });
+}
+
+#[test]
+fn nothing_is_deduplicated_against_runs_of_a_revoked_principal() {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("file"), noise(1, 300_000)).unwrap();
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    let principal = repository.owner.principal();
+    let revoked = Revoked { principal, sequences: BTreeMap::new() };
+    let config = repository.owner.config_with_revoked(revoked).unwrap();
+    repository.owner.set_config(Config::parse(&config, None).unwrap()).unwrap();
+    repository.keys = Arc::new(repository.owner.scope(&repository.scope).unwrap());
+    let second = repository.backup("s", source.path(), &json!({"parent": null}));
+    assert_eq!(second.result["stats"]["chunks_new"], first.result["stats"]["chunks_new"]);
+    assert_is_image(&read_back(&repository, &first), source.path());
+}
+
+#[test]
+fn another_name_of_a_file_is_kept_when_its_first_name_goes() {
+    let source = tempfile::tempdir().unwrap();
+    let name = |name: &str| source.path().join(name);
+    // One reader, busy with this file until packs of it are stored.
+    fs::write(name("a"), noise(1, 24_000_000)).unwrap();
+    fs::write(name("b1"), noise(2, 100_000)).unwrap();
+    fs::hard_link(name("b1"), name("b2")).unwrap();
+    let mut repository = Repository::new(64 << 10);
+    let first = name("b1");
+    *repository.store.on_put.lock().unwrap() = Some(Box::new(move |key| {
+        if key.contains("/data/") && first.exists() {
+            fs::remove_file(&first).unwrap();
+        }
+    }));
+    let snapshot = repository.backup("s", source.path(), &json!({"readers": 1}));
+    assert_eq!(snapshot.problems.len(), 1, "{:?}", snapshot.problems);
+    assert_eq!(snapshot.problems[0]["path"], json!("b1"));
+    let image = read_back(&repository, &snapshot);
+    assert!(image.get(Path::new("b2")).is_some_and(|(_, bytes)| *bytes == noise(2, 100_000)));
+    assert!(!image.contains_key(Path::new("b1")));
+    assert_checks(&repository);
+}
+
+#[test]
+fn a_directory_that_cannot_be_opened_is_no_empty_one() {
+    let source = tempfile::tempdir().unwrap();
+    let closed = source.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::write(closed.join("file"), b"content").unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).unwrap();
+    if fs::read_dir(&closed).is_ok() {
+        println!("skipped: this user may open every directory");
+        return;
+    }
+    let mut repository = Repository::new(64 << 10);
+    // The second time the parent has it: it is not taken over as if it were known.
+    for _ in 0..2 {
+        let snapshot = repository.backup("s", source.path(), &json!({}));
+        assert_eq!(snapshot.problems.len(), 1, "{:?}", snapshot.problems);
+        let (node, _) = &read_back(&repository, &snapshot)[Path::new("closed")];
+        assert!(node.unreadable, "{node:?}");
+    }
+    assert_checks(&repository);
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
+    let snapshot = repository.backup("s", source.path(), &json!({}));
+    assert_is_image(&read_back(&repository, &snapshot), source.path());
 }

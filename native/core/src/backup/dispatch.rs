@@ -23,10 +23,14 @@ const GROUP_BYTES_MAX: u64 = 1 << 20;
 
 /// One step of the walk with what `statx` said.
 pub(super) enum Scanned {
-    Dir(Arc<Dir>),
+    /// A directory, and what went wrong if it could not be listed whole.
+    Dir(Arc<Dir>, Option<Error>),
     Batch(Arc<Dir>, Names, StatSlot),
-    Closed { dir: Arc<Dir>, name: Vec<u8>, why: NotEntered },
-    Failed(Error),
+    Closed {
+        dir: Arc<Dir>,
+        name: Vec<u8>,
+        why: NotEntered,
+    },
 }
 
 type StatSlot = Arc<Slot<Vec<Result<Stat>>>>;
@@ -51,10 +55,19 @@ pub(super) fn scan(
     jobs: &Sender<StatJob>,
     out: &Sender<Scanned>,
 ) -> Result<()> {
-    for event in walk {
+    let mut walk = walk.peekable();
+    while let Some(event) = walk.next() {
         signal.check()?;
         let scanned = match event {
-            Event::Enter(dir) => Scanned::Dir(dir),
+            Event::Enter(dir) => {
+                // Comes next, if it does: the directory's node has to say so.
+                let failed = walk.next_if(|next| matches!(next, Event::ListingFailed(..)));
+                let failure = match failed {
+                    Some(Event::ListingFailed(_, error)) => Some(error),
+                    _ => None,
+                };
+                Scanned::Dir(dir, failure)
+            }
             Event::Names(dir, names) => {
                 let slot = Slot::new(signal);
                 let job =
@@ -63,7 +76,7 @@ pub(super) fn scan(
                 Scanned::Batch(dir, names, slot)
             }
             Event::NotEntered { dir, name, why } => Scanned::Closed { dir, name, why },
-            Event::ListingFailed(_, error) => Scanned::Failed(error),
+            Event::ListingFailed(..) => return Err(Error::internal("a listing failed too late")),
             Event::Leave(_) => continue,
         };
         out.send(scanned).map_err(|_| stopped())?;
@@ -117,9 +130,12 @@ impl<'a> Dispatcher<'a> {
         for event in scanned {
             self.setup.signal.check()?;
             match event {
-                Scanned::Dir(dir) => {
+                Scanned::Dir(dir, failure) => {
                     let (key, stat) = (key_of(&dir, None), dir.stat().clone());
-                    self.entry(key, At::Dir(dir), stat)?;
+                    match failure {
+                        None => self.entry(key, At::Dir(dir), stat)?,
+                        Some(error) => self.unlisted(key, At::Dir(dir), stat, error)?,
+                    }
                 }
                 Scanned::Batch(dir, names, slot) => {
                     let prefix = key_of(&dir, None);
@@ -134,7 +150,6 @@ impl<'a> Dispatcher<'a> {
                     }
                 }
                 Scanned::Closed { dir, name, why } => self.closed(&dir, &name, why)?,
-                Scanned::Failed(error) => self.push(Task::Lost(error), 0, true)?,
             }
         }
         self.flush()
@@ -143,23 +158,25 @@ impl<'a> Dispatcher<'a> {
     /// A directory that the walk did not enter: its node is kept, its content is not.
     fn closed(&mut self, dir: &Arc<Dir>, name: &[u8], why: NotEntered) -> Result<()> {
         let stat = dir.fd().and_then(|fd| stat_at(std::os::fd::AsFd::as_fd(&*fd), name));
-        if let NotEntered::Failed(error) = why {
-            self.push(Task::Lost(error), 0, true)?;
-        }
-        match stat {
-            Ok(stat) => {
-                let at = At::Entry(Arc::clone(dir), name.to_vec());
-                let entry = Entry {
-                    key: key_of(dir, Some(name)),
-                    at,
-                    stat,
-                    change: Change::Changed,
-                    carry: None,
-                };
+        let (key, at) = (key_of(dir, Some(name)), At::Entry(Arc::clone(dir), name.to_vec()));
+        match (stat, why) {
+            (Ok(stat), NotEntered::OtherDevice) => {
+                let change = Change::Changed;
+                let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
                 self.push(Task::Read(entry), 0, true)
             }
-            Err(error) => self.push(Task::Lost(error), 0, true),
+            (Ok(stat), NotEntered::Failed(error)) => self.unlisted(key, at, stat, error),
+            (Err(error), _) => self.push(Task::Lost(error), 0, true),
         }
+    }
+
+    /// A directory whose entries are not known, or not all of them: the node says so, so that nobody
+    /// takes it for an empty one.
+    fn unlisted(&mut self, key: Vec<u8>, at: At, stat: Stat, error: Error) -> Result<()> {
+        self.push(Task::Lost(error), 0, true)?;
+        let is_unlisted = stat.kind == FileKind::Dir;
+        let entry = Entry { key, at, stat, change: Change::Changed, carry: None, is_unlisted };
+        self.push(Task::Read(entry), 0, true)
     }
 
     fn entry(&mut self, key: Vec<u8>, at: At, stat: Stat) -> Result<()> {
@@ -171,7 +188,10 @@ impl<'a> Dispatcher<'a> {
                 if is_last {
                     self.links.remove(&group);
                 }
-                return self.push(Task::Link { key, group, is_last }, 0, false);
+                let change = Change::New;
+                let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
+                let entry = Box::new(entry);
+                return self.push(Task::Link { entry, group, is_last }, 0, false);
             }
             self.links.insert(group, stat.nlink - 1);
         }
@@ -184,7 +204,7 @@ impl<'a> Dispatcher<'a> {
             Verdict::Same(found) => return self.carry(key, at, stat, *found),
             Verdict::Read { change, resume } => (change, resume),
         };
-        let entry = Entry { key, at, stat, change, carry: None };
+        let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
         if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
             return self.large(entry, resume);
         }
@@ -194,14 +214,15 @@ impl<'a> Dispatcher<'a> {
 
     fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
         if self.comparison.rules.ignore_ctime && stat.kind == FileKind::File {
-            let entry = Entry { key, at, stat, change: Change::None, carry: Some(Box::new(found)) };
+            let (change, carry) = (Change::None, Some(Box::new(found)));
+            let entry = Entry { key, at, stat, change, carry, is_unlisted: false };
             return self.push(Task::Read(entry), 0, true);
         }
-        if self.comparison.rules.ignore_inode {
-            found.ino = stat.ino;
-            let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
-            found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
-        }
+        // The inode's other names are looked up by today's number: on another device than the root's it
+        // is made of the device's, which differs from mount to mount.
+        found.ino = stat.ino;
+        let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
+        found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
         self.push(Task::Same(found), 0, false)
     }
 
@@ -241,7 +262,7 @@ impl<'a> Dispatcher<'a> {
         }
         let entries = tasks.into_iter().filter_map(|task| match task {
             Task::Same(node) => Some(TaskDone::Same(node)),
-            Task::Link { key, group, is_last } => Some(TaskDone::Link { key, group, is_last }),
+            Task::Link { entry, group, is_last } => Some(TaskDone::Link { entry, group, is_last }),
             Task::Lost(error) => Some(TaskDone::Lost(error)),
             Task::Read(_) => None,
         });

@@ -41,7 +41,7 @@ impl EntryReader<'_> {
         let read = |task| match task {
             Task::Read(entry) => self.read(entry, &mut bytes),
             Task::Same(node) => TaskDone::Same(node),
-            Task::Link { key, group, is_last } => TaskDone::Link { key, group, is_last },
+            Task::Link { entry, group, is_last } => TaskDone::Link { entry, group, is_last },
             Task::Lost(error) => TaskDone::Lost(error),
         };
         let entries = group.tasks.into_iter().map(read).collect();
@@ -78,6 +78,7 @@ impl EntryReader<'_> {
         };
         let xattrs = take_xattrs(xattrs, &mut problems);
         let mut node = self.node(entry.key, &entry.stat, flags, xattrs);
+        node.unreadable = entry.is_unlisted;
         if let Body::Symlink(link) = &mut node.body {
             match target {
                 Ok(target) => *link = target,

@@ -3,21 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::control::Control;
 use super::dispatch::path_of;
-use super::items::{EntryDone, LargeSlot, PartialNode, PartialState, TaskDone};
+use super::entries::vanished;
+use super::files::stopped;
+use super::items::{Entry, EntryDone, Large, LargeSlot, PartialNode, PartialState, TaskDone};
 use super::metadata::{ObjectHash, Pages, Refs, RunGate};
 use super::packer::Packer;
 use super::problems::Problems;
 use super::progress::{Change, Compared, Counters, Stats};
-use super::slot::Signal;
+use super::slot::{Signal, Slot};
 use super::stream::{Part, StreamMap};
 use crate::broker::lock;
 use crate::error::{Error, Result};
+use crate::fs::FileKind;
 use crate::scope::Scope;
 use crate::tree::{Body, Content, ExtentKind, Node, Root, TreeBuilder};
 
@@ -31,7 +34,7 @@ pub(super) enum Pending {
     /// Read; the content of a small file is a part of the stream.
     Node(Node, Option<Part>, Change),
     /// Another name of an inode that came earlier.
-    Link { key: Vec<u8>, group: u64, is_last: bool },
+    Link { entry: Box<Entry>, group: u64, is_last: bool },
     /// A large file.
     Large(LargeSlot, Arc<PartialNode>),
 }
@@ -102,6 +105,11 @@ pub(super) struct Finisher<'a> {
     pub(super) is_dry: bool,
     /// Nodes of inodes with more names to come.
     pub(super) links: HashMap<u64, Node>,
+    /// To the readers of large files, for names whose first one was lost. Taken when no more come: the
+    /// readers end when all senders have.
+    pub(super) again: Option<Sender<Large>>,
+    /// Closed when all workers have ended.
+    pub(super) workers: Receiver<()>,
     pub(super) runs: Vec<String>,
 }
 
@@ -118,6 +126,10 @@ impl Finisher<'_> {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
+        // A chunk that somebody waits for may be the same as one that nobody waits for any more, because
+        // its file turned out to be unreadable: it is in no pack before the worker that has it is done.
+        self.again = None;
+        let _ = self.workers.recv();
         self.signal.check()?;
         let builder = self.builder.take().ok_or_else(without_builder)?;
         let root = builder.finish(&mut self.pages)?;
@@ -138,14 +150,16 @@ impl Finisher<'_> {
                 }
                 self.add(&node, change)
             }
-            Pending::Link { key, group, is_last } => {
+            Pending::Link { entry, group, is_last } => {
                 let first = if is_last {
                     self.links.remove(&group)
                 } else {
                     self.links.get(&group).cloned()
                 };
-                // Where there is none, the first name was lost on the way, and that was told.
-                first.map_or(Ok(()), |first| self.append(&Node { key, ..first }, Change::None))
+                match first {
+                    Some(first) => self.append(&Node { key: entry.key, ..first }, Change::None),
+                    None => self.orphan(*entry),
+                }
             }
             Pending::Large(slot, partial) => self.large(&slot, &partial),
         }
@@ -187,6 +201,23 @@ impl Finisher<'_> {
                 TaskDone::Link { .. } => Err(Error::internal("a large file became a link")),
             };
         }
+    }
+
+    /// A name of an inode whose first name was lost on the way: removed or renamed since the walk came by.
+    /// This one may well be there, and is read by itself.
+    fn orphan(&mut self, entry: Entry) -> Result<()> {
+        let Some(again) = self.again.as_ref().filter(|_| entry.stat.kind == FileKind::File) else {
+            let lost = vanished(&entry, "is another name of something that was lost");
+            return match lost {
+                TaskDone::Lost(error) => self.problems.report(&error),
+                _ => Ok(()),
+            };
+        };
+        let (slot, partial) = (Slot::new(self.signal), Arc::new(PartialNode::default()));
+        let (to, part) = (Arc::clone(&slot), Arc::clone(&partial));
+        let large = Large { entry, resume: None, slot: to, partial: part };
+        again.send(large).map_err(|_| stopped())?;
+        self.large(&slot, &partial)
     }
 
     /// Adds the first or only name of an inode.

@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub(super) change: Change,
     /// The parent's node, where its content is to be taken over and only attributes read.
     pub(super) carry: Option<Box<Node>>,
+    /// Of a directory: its entries could not be listed, or not all of them.
+    pub(super) is_unlisted: bool,
 }
 
 /// One entry of a group.
@@ -36,7 +38,7 @@ pub(super) enum Task {
     /// Taken over from the parent as it is.
     Same(Node),
     /// Another name of an inode that came earlier; whether the last one.
-    Link { key: Vec<u8>, group: u64, is_last: bool },
+    Link { entry: Box<Entry>, group: u64, is_last: bool },
     /// Nothing is known of it but what went wrong.
     Lost(Error),
 }
@@ -67,7 +69,7 @@ pub(super) enum TaskDone {
     /// Taken over.
     Same(Node),
     /// Another name; whether the last one.
-    Link { key: Vec<u8>, group: u64, is_last: bool },
+    Link { entry: Box<Entry>, group: u64, is_last: bool },
     /// Lost.
     Lost(Error),
 }

@@ -24,7 +24,8 @@ const MIB: u64 = 1 << 20;
 impl Shares {
     /// Shares `memory` bytes among the stages. `longest_chunk` bounds from below what reading needs.
     ///
-    /// Packs take the most: one of each kind is filled, and up to two are sealed and wait to be stored.
+    /// Packs take the most: one of each kind is filled, one of each kind may be full and wait for its turn,
+    /// and up to two are on their way to the store.
     pub(super) fn of(memory: u64, longest_chunk: usize, pack_bytes: usize) -> Self {
         let memory = memory.max(64 * MIB);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);

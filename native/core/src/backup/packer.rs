@@ -4,7 +4,6 @@
 //! starts; if that pack closes meanwhile, the blob goes into the next one and takes its envelope along.
 //! A pack counts as stored, and may be listed in a run, only after its put was answered.
 
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -73,11 +72,11 @@ impl Level {
     }
 }
 
-/// Packs on their way to the broker, numbered as they were taken out.
+/// How many packs were taken out, and how many of them are with the broker: all of them, or all but one.
 #[derive(Default)]
 struct Leaving {
-    next: u64,
-    numbers: BTreeSet<u64>,
+    begun: u64,
+    ended: u64,
 }
 
 /// Packs of one kind.
@@ -91,7 +90,7 @@ pub(super) struct Packer {
     stored: Arc<Mutex<Vec<StoredPack>>>,
     /// Every pack this run has begun, stored or in doubt.
     own: Mutex<HashSet<PackName>>,
-    /// Packs that were taken out to be sealed and are not yet with the broker.
+    /// The pack that was taken out to be sealed and is not yet with the broker.
     leaving: Mutex<Leaving>,
     left: Condvar,
     level: Arc<Level>,
@@ -168,21 +167,24 @@ impl Packer {
         let pack = self.take_out(&mut lock(&self.open));
         pack.map_or(Ok(()), |pack| self.store(pack))?;
         let mut leaving = lock(&self.leaving);
-        let mark = leaving.next;
-        while leaving.numbers.first().is_some_and(|number| *number < mark) {
+        let begun = leaving.begun;
+        while leaving.ended < begun {
             leaving = self.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
 
-    fn take_out(&self, open: &mut Option<OpenPack>) -> Option<(u64, OpenPack)> {
+    /// Takes out what is open, if it holds anything, once the pack before it is with the broker. Until
+    /// then nobody adds to packs of this kind: or as many full ones as there are threads would wait.
+    fn take_out(&self, open: &mut Option<OpenPack>) -> Option<OpenPack> {
         let pack = open.take_if(|pack| !pack.directory.entries.is_empty())?;
         // Under the lock of `open`, so that a flush sees every pack either there or here.
         let mut leaving = lock(&self.leaving);
-        let number = leaving.next;
-        leaving.next += 1;
-        leaving.numbers.insert(number);
-        Some((number, pack))
+        while leaving.ended < leaving.begun {
+            leaving = self.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
+        }
+        leaving.begun += 1;
+        Some(pack)
     }
 
     /// The packs that were stored since the last call.
@@ -195,9 +197,9 @@ impl Packer {
         lock(&self.own).contains(name)
     }
 
-    fn store(&self, (number, pack): (u64, OpenPack)) -> Result<()> {
+    fn store(&self, pack: OpenPack) -> Result<()> {
         let result = self.seal_and_put(pack);
-        lock(&self.leaving).numbers.remove(&number);
+        lock(&self.leaving).ended += 1;
         self.left.notify_all();
         result
     }
@@ -259,5 +261,68 @@ impl OpenPack {
         });
         self.builder.extend(sealed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::super::progress::Counters;
+    use super::*;
+    use crate::broker::Broker;
+    use crate::crypto::{InitOptions, Keyring};
+
+    #[test]
+    fn few_full_packs_wait_however_many_threads_fill_them() {
+        const THREADS: usize = 6;
+        let (owner, _, _) = Keyring::init_repository(&InitOptions::default()).unwrap();
+        let keys = Arc::new(owner.scope(&owner.scopes()[0]).unwrap());
+        let broker = Broker::new(1);
+        let scope = Scope::new(Arc::clone(&broker), Arc::clone(&keys));
+        let new_key: KeySource = Box::new(move || {
+            let (blob, envelope) = keys.new_data_key()?;
+            Ok(PackKey { blob, envelope: envelope.to_bytes() })
+        });
+        let counters = Arc::new(Counters::default());
+        let level = Arc::new(Level::new(3, 3));
+        let packer =
+            Packer::new(scope, PackKind::Data, 4096, false, level, Arc::clone(&counters), new_key);
+        let (next, mut most) = (AtomicUsize::new(0), 0);
+        std::thread::scope(|threads| {
+            let fillers: Vec<_> = (0..THREADS)
+                .map(|_| {
+                    threads.spawn(|| {
+                        for _ in 0..20 {
+                            let mut id = Id([0; 32]);
+                            let number = next.fetch_add(1, Relaxed) as u64;
+                            id.0[..8].copy_from_slice(&number.to_le_bytes());
+                            let key = packer.key().unwrap();
+                            packer.add(&key, id, &[1; 5000]).unwrap();
+                        }
+                    })
+                })
+                .collect();
+            threads.spawn(|| {
+                for filler in fillers {
+                    filler.join().unwrap();
+                }
+                packer.flush().unwrap();
+                broker.wait_puts().unwrap();
+                broker.close();
+            });
+            let mut answered = 0;
+            while let Some(request) = broker.next_request() {
+                // Long enough for every thread to come with a full pack, if it may.
+                (0..2000).for_each(|_| std::thread::yield_now());
+                most = most.max(counters.stats().packs_stored - answered);
+                request.complete(Vec::new());
+                answered += 1;
+            }
+        });
+        assert_eq!(packer.take_stored().len(), THREADS * 20);
+        // One with the store, and one that waits for its turn.
+        assert!(most <= 2, "{most} packs at a time");
     }
 }

@@ -70,6 +70,14 @@ pub(super) struct Chunking {
     pub(super) small_bytes: u64,
 }
 
+/// The queues that the source fills.
+struct Queues {
+    tasks: Sender<ChunkTask>,
+    nodes: Sender<Pending>,
+    /// Also the other end: the readers are the source's.
+    large: (Sender<Large>, Receiver<Large>),
+}
+
 /// What a finished backup tells.
 #[derive(Debug, Serialize)]
 pub struct BackupResult {
@@ -94,7 +102,7 @@ impl Backup {
         let shares = Shares::of(options.memory_bytes, longest, options.pack_bytes);
         let source = SourceId::parse(&options.source_id)?;
         let counters = Arc::new(Counters::default());
-        let index = Index::load(&scope, &options.index, shares.index)?;
+        let index = Index::load_trusted(&scope, &options.index, shares.index)?;
         let known = Arc::new(Known::new(index));
         let level = Arc::new(match options.level {
             Some(level) => Level::new(level, level),
@@ -151,7 +159,7 @@ impl Backup {
     pub fn acknowledge(&self, index: &IndexOptions, condemned: &[String]) -> Result<Vec<String>> {
         let condemned = parse_names(condemned)?;
         self.gate.pause();
-        let index = Index::load(&self.scope, index, self.shares.index)?;
+        let index = Index::load_trusted(&self.scope, index, self.shares.index)?;
         let mut keep = self.known.replace(index, &condemned);
         let is_own = |name: &&PackName| self.data.is_own(name) || self.meta.is_own(name);
         keep.extend(condemned.iter().filter(is_own));
@@ -235,6 +243,9 @@ impl Backup {
         let map = StreamMap::new(signal);
         let (tasks, task_queue) = bounded::<ChunkTask>(64);
         let (nodes, node_queue) = bounded::<Pending>(32_768);
+        let (large, large_queue) = bounded::<Large>(64);
+        // Closes when the last worker has ended.
+        let (working, workers) = bounded::<()>(0);
         let chunks = Chunks {
             known: Arc::clone(&self.known),
             packer: Arc::clone(&self.data),
@@ -258,15 +269,21 @@ impl Backup {
             builder: Some(TreeBuilder::new(self.page_key()?)),
             is_dry: self.options.dry_run,
             links: HashMap::new(),
+            again: Some(large.clone()),
+            workers,
             runs: Vec::new(),
         };
         let result = std::thread::scope(|threads| {
             for _ in 0..self.threads() {
-                let (queue, chunks) = (task_queue.clone(), &chunks);
-                threads.spawn(move || guard(signal, || work(&queue, chunks)));
+                let (queue, chunks, working) = (task_queue.clone(), &chunks, working.clone());
+                threads.spawn(move || {
+                    guard(signal, || work(&queue, chunks));
+                    drop(working);
+                });
             }
-            drop(task_queue);
-            let source = || self.source_stage(signal, tasks, nodes, &map, &problems);
+            drop((task_queue, working));
+            let queues = Queues { tasks, nodes, large: (large, large_queue) };
+            let source = || self.source_stage(signal, queues, &map, &problems);
             threads.spawn(move || guard(signal, source));
             finisher.run(node_queue).inspect_err(|error| fail(signal, error))
         });
@@ -281,14 +298,15 @@ impl Backup {
     fn source_stage(
         &self,
         signal: &Arc<Signal>,
-        tasks: Sender<ChunkTask>,
-        nodes: Sender<Pending>,
+        queues: Queues,
         map: &Arc<StreamMap>,
         problems: &Problems,
     ) -> Result<()> {
         match self.options.kind {
-            SourceKind::Directory => self.directory(signal, tasks, nodes, map, problems),
-            SourceKind::File | SourceKind::Stream => self.single(signal, &tasks, &nodes, problems),
+            SourceKind::Directory => self.directory(signal, queues, map, problems),
+            SourceKind::File | SourceKind::Stream => {
+                self.single(signal, &queues.tasks, &queues.nodes, problems)
+            }
         }
     }
 
@@ -296,11 +314,11 @@ impl Backup {
     fn directory(
         &self,
         signal: &Arc<Signal>,
-        tasks: Sender<ChunkTask>,
-        nodes: Sender<Pending>,
+        queues: Queues,
         map: &Arc<StreamMap>,
         problems: &Problems,
     ) -> Result<()> {
+        let Queues { tasks, nodes, large: (large, large_queue) } = queues;
         let root = Dir::open_root(&self.path()?, 128)?;
         let root_dev = root.stat().dev;
         let globs = Globs::new(&self.options.excludes)?;
@@ -321,7 +339,6 @@ impl Backup {
         let (stats, stat_queue) = bounded::<StatJob>(8);
         let (scanned, scanned_queue) = bounded(16);
         let (groups, group_queue) = bounded::<Group>(64);
-        let (large, large_queue) = bounded::<Large>(64);
         let (items, item_queue) = bounded::<Item>(1024);
         let setup = Setup {
             signal,

@@ -129,8 +129,8 @@ impl Sequencer<'_> {
                     for entry in group.entries {
                         match entry {
                             TaskDone::Same(node) => self.send(Pending::Same(node))?,
-                            TaskDone::Link { key, group, is_last } => {
-                                self.send(Pending::Link { key, group, is_last })?;
+                            TaskDone::Link { entry, group, is_last } => {
+                                self.send(Pending::Link { entry, group, is_last })?;
                             }
                             TaskDone::Lost(error) => self.problems.report(&error)?,
                             TaskDone::Read(done) => self.read(&mut stream, done, &group.bytes)?,

@@ -6,7 +6,7 @@ use hashbrown::{HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use super::{LookOptions, Rows, TreeOptions, kind_name};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::format::pack::PackKind;
 use crate::format::{Id, ShortId};
 use crate::index::{Index, IndexOptions, PackName};
@@ -270,10 +270,6 @@ fn each_run(
     for run in &all.runs {
         let one = IndexOptions { runs: vec![run.clone()], ..all.clone() };
         let index = Index::load(scope, &one, u64::MAX)?;
-        if index.is_empty() {
-            let key = scope.key(&format!("index/{}", run.name));
-            return Err(Error::new(ErrorKind::NotFound, "an index run is gone").at(key));
-        }
         look(run.size, &index)?;
     }
     Ok(())

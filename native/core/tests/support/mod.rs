@@ -26,7 +26,12 @@ pub struct MemoryStore {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     /// So many puts still succeed.
     puts_left: Mutex<Option<usize>>,
+    /// Called with the key of each object before it is stored.
+    pub on_put: Mutex<Option<OnPut>>,
 }
+
+/// See [`MemoryStore::on_put`].
+pub type OnPut = Box<dyn FnMut(&str) + Send>;
 
 /// What a job put out, in order: kind and bytes.
 pub type Outputs = Vec<(&'static str, Vec<u8>)>;
@@ -72,6 +77,9 @@ impl MemoryStore {
     }
 
     fn create(&self, key: &str, bytes: Vec<u8>) -> Result<()> {
+        if let Some(on_put) = &mut *self.on_put.lock().unwrap() {
+            on_put(key);
+        }
         if let Some(left) = &mut *self.puts_left.lock().unwrap() {
             *left = left
                 .checked_sub(1)

@@ -73,7 +73,7 @@ pub(super) fn check_runs(context: &Context<'_>) -> Result<Catalog> {
     for run in &all.runs {
         let key = context.scope.key(&format!("index/{}", run.name));
         let one = IndexOptions { runs: vec![run.clone()], ..all.clone() };
-        let loaded = Index::load(context.scope, &one, u64::MAX);
+        let loaded = Index::load_present(context.scope, &one, u64::MAX);
         let loaded = loaded.and_then(|index| Ok((packs_of(&index)?, index)));
         match fault_or_end(loaded)? {
             Ok((_, index)) if index.is_empty() => {
@@ -135,7 +135,7 @@ impl Catalog {
     /// The readable runs together, to find pages by.
     pub(super) fn load(&self, context: &Context<'_>) -> Result<LoadedIndex> {
         let memory = context.options.look.index_memory();
-        let index = Arc::new(Index::load(context.scope, &self.good, memory)?);
+        let index = Arc::new(Index::load_present(context.scope, &self.good, memory)?);
         let bytes: u64 = self.good.runs.iter().map(|run| run.size).sum();
         Ok(LoadedIndex { index, is_whole: bytes <= memory })
     }
@@ -153,7 +153,7 @@ impl Catalog {
         }
         for run in &self.good.runs {
             let one = IndexOptions { runs: vec![run.clone()], ..self.good.clone() };
-            let index = Index::load(context.scope, &one, u64::MAX)?;
+            let index = Index::load_present(context.scope, &one, u64::MAX)?;
             index.entries().try_for_each(|(id, place)| look(&index, id, place))?;
         }
         Ok(())
