@@ -13,7 +13,12 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo test test-all lint lint-python lint-rust test-python test-rust bench constraints clean help
+<<<<<<< HEAD
+.PHONY: build demo wheel test test-all test-robust fuzz lint lint-python lint-rust test-python test-rust bench constraints clean help
+=======
+.PHONY: build demo wheel test test-all test-robust fuzz lint lint-python lint-rust test-python test-rust bench \
+	constraints clean help
+>>>>>>> h/robust
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -33,6 +38,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: build ## back up, change, back up again, restore and compare a real tree of 1 GiB
 	$(BIN)/python -m benchmarks.demo
 
+# Debug information and the places where code panics name files; a wheel must not tell where it was built.
+WHEEL_CARGO_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
+wheel: $(STAMP) ## make a wheel in dist/ to give away, and try it in a fresh environment
+	rm -rf dist
+	CARGO_TARGET_DIR="$(or $(CARGO_TARGET_DIR),$(CURDIR)/build/wheel)" VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
+		RUSTFLAGS="--remap-path-prefix=$(WHEEL_CARGO_HOME)=cargo --remap-path-prefix=$(CURDIR)=." \
+		CFLAGS="-ffile-prefix-map=$(WHEEL_CARGO_HOME)=cargo -ffile-prefix-map=$(CURDIR)=." \
+		$(BIN)/maturin build --release --locked --strip --out dist
+	$(BIN)/python -m tests.support.check_wheel dist/*.whl
+
 test: build lint test-rust test-python ## what every change has to pass
 
 test-rust:
@@ -44,6 +59,23 @@ test-python: build
 test-all: build lint test-rust ## as test, with the slow tests
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
 
+<<<<<<< HEAD
+=======
+test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
+
+>>>>>>> h/robust
+fuzz: $(STAMP) ## feed the parsers what a fuzzer makes up, each for FUZZ_SECONDS (15)
+	@cargo fuzz --version >/dev/null 2>&1 || { echo 'error: cargo-fuzz is missing; cargo install --locked cargo-fuzz' >&2; exit 1; }
+	$(BIN)/python -m tests.support.fuzz_seeds build/fuzz/seeds
+	native/fuzz/run build/fuzz/seeds $(FUZZ_TARGETS)
+<<<<<<< HEAD
+
+test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
+=======
+>>>>>>> h/robust
+
 lint: lint-python lint-rust ## style, types, layers, licences
 
 lint-python: $(STAMP)
@@ -51,9 +83,11 @@ lint-python: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pip --disable-pip-version-check check
 
 lint-rust:
 	$(CARGO) fmt $(MANIFEST) --all --check
+	$(CARGO) fmt --manifest-path native/fuzz/Cargo.toml --check
 	$(CARGO) clippy $(MANIFEST) --locked --quiet --workspace --all-targets -- -D warnings
 	@if command -v cargo-deny >/dev/null; then cd native && cargo deny --locked check bans licenses sources; \
 	else echo 'note: cargo-deny is not installed, licences are not checked' >&2; fi
@@ -71,5 +105,5 @@ constraints: ## renew constraints.txt with the newest versions that fit
 	mv build/constraints.txt constraints.txt
 
 clean: ## remove everything that was built
-	rm -rf $(VENV) build dist native/target pvback/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist native/target native/fuzz/target native/fuzz/artifacts pvback/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find pvback tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from pvback.errors import PvbackError
+from tests.support.fuzz_seeds import SEEDS
 
 ROOT = Path(__file__).resolve().parent.parent
 THIS = "tests/test_tidy.py"
@@ -223,9 +224,29 @@ def test_no_trace_of_a_machine() -> None:
 
 
 def test_packages_come_from_public_registries() -> None:
-    lock = tomllib.loads((ROOT / "native/Cargo.lock").read_text(encoding="utf-8"))
-    sources = {package["source"] for package in lock["package"] if "source" in package}
-    assert sources <= {"registry+https://github.com/rust-lang/crates.io-index"}
+    for path in ("native/Cargo.lock", "native/fuzz/Cargo.lock"):
+        lock = tomllib.loads((ROOT / path).read_text(encoding="utf-8"))
+        sources = {package["source"] for package in lock["package"] if "source" in package}
+        assert sources <= {"registry+https://github.com/rust-lang/crates.io-index"}, path
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     wrong = [pin for pin in pins if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[0-9][0-9a-z.]*", pin)]
     assert not wrong, wrong
+
+
+def test_vectors_are_read_on_both_sides() -> None:
+    names = {Path(path).name for path in tracked() if path.startswith("tests/vectors/")}
+    assert names
+    rust = "".join(text for path, text in texts(".rs") if re.search(r"/tests(/|\.rs$)", path))
+    python = "".join(text for path, text in texts(".py") if re.match(r"tests/unit/test_\w+\.py$", path))
+    for side, text in (("cargo test", rust), ("pytest", python)):
+        read = set(re.findall(r"""[/"]([\w-]+\.json)\"""", text))
+        assert not names - read, f"{side} does not read " + " ".join(sorted(names - read))
+
+
+def test_every_fuzz_target_has_seeds() -> None:
+    manifest = tomllib.loads((ROOT / "native/fuzz/Cargo.toml").read_text(encoding="utf-8"))
+    targets = {target["name"] for target in manifest["bin"]}
+    files = {Path(path).stem for path in tracked() if path.startswith("native/fuzz/fuzz_targets/")}
+    assert targets == files == set(SEEDS)
+    for target, seeds in SEEDS.items():
+        assert list(seeds()), target

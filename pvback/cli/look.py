@@ -1,13 +1,15 @@
 """Commands that look: `snapshots`, `ls`, `find`, `diff`, `stats`."""
 
 import stat
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import format_bytes, format_moment
+from pvback.cli.output import Output, format_bytes, format_moment
 from pvback.cli.values import parse_tag_filters
+from pvback.errors import PvbackError
 from pvback.ops.diff import diff_snapshots
 from pvback.ops.find import Match, find_nodes
 from pvback.ops.ls import list_nodes
@@ -65,9 +67,14 @@ def snapshots(
         output.table(header, [_snapshot_row(one) for one in shown])
     else:
         output.remark("there are no snapshots")
-    for problem in found.damaged:
+    return _tell_damaged(output, found.damaged)
+
+
+def _tell_damaged(output: Output, damaged: Sequence[PvbackError]) -> int:
+    """Name the snapshots that do not open and are missing from a result; returns the exit code."""
+    for problem in damaged:
         output.warn(str(problem))
-    return found.damaged[0].exit_code if found.damaged else 0
+    return damaged[0].exit_code if damaged else 0
 
 
 def _snapshot_row(one: SnapshotInfo) -> tuple[str, ...]:
@@ -144,7 +151,7 @@ def find(
             named = {find_snapshot(catalog.snapshots, one, source=source).id for one in ids}
             chosen = [one for one in chosen if one.id in named]
         invocation.output.stream(find_nodes(access, chosen, patterns=patterns), _show_match)
-    return 0
+    return _tell_damaged(invocation.output, () if ids else catalog.damaged)
 
 
 def _show_match(match: Match) -> str:
@@ -187,11 +194,12 @@ def stats(invocation: Invocation, *, mode: str | None, source: str | None) -> in
     output = invocation.output
     with invocation.repository() as access:
         wanted = SnapshotFilter(source=source)
-        chosen = [one for one in access.catalog().snapshots if wanted.matches(one)]
+        catalog = access.catalog()
+        chosen = [one for one in catalog.snapshots if wanted.matches(one)]
         found = repository_stats(access, chosen, mode=mode)
     if output.is_json:
         output.document(found)
-        return 0
+        return _tell_damaged(output, catalog.damaged)
     rows = [
         (name, str(area.object_count), format_bytes(area.stored_bytes)) for name, area in found.areas.items()
     ]
@@ -200,4 +208,4 @@ def stats(invocation: Invocation, *, mode: str | None, source: str | None) -> in
     output.line(f"{found.snapshot_count} snapshots of {format_bytes(found.source_bytes)}")
     for name, value in found.trees.items():
         output.line(f"{name}: {format_bytes(value) if name.endswith('bytes') else value}")
-    return 0
+    return _tell_damaged(output, catalog.damaged)

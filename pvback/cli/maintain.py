@@ -95,9 +95,13 @@ def key_list(invocation: Invocation) -> int:
     output = invocation.output
     with invocation.repository() as access:
         found = keys.list_keys(access)
+    damaged = [one for one in found if one.problem is not None]
+    for one in damaged:
+        output.warn(f"key {one.principal}: {one.problem}")
+    code = DamagedError.exit_code if damaged else 0
     if output.is_json:
         output.document(found)
-        return 0
+        return code
     rows = [
         (
             f"{'*' if one.is_current else ' '} {one.principal}",
@@ -108,7 +112,7 @@ def key_list(invocation: Invocation) -> int:
         for one in found
     ]
     output.table(("  ID", "ROLE", "LABEL", "UNLOCKED BY"), rows)
-    return 0
+    return code
 
 
 @key.command("add", epilog=exit_codes(11))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvback import limits
 from pvback.datapath import DataJob, Listeners, run_job
-from pvback.errors import DamagedError, ObjectNotFound, PvbackError
+from pvback.errors import DamagedError, ObjectNotFound, PvbackError, UsageError
 from pvback.repository.gcstate import list_index, read_gc_state
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot, find_snapshot
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["find_in", "run_reading", "split_snapshot_path", "stream_reading", "tree_options"]
 
 _RELOAD_COUNT_MAX = 3
+_ID_DIGITS = 2 * limits.RANDOM_ID_BYTES
 
 
 def split_snapshot_path(text: str) -> tuple[str, str]:
@@ -34,12 +35,31 @@ def split_snapshot_path(text: str) -> tuple[str, str]:
 
 
 def find_in(access: RepositoryAccess, text: str, *, source: str | None = None) -> CommittedSnapshot:
-    """The snapshot that a user means. Raises as `find_snapshot`, and DamagedError for a roll-back."""
-    return find_snapshot(access.catalog().snapshots, text, source=source)
+    """The snapshot that a user means. Raises as `find_snapshot`, and DamagedError for a roll-back.
+
+    A snapshot that does not open is not passed over: asked for by its id it raises why, and `latest` raises
+    DamagedError, for it may be the one that is meant.
+    """
+    catalog = access.catalog()
+    if text == "latest" and catalog.damaged:
+        raise DamagedError(
+            "a snapshot does not open, and it may be the latest",
+            key=catalog.damaged[0].key,
+            hint="`pvback snapshots` lists the others; name one by its id",
+        ) from catalog.damaged[0]
+    try:
+        return find_snapshot(catalog.snapshots, text, source=source)
+    except PvbackError as exc:
+        if not isinstance(exc, UsageError):
+            for problem in catalog.damaged:
+                # The id ends the name of a register and of a record.
+                if problem.key and problem.key[-_ID_DIGITS:].startswith(text):
+                    raise problem from None
+        raise
 
 
 def tree_options(snapshot: CommittedSnapshot) -> dict[str, Any]:
-    """`source_id` and `root` of a snapshot. Raises UsageError when its record is closed to this keyring."""
+    """`source_id` and `root` of a snapshot. Raises WrongKeyError when this keyring does not open it."""
     return {"source_id": snapshot.source, "root": snapshot.require_details().root.as_json()}
 
 

@@ -13,6 +13,7 @@ from pvback.repository.repository import RepositoryAccess, read_key_objects
 
 __all__ = ["ROLES", "KeyInfo", "SlotMethod", "add_key", "add_way_to_unlock", "list_keys", "remove_key"]
 
+_KEY_NAME = re.compile(r"keys/([0-9a-f]{32})\.json")
 ROLES = ("owner", "restorer", "writer", "maintainer")
 SlotMethod = Literal["passphrase", "x25519"]
 
@@ -28,27 +29,35 @@ class KeyInfo:
     """Kinds of its unlock entries: `passphrase`, `x25519`, `command`."""
     is_current: bool
     """Whether it is the key in use."""
+    problem: str | None = None
+    """Why nothing is known of it: its object does not parse."""
 
 
 def list_keys(access: RepositoryAccess) -> list[KeyInfo]:
-    """All principals, by id. Raises DamagedError for a key object that does not parse."""
+    """All principals, by id; one whose object does not parse has a `problem`."""
     config = access.store.read(CONFIG_KEY).data
     raw = json.loads(access.keyring.list_keys(config, read_key_objects(access.store)))
     if not isinstance(raw, list):
         raise DamagedError("the list of keys is not a list")
-    return sorted(
-        (
+    found = []
+    for one in raw:
+        principal = one.get("principal")
+        if principal is None:
+            name = _KEY_NAME.fullmatch(one["name"])
+            if name is None:
+                continue
+            principal = name[1]
+        found.append(
             KeyInfo(
-                principal=str(one["principal"]),
+                principal=str(principal),
                 role=one.get("role"),
                 label=one.get("label"),
                 unlock=tuple(one.get("unlock", ())),
-                is_current=one["principal"] == access.keyring.principal,
+                is_current=principal == access.keyring.principal,
+                problem=one.get("error"),
             )
-            for one in raw
-        ),
-        key=lambda one: one.principal,
-    )
+        )
+    return sorted(found, key=lambda one: one.principal)
 
 
 def add_key(access: RepositoryAccess, *, role: str, label: str, method: SlotMethod, secret: bytes) -> str:
@@ -59,7 +68,7 @@ def add_key(access: RepositoryAccess, *, role: str, label: str, method: SlotMeth
     if role not in ROLES:
         raise UsageError(f"no such role: {role}", hint=f"roles are {', '.join(ROLES)}")
     _require_owner(access)
-    scopes = [access.objects.scope]
+    scopes = [] if role == "owner" else [access.objects.scope]
     name, data = access.keyring.add_key(role, label, scopes, method, secret, _argon2())
     access.store.create(name, data)
     return name.removeprefix(KEYS_PREFIX).removesuffix(".json")

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from pvback import limits
-from pvback.errors import DamagedError, ObjectNotFound, PvbackError, UnsupportedFormatError, UsageError
+from pvback.errors import (
+    DamagedError,
+    ObjectNotFound,
+    PvbackError,
+    UnsupportedFormatError,
+    UsageError,
+    WrongKeyError,
+)
 from pvback.repository.gcstate import GcState, read_gc_state
 from pvback.repository.layout import Area
 from pvback.repository.records import Record, RecordDetails, read_record
@@ -49,9 +56,9 @@ class CommittedSnapshot:
         return self.record.details
 
     def require_details(self) -> RecordDetails:
-        """The sealed part; WrongKeyError's message for people when it is closed to this keyring."""
+        """The sealed part. Raises WrongKeyError when it is closed to this keyring."""
         if self.record.details is None:
-            raise UsageError(
+            raise WrongKeyError(
                 f"the keys in use do not open snapshot {self.id[: limits.SHORT_ID_DIGITS]}",
                 hint="use the key of an owner or a restorer",
             )

@@ -447,3 +447,23 @@ fn a_parent_that_is_lost_costs_time_and_no_files() {
     assert_is_image(&read_back(&repository, &fourth), source.path());
     assert_checks(&repository);
 }
+
+#[test]
+fn more_readers_than_buffers_do_not_wait_for_each_other() {
+    let (ended, end) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || {
+        let source = tempfile::tempdir().unwrap();
+        for number in 0..12 {
+            fs::write(source.path().join(number.to_string()), noise(number + 1, 12_000_000))
+                .unwrap();
+        }
+        let mut repository = Repository::new(64 << 10);
+        let more = json!({"readers": 12, "memory_bytes": 64 << 20});
+        let snapshot = repository.backup("s", source.path(), &more);
+        assert_eq!(snapshot.result["stats"]["files"], json!(12));
+        ended.send(()).unwrap();
+    });
+    let outcome = end.recv_timeout(std::time::Duration::from_secs(120));
+    assert!(outcome.is_ok(), "the readers wait for each other");
+    thread.join().unwrap();
+}

@@ -6,11 +6,7 @@ use pvback_core::format::pack::{Footer, PackDirectory, PackKind};
 
 fuzz_target!(|input: (bool, u32, u64, [u8; 16], &[u8])| {
     let (is_data, end, plaintext_bytes, footer, bytes) = input;
-    let kind = if is_data {
-        PackKind::Data
-    } else {
-        PackKind::Metadata
-    };
+    let kind = if is_data { PackKind::Data } else { PackKind::Metadata };
     if let Ok(directory) = PackDirectory::parse(bytes, kind, end & 0x3fff_ffff) {
         assert_eq!(directory.encode().unwrap(), bytes);
     }

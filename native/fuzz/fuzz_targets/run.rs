@@ -22,9 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
             };
             reads += 1;
             assert!(reads < 1000, "a lookup without end");
-            let block = usize::try_from(range.start)
-                .ok()
-                .zip(usize::try_from(range.end).ok());
+            let block = usize::try_from(range.start).ok().zip(usize::try_from(range.end).ok());
             let Some(block) = block.and_then(|(start, end)| bytes.get(start..end)) else {
                 break false;
             };

@@ -126,6 +126,8 @@ pub(super) fn adjust(
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_precision_loss, reason = "readers are few")]
+
     use super::*;
 
     /// Readers on storage whose throughput grows up to `knee` readers and falls behind it.

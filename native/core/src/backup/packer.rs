@@ -4,6 +4,7 @@
 //! starts; if that pack closes meanwhile, the blob goes into the next one and takes its envelope along.
 //! A pack counts as stored, and may be listed in a run, only after its put was answered.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicI32, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -72,6 +73,13 @@ impl Level {
     }
 }
 
+/// Packs on their way to the broker, numbered as they were taken out.
+#[derive(Default)]
+struct Leaving {
+    next: u64,
+    numbers: BTreeSet<u64>,
+}
+
 /// Packs of one kind.
 pub(super) struct Packer {
     scope: Scope,
@@ -84,7 +92,7 @@ pub(super) struct Packer {
     /// Every pack this run has begun, stored or in doubt.
     own: Mutex<HashSet<PackName>>,
     /// Packs that were taken out to be sealed and are not yet with the broker.
-    leaving: Mutex<usize>,
+    leaving: Mutex<Leaving>,
     left: Condvar,
     level: Arc<Level>,
     counters: Arc<super::progress::Counters>,
@@ -154,22 +162,27 @@ impl Packer {
         full.map_or(Ok(()), |pack| self.store(pack))
     }
 
-    /// Hands over what is open, and returns when every pack begun before is with the broker. Blobs added meanwhile by others go into a new pack.
+    /// Hands over what is open, and returns when every pack begun before is with the broker. Blobs
+    /// added meanwhile by others go into a new pack, which is not waited for.
     pub(super) fn flush(&self) -> Result<()> {
         let pack = self.take_out(&mut lock(&self.open));
         pack.map_or(Ok(()), |pack| self.store(pack))?;
         let mut leaving = lock(&self.leaving);
-        while *leaving > 0 {
+        let mark = leaving.next;
+        while leaving.numbers.first().is_some_and(|number| *number < mark) {
             leaving = self.left.wait(leaving).unwrap_or_else(PoisonError::into_inner);
         }
         Ok(())
     }
 
-    fn take_out(&self, open: &mut Option<OpenPack>) -> Option<OpenPack> {
+    fn take_out(&self, open: &mut Option<OpenPack>) -> Option<(u64, OpenPack)> {
         let pack = open.take_if(|pack| !pack.directory.entries.is_empty())?;
         // Under the lock of `open`, so that a flush sees every pack either there or here.
-        *lock(&self.leaving) += 1;
-        Some(pack)
+        let mut leaving = lock(&self.leaving);
+        let number = leaving.next;
+        leaving.next += 1;
+        leaving.numbers.insert(number);
+        Some((number, pack))
     }
 
     /// The packs that were stored since the last call.
@@ -182,9 +195,9 @@ impl Packer {
         lock(&self.own).contains(name)
     }
 
-    fn store(&self, pack: OpenPack) -> Result<()> {
+    fn store(&self, (number, pack): (u64, OpenPack)) -> Result<()> {
         let result = self.seal_and_put(pack);
-        *lock(&self.leaving) -= 1;
+        lock(&self.leaving).numbers.remove(&number);
         self.left.notify_all();
         result
     }

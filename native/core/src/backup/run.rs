@@ -393,12 +393,19 @@ impl Backup {
     /// Who may read small files and large ones: few at first, more where that helps, unless the caller
     /// has said how many.
     fn gates(&self) -> (Gate, Gate) {
+        let threads = self.threads();
+        // Each reader of large files keeps the end of its last buffer while it waits for the next one:
+        // with no buffer more than readers all would wait for each other.
+        let large_most = self.shares.slabs.saturating_sub(1).max(1);
         match self.options.readers {
             0 => {
-                let threads = self.threads();
-                (Gate::new(threads.clamp(2, 8), 16), Gate::new((threads / 2).clamp(1, 4), 8))
+                let large = Gate::new((threads / 2).clamp(1, 4).min(large_most), large_most.min(8));
+                (Gate::new(threads.clamp(2, 8), 16), large)
             }
-            readers => (Gate::new(readers, readers), Gate::new(readers, readers)),
+            readers => {
+                let large = readers.min(large_most);
+                (Gate::new(readers, readers), Gate::new(large, large))
+            }
         }
     }
 }

@@ -61,9 +61,9 @@ impl StreamMap {
 
     /// Whether a part that was cut long ago can still be named.
     fn reaches(&self, part: Part) -> bool {
-        // A margin for what is pushed until somebody asks for the extents.
+        // A margin for what is pushed until somebody asks for the extents: so many of the oldest go then.
         let chunks = lock(&self.chunks);
-        let oldest = if chunks.len() < CHUNKS_KEPT { 0 } else { CHUNKS_KEPT / 4 };
+        let oldest = (chunks.len() + CHUNKS_KEPT / 4).saturating_sub(CHUNKS_KEPT);
         chunks.get(oldest).is_none_or(|(start, ..)| *start <= part.start)
     }
 
@@ -208,5 +208,40 @@ impl Sequencer<'_> {
         stream.base += consumed as u64;
         stream.buffer.drain(..consumed);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::broker::Broker;
+
+    #[test]
+    fn what_is_said_to_reach_is_still_there_after_the_margin() {
+        const LENGTH: u64 = 10;
+        let signal = Signal::new(Broker::new(1));
+        let slot = Slot::new(&signal);
+        slot.set(Id([7; 32]));
+        let map = StreamMap::new(&signal);
+        let mut pushed = 0;
+        let mut push = |count: usize| {
+            for _ in 0..count {
+                map.push(pushed * LENGTH, LENGTH, Arc::clone(&slot));
+                pushed += 1;
+            }
+        };
+        let first = Part { start: 3, length: LENGTH };
+        push(CHUNKS_KEPT / 2);
+        for fill in [0, CHUNKS_KEPT / 4, 1, CHUNKS_KEPT / 4 - 1, 1] {
+            push(fill);
+            let kept = lock(&map.chunks).clone();
+            if map.reaches(first) {
+                push(CHUNKS_KEPT / 4);
+                assert_eq!(map.extents(first).unwrap().unwrap().len(), 2);
+            }
+            *lock(&map.chunks) = kept;
+        }
+        assert!(!map.reaches(first));
     }
 }

@@ -111,7 +111,11 @@ impl BlobKey {
         &self.ids
     }
 
-    fn cipher(&self, kind: BlobKind, id: &[u8; 32]) -> Result<(AeadKey, [u8; CONTEXT_BYTES])> {
+    pub(super) fn cipher(
+        &self,
+        kind: BlobKind,
+        id: &[u8; 32],
+    ) -> Result<(AeadKey, [u8; CONTEXT_BYTES])> {
         if self.holds_data != (kind == BlobKind::Data) {
             return Err(usage("a data key for metadata, or the other way round"));
         }

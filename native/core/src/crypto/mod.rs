@@ -22,6 +22,8 @@ pub mod blob;
 pub mod bundle;
 pub mod config;
 pub mod envelope;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod ids;
 mod issue;
 pub mod kdf;

@@ -46,6 +46,8 @@ use std::sync::Arc;
 
 pub use dump::{DumpResult, dump};
 pub use journal::JOURNAL_NAME;
+#[cfg(fuzzing)]
+pub use journal::write_again as write_journal_again;
 pub use options::{DumpOptions, Overwrite, ReadOptions, RestoreOptions};
 pub use progress::{Counters, DeniedRow, RestoreResult, Stats};
 
@@ -147,16 +149,23 @@ pub fn restore(
 
 /// The directory to restore into, made if it is not there; none if a dry run finds no such directory.
 fn open_target(path: &Path, is_dry_run: bool) -> Result<Option<Target>> {
-    if !is_dry_run {
-        // What cannot be made cannot be opened either, and that says why.
-        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-    }
+    let made = if is_dry_run {
+        Ok(())
+    } else {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    };
     match Target::open(path) {
         Ok(target) => Ok(Some(target)),
-        Err(error)
-            if is_dry_run && error.os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) =>
-        {
-            Ok(None)
+        Err(error) if error.os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) => {
+            match made {
+                // Why it could not be made says more than that it is not there.
+                Err(made) => {
+                    let errno = rustix::io::Errno::from_io_error(&made);
+                    Err(Error::os("cannot make the target", errno.unwrap_or(rustix::io::Errno::IO)))
+                }
+                Ok(()) if is_dry_run => Ok(None),
+                Ok(()) => Err(error),
+            }
         }
         Err(error) => Err(error),
     }
