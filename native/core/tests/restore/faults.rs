@@ -111,7 +111,7 @@ fn a_store_that_fails_ends_the_restore() {
     let target = scratch.dir("target");
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&asked);
-    *repo.fault.lock().unwrap() = Some(Box::new(move |key, _| {
+    *repo.fault.lock().unwrap() = Some(Arc::new(move |key, _| {
         let is_failing = key.contains("/data/") && counter.fetch_add(1, Ordering::SeqCst) > 1;
         is_failing.then(|| Error::new(ErrorKind::Storage, "the store is on fire"))
     }));

@@ -30,7 +30,7 @@ fn restore_until(repo: &Repo, snapshot: &Snapshot, target: &Path, stop: Stop) ->
     let options: RestoreOptions = serde_json::from_value(options).unwrap();
     let asked = Arc::new((Mutex::new((0, false)), Condvar::new()));
     let gate = Arc::clone(&asked);
-    *repo.fault.lock().unwrap() = Some(Box::new(move |key, length| {
+    *repo.fault.lock().unwrap() = Some(Arc::new(move |key, length| {
         if key.contains("/data/") && length >= bytes {
             let (state, changed) = &*gate;
             let mut state = state.lock().unwrap();
@@ -163,7 +163,7 @@ fn never_overwriting_leaves_no_half_file_behind() {
     let snapshot = repo.backup(&source, "directory");
     let target = scratch.dir("target");
     let asked = AtomicUsize::new(0);
-    *repo.fault.lock().unwrap() = Some(Box::new(move |key, _| {
+    *repo.fault.lock().unwrap() = Some(Arc::new(move |key, _| {
         let is_failing = key.contains("/data/") && asked.fetch_add(1, Ordering::SeqCst) > 8;
         is_failing.then(|| Error::new(ErrorKind::Storage, "gone"))
     }));

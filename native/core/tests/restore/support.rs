@@ -28,7 +28,7 @@ use pvback_core::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 
 /// What a store does with a read, of a key and so many bytes (0: all), instead of answering it.
-pub type Fault = Box<dyn Fn(&str, u64) -> Option<Error> + Send + Sync>;
+pub type Fault = Arc<dyn Fn(&str, u64) -> Option<Error> + Send + Sync>;
 
 /// A repository.
 pub struct Repo {
@@ -126,7 +126,9 @@ impl Repo {
     fn answer(&self, work: &Work, outputs: &Mutex<Outputs>) -> Result<Vec<u8>> {
         match work {
             Work::Get { key, offset, length } => {
-                if let Some(fault) = &*self.fault.lock().unwrap()
+                // Called without the lock: it may wait for what other reads lead to.
+                let fault = self.fault.lock().unwrap().clone();
+                if let Some(fault) = fault
                     && let Some(error) = fault(key, length.unwrap_or(0))
                 {
                     return Err(error);
