@@ -58,7 +58,7 @@ fn report(name: &str, data: &[u8], rounds: usize, work: impl Fn(&[u8]) -> blake3
         seconds_min = seconds_min.min(start.elapsed().as_secs_f64());
     }
     // Exact below 2^53 bytes.
-    #[allow(clippy::cast_precision_loss)]
+    #[allow(clippy::cast_precision_loss, reason = "a rate to print")]
     let rate = data.len() as f64 / seconds_min / 1e9;
     let digest = digest.map_or_else(String::new, |digest| digest.to_hex()[..8].to_owned());
     println!("{name:32} {rate:8.2} GB/s   cuts {digest}");

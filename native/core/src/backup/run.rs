@@ -294,7 +294,6 @@ impl Backup {
 
     /// Everything from the source to nodes in order. Takes the queues' ends: their closing tells the
     /// stages behind that nothing more comes.
-    #[allow(clippy::needless_pass_by_value, reason = "the queues close with this call")]
     fn source_stage(
         &self,
         signal: &Arc<Signal>,
@@ -310,7 +309,6 @@ impl Backup {
         }
     }
 
-    #[allow(clippy::needless_pass_by_value, reason = "the queues close with this call")]
     fn directory(
         &self,
         signal: &Arc<Signal>,
