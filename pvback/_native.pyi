@@ -82,7 +82,9 @@ class Keyring:
 
 @final
 class Request:
-    """One thing that a job asks for. A buffer: the bytes of a put or an output, without a copy."""
+    """One thing that a job asks for. A buffer without a copy: the bytes of a put or an output, or room for
+    those of a ranged get, `length` of them.
+    """
 
     @property
     def kind(self) -> Literal["get", "put", "output"]: ...
@@ -96,6 +98,9 @@ class Request:
     def length(self) -> int | None: ...
     def __buffer__(self, flags: int, /) -> memoryview: ...
     def complete(self, data: bytes | bytearray | memoryview | None = None) -> None: ...
+    def complete_filled(self, count: int) -> None:
+        """The first `count` bytes of the buffer are what was read. BufferError while a view of it is left."""
+
     def fail(self, kind: str, message: str) -> None:
         """kind: `not_found`, `storage`, `cancelled` or `internal`."""
 

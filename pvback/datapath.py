@@ -66,8 +66,8 @@ class JobStore(Protocol):
         """Read an object whole. Raises ObjectNotFound."""
         ...
 
-    def read_range(self, key: str, *, offset: int, length: int) -> bytes:
-        """Read up to `length` bytes from `offset`. Raises ObjectNotFound."""
+    def read_into(self, key: str, buffer: memoryview, *, offset: int) -> int:
+        """Fill `buffer` from `offset` on; the number of bytes read. Raises ObjectNotFound."""
         ...
 
 
@@ -247,7 +247,7 @@ class DataJob:
     def _answer(self, request: "Request", listeners: Listeners) -> None:
         try:
             if request.kind == "get":
-                request.complete(self._get(request))
+                self._get(request)
             elif request.kind == "put":
                 _create(self._store, request.key, memoryview(request))
                 request.complete()
@@ -267,10 +267,13 @@ class DataJob:
             self._note_listener_error(exc)
             self._job.cancel()
 
-    def _get(self, request: "Request") -> bytes:
+    def _get(self, request: "Request") -> None:
         if request.length is None:
-            return self._store.read(request.key).data
-        return self._store.read_range(request.key, offset=request.offset, length=request.length)
+            request.complete(self._store.read(request.key).data)
+            return
+        with memoryview(request) as buffer:
+            count = self._store.read_into(request.key, buffer, offset=request.offset)
+        request.complete_filled(count)
 
     def _note_listener_error(self, exc: BaseException) -> None:
         with self._errors_lock:

@@ -74,7 +74,7 @@ JOB_END_SECONDS = 1.0
 """How long a command that failed waits to see whether its job was just ending."""
 
 # --- keys -------------------------------------------------------------------------------------------
-ARGON2_MEMORY_KIB = 128 * 1024
+ARGON2_MEMORY_KIB = 64 * 1024
 ARGON2_PASSES = 3
 ARGON2_LANES = 4
 """The memory-hard cost of a guess at a passphrase; docs/format.md has the bounds that readers accept."""

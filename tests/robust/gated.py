@@ -1,6 +1,6 @@
 """The program with a store that waits, or a process that dies, at a chosen moment.
 
-`python -m tests.robust.gated PLAN WORDS...`; the plan is JSON: `at` (`create`, `swap`, `read_range`, or
+`python -m tests.robust.gated PLAN WORDS...`; the plan is JSON: `at` (`create`, `swap`, `read_into`, or
 `system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the
 first), `do` (`wait`, `kill`, `fail`, `count`, `peak`). `wait` writes a byte to the descriptor `tell`, and
 goes on when one can be read from `hear`, and with `until_asked` when the job was asked to stop as well;

@@ -461,7 +461,7 @@ def test_a_signal_ends_a_backup_with_a_checkpoint(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_restore(world: World, tmp_path: Path, seed: int, number: signal.Signals) -> None:
     source = backed_up(world, tmp_path, seed, size=8 * MIB)
-    plan = {"at": "read_range", "match": "/data/", "count": 1, "do": "wait", "until_asked": True}
+    plan = {"at": "read_into", "match": "/data/", "count": 1, "do": "wait", "until_asked": True}
     with world.start("restore", "latest", "--target", tmp_path / "target", plan=plan) as running:
         running.wait_for_gate()
         running.process.send_signal(number)

@@ -166,6 +166,9 @@ class Request(bytearray):
     def complete(self, data: bytes | bytearray | memoryview | None = None) -> None:
         self.job.answers[id(self)].put(bytes(data) if data is not None else b"")
 
+    def complete_filled(self, count: int) -> None:
+        self.complete(self[:count])
+
     def fail(self, kind: str, message: str) -> None:
         kinds: dict[str, type[PvbackError]] = {
             "not_found": ObjectNotFound,
@@ -229,7 +232,7 @@ class Job:
     def ask(self, kind: str, key: str, data: bytes = b"", *, length: int | None = None) -> bytes:
         if self.is_cancelled.is_set():
             raise Interrupted("cancelled")
-        request = Request(data)
+        request = Request(data if length is None else bytes(length))
         request.kind, request.key, request.offset, request.length = kind, key, 0, length
         request.job = self
         answers: queue.Queue[bytes | PvbackError] = queue.Queue()

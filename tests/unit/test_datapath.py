@@ -21,6 +21,7 @@ from pvback.errors import (
 from pvback.ops.reading import stream_reading
 from pvback.repository.repository import RepositoryAccess
 from pvback.runtime import Cancel
+from pvback.storage.base import WriteBuffer
 from pvback.storage.memory import MemoryStore
 from tests.support import fake_native
 
@@ -46,9 +47,9 @@ def test_requests_are_served_at_once(native: SimpleNamespace, keyring: Any) -> N
     together = threading.Barrier(3, timeout=30)
 
     class Slow(MemoryStore):
-        def read_range(self, key: str, *, offset: int, length: int) -> bytes:
+        def read_into(self, key: str, buffer: WriteBuffer, *, offset: int) -> int:
             together.wait()
-            return b"x"
+            return 1
 
     def verb(job: fake_native.Job) -> dict[str, Any]:
         threads = [threading.Thread(target=job.ask, args=("get", "a"), kwargs={"length": 1}) for _ in "abc"]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use hashbrown::HashMap;
 
 use crate::broker::lock;
+use crate::buffers::Buffer;
 use crate::crypto::{BlobKey, BlobKind, BlobOpener, Envelope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
@@ -130,7 +131,7 @@ impl BlobStore {
     }
 
     /// The bytes of a range, still sealed blob by blob.
-    pub fn read(&self, range: &Range1) -> Result<Vec<u8>> {
+    pub fn read(&self, range: &Range1) -> Result<Buffer> {
         let first = range.blobs.first().ok_or_else(|| Error::internal("a range without blobs"))?;
         self.pack(&first.place)?.read(range.bytes.clone())
     }

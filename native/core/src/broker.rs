@@ -7,9 +7,15 @@
 //! memory they hold is bounded.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use crate::buffers::{Buffer, Buffers};
 use crate::error::{Error, ErrorKind, Result};
+
+/// The longest range that is asked for, in bytes. The filter of a run of a billion chunks is as long; what
+/// asks for more was misled.
+pub const GET_BYTES_MAX: u64 = 1 << 30;
 
 /// What the caller is asked to do.
 #[derive(Debug)]
@@ -47,9 +53,18 @@ pub struct Request {
     broker: Arc<Broker>,
 }
 
+/// What an answer brings.
+#[derive(Debug)]
+pub enum Bytes {
+    /// A buffer of its own.
+    Own(Vec<u8>),
+    /// One of the broker's.
+    Lent(Buffer),
+}
+
 #[derive(Default)]
 struct Answer {
-    state: Mutex<Option<Result<Vec<u8>>>>,
+    state: Mutex<Option<Result<Bytes>>>,
     ready: Condvar,
     on_put: Mutex<Option<OnPut>>,
     /// Which put this is the answer to, in the order in which they were made.
@@ -72,6 +87,8 @@ pub struct Broker {
     queue: Mutex<Queue>,
     changed: Condvar,
     puts_max: usize,
+    /// What ranges are read into and opened in.
+    pub buffers: Arc<Buffers>,
 }
 
 /// Locks, going on after a panic elsewhere: every state kept here is valid between statements.
@@ -89,6 +106,7 @@ impl Broker {
             queue: Mutex::default(),
             changed: Condvar::new(),
             puts_max: puts_max.max(1),
+            buffers: Arc::default(),
         })
     }
 
@@ -158,7 +176,7 @@ impl Broker {
     pub fn get(&self, key: &str, offset: u64, length: u64) -> Result<Vec<u8>> {
         let data = self.get_later(key, offset, Some(length))?.wait()?;
         if data.len() as u64 == length {
-            Ok(data)
+            Ok(data.into_vec())
         } else {
             Err(Error::damaged("the object is shorter than it should be").at(key).offset(offset))
         }
@@ -166,11 +184,15 @@ impl Broker {
 
     /// Reads a whole object.
     pub fn get_all(&self, key: &str) -> Result<Vec<u8>> {
-        self.get_later(key, 0, None)?.wait()
+        self.get_later(key, 0, None)?.wait().map(Bytes::into_vec)
     }
 
     /// Starts reading; the answer is waited for on the returned value. Lengths are not checked.
     pub fn get_later(&self, key: &str, offset: u64, length: Option<u64>) -> Result<Pending> {
+        if length.is_some_and(|length| length > GET_BYTES_MAX) {
+            let what = "a range longer than any part of an object";
+            return Err(Error::damaged(what).at(key.to_owned()).offset(offset));
+        }
         self.send(Work::Get { key: key.to_owned(), offset, length }).map(Pending)
     }
 
@@ -220,7 +242,7 @@ impl Broker {
 }
 
 impl Broker {
-    fn settle(&self, work: &Work, answer: &Answer, result: Result<Vec<u8>>) {
+    fn settle(&self, work: &Work, answer: &Answer, result: Result<Bytes>) {
         if matches!(work, Work::Put { .. }) {
             let outcome = result.map(drop);
             // The callback files the pack before the put counts as answered, so that whoever
@@ -241,8 +263,52 @@ impl Broker {
     }
 }
 
+impl Bytes {
+    /// Drops all but the first `count` bytes.
+    pub fn truncate(&mut self, count: usize) {
+        match self {
+            Self::Own(bytes) => bytes.truncate(count),
+            Self::Lent(buffer) => buffer.narrow(0..count),
+        }
+    }
+
+    /// The bytes in a buffer of their own.
+    pub fn into_vec(self) -> Vec<u8> {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Lent(buffer) => buffer.to_vec(),
+        }
+    }
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Lent(buffer) => buffer,
+        }
+    }
+}
+
+impl DerefMut for Bytes {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Lent(buffer) => buffer,
+        }
+    }
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self::Own(Vec::new())
+    }
+}
+
 impl Answer {
-    fn set(&self, result: Result<Vec<u8>>) {
+    fn set(&self, result: Result<Bytes>) {
         *lock(&self.state) = Some(result);
         self.ready.notify_all();
     }
@@ -253,7 +319,7 @@ pub struct Pending(Arc<Answer>);
 
 impl Pending {
     /// Blocks until the bytes are there.
-    pub fn wait(self) -> Result<Vec<u8>> {
+    pub fn wait(self) -> Result<Bytes> {
         let mut state = lock(&self.0.state);
         loop {
             if let Some(result) = state.take() {
@@ -273,8 +339,23 @@ impl Request {
         }
     }
 
+    /// A buffer for the bytes of a ranged read, to answer with what was read of them. Fails when there
+    /// is no memory.
+    pub fn buffer(&self) -> Result<Option<Buffer>> {
+        let Work::Get { length: Some(length), .. } = &self.work else {
+            return Ok(None);
+        };
+        let length = usize::try_from(*length).map_err(|_| Error::internal("a range too long"))?;
+        self.broker.buffers.take(length).map(Some)
+    }
+
     /// Answers with the bytes read, or with nothing for a put or output.
-    pub fn complete(mut self, data: Vec<u8>) {
+    pub fn complete(self, data: Vec<u8>) {
+        self.complete_with(Bytes::Own(data));
+    }
+
+    /// The same, with bytes of either kind.
+    pub fn complete_with(mut self, data: Bytes) {
         if let Some(answer) = self.answer.take() {
             self.broker.settle(&self.work, &answer, Ok(data));
         }
@@ -381,6 +462,8 @@ mod tests {
         let pending = broker.get_later("k", 0, Some(4)).unwrap();
         drop(broker.next_request().unwrap());
         assert_eq!(pending.wait().unwrap_err().kind, ErrorKind::Storage);
+        let error = broker.get("k", 7, GET_BYTES_MAX + 1).unwrap_err();
+        assert_eq!((error.kind, error.offset), (ErrorKind::Damaged, Some(7)));
         std::thread::scope(|scope| {
             scope.spawn(|| broker.next_request().unwrap().complete(vec![1]));
             assert_eq!(broker.get("k", 0, 4).unwrap_err().kind, ErrorKind::Damaged);

@@ -287,7 +287,7 @@ impl View {
                     let block = if let Some(block) = kept {
                         block
                     } else {
-                        let block = ranged.read(range.clone())?;
+                        let block = ranged.read(range.clone())?.to_vec();
                         let mut blocks = lock(blocks);
                         if blocks.len() >= BLOCKS_KEPT {
                             // Any will do: blocks are asked for in no order, chunk ids are random.

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod blobs;
 pub mod broker;
 pub mod budget;
+pub mod buffers;
 pub mod chunk;
 pub mod crypto;
 pub mod documents;

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::broker::{Broker, Pending};
+use crate::buffers::Buffer;
 use crate::crypto::object::{HEADER_BYTES, ObjectLayout, ObjectReader, SegmentRange};
 use crate::crypto::sign::SIGNATURE_BLOCK_BYTES;
 use crate::crypto::sign::SignedBy;
@@ -127,9 +128,9 @@ impl Ranged {
     }
 
     /// Reads a range of the plaintext.
-    pub fn read(&self, plaintext: Range<u64>) -> Result<Vec<u8>> {
+    pub fn read(&self, plaintext: Range<u64>) -> Result<Buffer> {
         if plaintext.is_empty() {
-            return Ok(Vec::new());
+            return self.broker.buffers.take(0);
         }
         let pending = self.start(plaintext)?;
         self.finish(pending)
@@ -144,21 +145,19 @@ impl Ranged {
     }
 
     /// Waits for a range and opens it.
-    pub fn finish(&self, range: PendingRange) -> Result<Vec<u8>> {
+    pub fn finish(&self, range: PendingRange) -> Result<Buffer> {
         let sealed = range.pending.wait()?;
         self.open(&range.segments, &sealed)
     }
 
-    fn open(&self, segments: &SegmentRange, sealed: &[u8]) -> Result<Vec<u8>> {
+    fn open(&self, segments: &SegmentRange, sealed: &[u8]) -> Result<Buffer> {
         let at = |error: Error| error.at(&*self.key).offset(segments.object.start);
         if sealed.len() as u64 != segments.object.end - segments.object.start {
             return Err(at(Error::damaged("the object is shorter than it should be")));
         }
-        let mut out = Vec::with_capacity(sealed.len());
-        self.reader.open_segments(segments.first, sealed, &mut out).map_err(at)?;
-        // Cut to what was asked for without another allocation.
-        out.truncate(segments.plaintext.end);
-        out.drain(..segments.plaintext.start.min(out.len()));
+        let mut out = self.broker.buffers.take(ObjectReader::opened_len(sealed.len()))?;
+        self.reader.open_into(segments.first, sealed, &mut out).map_err(at)?;
+        out.narrow(segments.plaintext.clone());
         Ok(out)
     }
 }

@@ -4,7 +4,9 @@ use std::os::raw::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use pvback_core::broker::{self, Work};
+use pvback_core::buffers::Buffer;
 use pvback_core::{Error, ErrorKind, job};
+use pyo3::exceptions::PyBufferError;
 use pyo3::prelude::*;
 use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::{PyByteArray, PyBytes};
@@ -27,7 +29,15 @@ impl Job {
     }
 
     fn next_request(&self, py: Python<'_>) -> Option<Request> {
-        py.detach(|| self.0.next_request()).map(Request::new)
+        py.detach(|| {
+            loop {
+                let request = self.0.next_request()?;
+                match request.buffer() {
+                    Ok(buffer) => return Some(Request::new(request, buffer)),
+                    Err(error) => request.fail(error),
+                }
+            }
+        })
     }
 
     fn progress(&self) -> String {
@@ -60,8 +70,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    fn new(mut request: broker::Request) -> Self {
-        let data = Lent::new(request.take_data());
+    fn new(mut request: broker::Request, buffer: Option<Buffer>) -> Self {
+        let data = match buffer {
+            Some(buffer) => Lent::to_fill(buffer),
+            None => Lent::new(request.take_data()),
+        };
         let (kind, key, offset, length) = match &request.work {
             Work::Get { key, offset, length } => ("get", key.clone(), *offset, *length),
             Work::Put { key, .. } => ("put", key.clone(), 0, None),
@@ -105,6 +118,19 @@ impl Request {
             self.data.release();
             if let Some(request) = self.take() {
                 request.complete(bytes.map(|bytes| bytes.to_vec()).unwrap_or_default());
+            }
+        });
+        Ok(())
+    }
+
+    fn complete_filled(&self, py: Python<'_>, count: usize) -> PyResult<()> {
+        let Some(mut bytes) = self.data.reclaim() else {
+            return Err(PyBufferError::new_err("the buffer is still in use"));
+        };
+        py.detach(|| {
+            if let Some(request) = self.take() {
+                bytes.truncate(count);
+                request.complete_with(bytes);
             }
         });
         Ok(())

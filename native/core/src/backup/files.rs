@@ -181,7 +181,7 @@ impl Flow<'_, '_> {
         let mut scanned = 0;
         let mut position = start;
         loop {
-            let mut slab = self.reader.slabs.take();
+            let mut slab = self.reader.slabs.take()?;
             if let Some((previous, from)) = carry.take() {
                 slab.fill(previous.bytes().get(from..).unwrap_or_default());
             }

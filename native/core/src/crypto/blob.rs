@@ -10,10 +10,10 @@
 //! for ciphers that do not commit to their key.
 
 use zeroize::{Zeroize, Zeroizing};
-use zstd::bulk::{Compressor, Decompressor};
-use zstd::zstd_safe::{ResetDirective, get_error_name};
+use zstd::bulk::Decompressor;
 
 use super::kdf::{IdKey, Label, Prepared, SourceKey, prepare};
+use super::squeeze::{self, Zstd};
 use super::suite::{AeadKey, NONCE_BYTES, Suite, TAG_BYTES};
 use super::{Key, RepositoryId, ScopeId, fill_random, random_array, usage};
 use crate::error::{Error, Result};
@@ -145,17 +145,14 @@ impl BlobKey {
 
 /// Seals blobs, with a compression context and a buffer that are used again.
 pub struct BlobSealer {
-    zstd: Compressor<'static>,
-    level: i32,
+    zstd: Zstd,
     buffer: Vec<u8>,
 }
 
 impl BlobSealer {
     /// A sealer with nothing in its buffer.
     pub fn new() -> Result<Self> {
-        let level = zstd::DEFAULT_COMPRESSION_LEVEL;
-        let zstd = Compressor::new(level).map_err(|error| zstd_failed(&error))?;
-        Ok(Self { zstd, level, buffer: Vec::new() })
+        Ok(Self { zstd: Zstd::new()?, buffer: Vec::new() })
     }
 
     /// Seals `raw`, which has `id` under `key.id_key()`, and returns the blob; it stays in this
@@ -209,20 +206,9 @@ impl BlobSealer {
             return Err(Error::internal("a blob longer than its buffer"));
         };
         if let (Compression::Zstd(level), Some((_, shorter))) = (compression, room.split_last_mut())
+            && let Some(len) = self.zstd.compress(level, raw, shorter)?
         {
-            if level != self.level {
-                self.zstd.set_compression_level(level).map_err(|error| zstd_failed(&error))?;
-                self.level = level;
-            }
-            // With one byte less than the original, all that can fail is for lack of room. That
-            // leaves the context inside a frame, where it takes no other level.
-            if let Ok(len) = self.zstd.compress_to_buffer(raw, shorter) {
-                return Ok((CODEC_ZSTD, len));
-            }
-            self.zstd
-                .context_mut()
-                .reset(ResetDirective::SessionOnly)
-                .map_err(|code| Error::internal(format!("zstd: {}", get_error_name(code))))?;
+            return Ok((CODEC_ZSTD, len));
         }
         room.copy_from_slice(raw);
         Ok((CODEC_STORED, raw.len()))
@@ -245,7 +231,7 @@ pub struct BlobOpener {
 impl BlobOpener {
     /// An opener with nothing in its buffer.
     pub fn new() -> Result<Self> {
-        let zstd = Decompressor::new().map_err(|error| zstd_failed(&error))?;
+        let zstd = Decompressor::new().map_err(|error| squeeze::failed(&error))?;
         Ok(Self { zstd, buffer: Zeroizing::new(Vec::new()) })
     }
 
@@ -309,8 +295,4 @@ fn decompress(zstd: &mut Decompressor<'static>, plaintext: &[u8]) -> Result<Vec<
     } else {
         Err(Error::damaged("a blob that does not decompress to its length"))
     }
-}
-
-fn zstd_failed(error: &std::io::Error) -> Error {
-    Error::internal(format!("zstd: {error}"))
 }

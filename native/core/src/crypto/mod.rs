@@ -35,6 +35,7 @@ mod secret;
 pub mod sign;
 pub mod slot;
 mod small;
+mod squeeze;
 mod suite;
 mod text;
 

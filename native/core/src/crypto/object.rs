@@ -21,6 +21,7 @@ use zeroize::Zeroizing;
 use super::kdf::{Label, kdf};
 use super::suite::{AeadKey, NONCE_BYTES, Suite, TAG_BYTES};
 use super::{Key, RepositoryId, ScopeId, random_array, usage, wrong_key};
+use crate::buffers::with_room;
 use crate::error::{Error, Result};
 
 /// Bytes of the header.
@@ -320,8 +321,7 @@ impl ObjectReader {
     /// `out`. On error `out` is as it was.
     pub fn open_segments(&self, first: u64, sealed: &[u8], out: &mut Vec<u8>) -> Result<()> {
         let start = out.len();
-        let count = sealed.len().div_ceil(SEGMENT_STRIDE);
-        out.resize(start + sealed.len().saturating_sub(count * TAG_BYTES), 0);
+        out.resize(start + Self::opened_len(sealed.len()), 0);
         let opened = self.open_into(first, sealed, out.get_mut(start..).unwrap_or_default());
         if opened.is_err() {
             out.truncate(start);
@@ -329,7 +329,14 @@ impl ObjectReader {
         opened
     }
 
-    fn open_into(&self, first: u64, sealed: &[u8], mut out: &mut [u8]) -> Result<()> {
+    /// Bytes of plaintext in `sealed` bytes of whole segments.
+    pub fn opened_len(sealed: usize) -> usize {
+        sealed.saturating_sub(sealed.div_ceil(SEGMENT_STRIDE) * TAG_BYTES)
+    }
+
+    /// [`Self::open_segments`] into `out`, which is [`Self::opened_len`] long; on error nothing in it
+    /// counts.
+    pub fn open_into(&self, first: u64, sealed: &[u8], mut out: &mut [u8]) -> Result<()> {
         let segments = self.layout.segments;
         let count = sealed.len().div_ceil(SEGMENT_STRIDE) as u64;
         let end = first.checked_add(count).filter(|end| *end <= segments);
@@ -365,7 +372,8 @@ pub struct ObjectBuilder {
 impl ObjectBuilder {
     /// An empty object with room for `plaintext_bytes` before it has to grow.
     pub fn with_capacity(plaintext_bytes: usize) -> Self {
-        Self::in_buffer(Vec::with_capacity(sealed_len(plaintext_bytes)))
+        // Without memory for all of it at once it grows, and fails where it must.
+        Self::in_buffer(with_room(sealed_len(plaintext_bytes)).unwrap_or_default())
     }
 
     /// An empty object in the memory of an earlier one, which saves the kernel from clearing pages

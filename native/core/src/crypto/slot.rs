@@ -86,9 +86,9 @@ pub struct Argon2Cost {
 }
 
 impl Default for Argon2Cost {
-    /// 128 MiB, 3 passes, 4 lanes: a fraction of a second.
+    /// 64 MiB, 3 passes, 4 lanes: the second setting that RFC 9106 recommends.
     fn default() -> Self {
-        Self { memory_kib: 128 << 10, passes: 3, lanes: 4 }
+        Self { memory_kib: 64 << 10, passes: 3, lanes: 4 }
     }
 }
 
@@ -106,11 +106,7 @@ impl Argon2Cost {
         let failed = |error| Error::internal(format!("Argon2id: {error}"));
         let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32));
         let params = params.map_err(failed)?;
-        let mut memory = Zeroizing::new(Vec::new());
-        if memory.try_reserve_exact(params.block_count()).is_err() {
-            let what = format!("no {} MiB of memory for the passphrase", self.memory_kib >> 10);
-            return Err(Error::new(ErrorKind::Io, what));
-        }
+        let mut memory = Zeroizing::new(crate::buffers::with_room(params.block_count())?);
         memory.resize(params.block_count(), Block::default());
         let mut out = Key::new([0; 32]);
         Argon2::new(Algorithm::Argon2id, Version::V0x13, params)

@@ -12,6 +12,7 @@ use super::progress::Counters;
 use super::{Control, Snapshot};
 use crate::blobs::{BlobStore, Range1, Wanted};
 use crate::broker::{Broker, lock};
+use crate::buffers::Buffer;
 use crate::crypto::BlobOpener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
@@ -254,7 +255,7 @@ fn open(
     blobs: &BlobStore,
     opener: &mut Option<BlobOpener>,
     range: &Range1,
-    bytes: &Result<Vec<u8>>,
+    bytes: &Result<Buffer>,
     blob: &Wanted,
 ) -> Result<Vec<u8>> {
     let opener = match opener {

@@ -13,6 +13,7 @@ use super::run::{Job, Mode, Run};
 use super::window::{Piece, Plan};
 use crate::blobs::{Range1, Wanted};
 use crate::budget::Permit;
+use crate::buffers::Buffer;
 use crate::crypto::BlobOpener;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
@@ -31,7 +32,7 @@ struct Brought {
     plan: Arc<Plan>,
     range: Range1,
     /// Its bytes, or why there are none.
-    bytes: Result<Vec<u8>>,
+    bytes: Result<Buffer>,
     _permit: Permit,
 }
 

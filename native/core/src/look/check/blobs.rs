@@ -97,15 +97,15 @@ impl<'a> BlobCheck<'a> {
 
     /// Appends a range to the window, with zeros for segments that do not open.
     fn take(&mut self, range: &Range<u64>, pending: PendingRange) -> Result<()> {
-        if let Ok(mut bytes) = fault_or_end(self.ranged.finish(pending))? {
-            self.window.append(&mut bytes);
+        if let Ok(bytes) = fault_or_end(self.ranged.finish(pending))? {
+            self.window.extend_from_slice(&bytes);
             return Ok(());
         }
         let mut from = range.start;
         while from < range.end {
             let segment = from..range.end.min(from + SEGMENT_BYTES as u64);
             match fault_or_end(self.ranged.read(segment.clone()))? {
-                Ok(mut bytes) => self.window.append(&mut bytes),
+                Ok(bytes) => self.window.extend_from_slice(&bytes),
                 Err(error) => {
                     self.report("pack-damaged", error.to_string())?;
                     let zeros = usize::try_from(segment.end - segment.start).unwrap_or_default();

@@ -314,12 +314,12 @@ impl<'a> PackCheck<'a> {
     ) -> Result<(PackDirectory, Footer)> {
         let end = ranged.plaintext_bytes();
         let start = end.saturating_sub(TAIL_BYTES);
-        let mut tail = ranged.read(start..end)?;
+        let mut tail = ranged.read(start..end)?.to_vec();
         let short = || Error::damaged("a pack shorter than its footer");
         let footer = Footer::parse(tail.last_chunk::<FOOTER_BYTES>().ok_or_else(short)?, end)?;
         let Range { start: from, end: to } = footer.directory();
         if from < start {
-            let mut whole = ranged.read(from..start)?;
+            let mut whole = ranged.read(from..start)?.to_vec();
             whole.append(&mut tail);
             tail = whole;
         } else {
