@@ -20,6 +20,9 @@ use crate::tree::{Content, Node};
 /// Most entries, and most bytes of small files, that a reader takes at a time.
 const GROUP_COUNT_MAX: usize = 64;
 const GROUP_BYTES_MAX: u64 = 1 << 20;
+/// Steps of the walk, and names in them, that are handed on at a time.
+const STRETCH_STEPS_MAX: usize = 64;
+const STRETCH_NAMES_MAX: usize = 512;
 
 /// One step of the walk with what `statx` said.
 pub(super) enum Scanned {
@@ -35,16 +38,44 @@ pub(super) enum Scanned {
 
 type StatSlot = Arc<Slot<Vec<Result<Stat>>>>;
 
-/// A batch for the threads that call `statx`.
-pub(super) struct StatJob {
-    dir: Arc<Dir>,
-    names: Names,
-    slot: StatSlot,
-}
+/// Batches for the threads that call `statx`.
+pub(super) struct StatJob(Vec<(Arc<Dir>, Names, StatSlot)>);
 
 impl StatJob {
     pub(super) fn run(self) {
-        self.slot.set(stat_batch(&self.dir, &self.names));
+        for (dir, names, slot) in self.0 {
+            slot.set(stat_batch(&dir, &names));
+        }
+    }
+}
+
+/// What the walk hands on at a time. Small directories go together: a message for each of them would
+/// have threads wake each other for a dozen files.
+#[derive(Default)]
+struct Stretch {
+    steps: Vec<Scanned>,
+    batches: Vec<(Arc<Dir>, Names, StatSlot)>,
+    names: usize,
+}
+
+impl Stretch {
+    fn add(&mut self, dir: Arc<Dir>, names: Names, signal: &Arc<Signal>) {
+        let slot = Slot::new(signal);
+        self.names += names.len();
+        self.batches.push((Arc::clone(&dir), names.clone(), Arc::clone(&slot)));
+        self.steps.push(Scanned::Batch(dir, names, slot));
+    }
+
+    fn is_full(&self) -> bool {
+        self.steps.len() >= STRETCH_STEPS_MAX || self.names >= STRETCH_NAMES_MAX
+    }
+
+    fn send(&mut self, jobs: &Sender<StatJob>, out: &Sender<Vec<Scanned>>) -> Result<()> {
+        let Self { steps, batches, .. } = std::mem::take(self);
+        if !batches.is_empty() {
+            jobs.send(StatJob(batches)).map_err(|_| stopped())?;
+        }
+        out.send(steps).map_err(|_| stopped())
     }
 }
 
@@ -53,12 +84,13 @@ pub(super) fn scan(
     walk: Walk,
     signal: &Arc<Signal>,
     jobs: &Sender<StatJob>,
-    out: &Sender<Scanned>,
+    out: &Sender<Vec<Scanned>>,
 ) -> Result<()> {
     let mut walk = walk.peekable();
+    let mut stretch = Stretch::default();
     while let Some(event) = walk.next() {
         signal.check()?;
-        let scanned = match event {
+        match event {
             Event::Enter(dir) => {
                 // Comes next, if it does: the directory's node has to say so.
                 let failed = walk.next_if(|next| matches!(next, Event::ListingFailed(..)));
@@ -66,22 +98,20 @@ pub(super) fn scan(
                     Some(Event::ListingFailed(_, error)) => Some(error),
                     _ => None,
                 };
-                Scanned::Dir(dir, failure)
+                stretch.steps.push(Scanned::Dir(dir, failure));
             }
-            Event::Names(dir, names) => {
-                let slot = Slot::new(signal);
-                let job =
-                    StatJob { dir: Arc::clone(&dir), names: names.clone(), slot: slot.clone() };
-                jobs.send(job).map_err(|_| stopped())?;
-                Scanned::Batch(dir, names, slot)
+            Event::Names(dir, names) => stretch.add(dir, names, signal),
+            Event::NotEntered { dir, name, why } => {
+                stretch.steps.push(Scanned::Closed { dir, name, why });
             }
-            Event::NotEntered { dir, name, why } => Scanned::Closed { dir, name, why },
             Event::ListingFailed(..) => return Err(Error::internal("a listing failed too late")),
-            Event::Leave(_) => continue,
-        };
-        out.send(scanned).map_err(|_| stopped())?;
+            Event::Leave(_) => {}
+        }
+        if stretch.is_full() {
+            stretch.send(jobs, out)?;
+        }
     }
-    Ok(())
+    stretch.send(jobs, out)
 }
 
 /// Where the work goes.
@@ -126,8 +156,8 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Takes the walk's events until there are no more.
-    pub(super) fn run(mut self, scanned: &Receiver<Scanned>) -> Result<()> {
-        for event in scanned {
+    pub(super) fn run(mut self, scanned: &Receiver<Vec<Scanned>>) -> Result<()> {
+        for event in scanned.iter().flatten() {
             self.setup.signal.check()?;
             match event {
                 Scanned::Dir(dir, failure) => {

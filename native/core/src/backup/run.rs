@@ -335,7 +335,7 @@ impl Backup {
         let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
         let ids = self.scope.keys.id_key()?;
         let (stats, stat_queue) = bounded::<StatJob>(8);
-        let (scanned, scanned_queue) = bounded(16);
+        let (scanned, scanned_queue) = bounded(8);
         let (groups, group_queue) = bounded::<Group>(64);
         let (items, item_queue) = bounded::<Item>(1024);
         let setup = Setup {
