@@ -23,6 +23,10 @@ BLOB_RAW_BYTES_MAX = 16 * MIB
 PAGE_BYTES_AVERAGE = 64 * KIB
 PACK_BYTES_DEFAULT = 32 * MIB
 PACK_BYTES_MAX = 128 * MIB
+PACK_COUNT_AIM = 20_000
+"""Packs grow so that there are not many more: each is listed, and looked at by prune."""
+RUN_BYTES_PER_CHUNK = 28
+"""What the index takes for a chunk."""
 
 # --- the process ------------------------------------------------------------------------------------
 MEMORY_BYTES_DEFAULT = 256 * MIB

@@ -8,6 +8,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from pvback import limits
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.body import Body, dump_body
 from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, split_generation
@@ -60,6 +61,16 @@ class IndexView:
     """(`<gen>-<name>`, size in bytes)."""
     dead: frozenset[str]
     condemned: frozenset[str]
+
+    @property
+    def pack_bytes(self) -> int:
+        """Size of new packs: grows with the repository, which is taken to hold chunks compressed to half.
+
+        From 640 GB on above the least, at 2.7 TB the greatest.
+        """
+        chunks = sum(size for _, size in self.runs) // limits.RUN_BYTES_PER_CHUNK
+        aim = chunks * (limits.CHUNK_BYTES_AVERAGE // 2) // limits.PACK_COUNT_AIM
+        return min(max(limits.PACK_BYTES_DEFAULT, aim), limits.PACK_BYTES_MAX)
 
     def as_options(self) -> dict[str, Any]:
         """As jobs take it."""

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from pvback import datapath
+from pvback import datapath, limits
 from pvback.errors import SessionFencedError, StorageError, StorageUnavailable
 from pvback.repository.body import dump_body
-from pvback.repository.gcstate import GcState, list_index, read_gc_state
+from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
 from pvback.repository.layout import Area, ObjectType
 from pvback.repository.records import RecordDetails, Root, SourceIdentity
 from pvback.repository.registers import (
@@ -300,3 +300,14 @@ def test_long_lists_lie_in_objects_of_their_own(access: RepositoryAccess) -> Non
     named = {"name": "gc/0000000000000002-dead", "hash": datapath.blake3(data)}
     publish(access, n=2, dead=named)
     assert read_gc_state(objects).dead == frozenset({"a" * 32})
+
+
+def test_packs_grow_with_the_repository() -> None:
+    def pack_bytes(chunks: int) -> int:
+        runs = (("1-a", chunks * limits.RUN_BYTES_PER_CHUNK // 2),) * 2
+        return IndexView(runs, dead=frozenset(), condemned=frozenset()).pack_bytes
+
+    mebibyte = 1 << 20
+    assert pack_bytes(0) == pack_bytes(1_000_000) == 32 * mebibyte
+    assert 60 * mebibyte < pack_bytes(5_000_000) < 64 * mebibyte
+    assert pack_bytes(100_000_000) == 128 * mebibyte

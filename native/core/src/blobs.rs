@@ -185,7 +185,8 @@ impl BlobStore {
 
     /// Reads and opens one blob, trying every copy of it.
     pub fn fetch(&self, opener: &mut BlobOpener, id: &Id, kind: PackKind) -> Result<Vec<u8>> {
-        let mut last = Error::damaged(format!("chunk or page {id} is in no pack of the index"));
+        let mut last =
+            Error { kind: ErrorKind::Damaged, ..self.index.missing("chunk or page", id) };
         for place in self.index.lookup_all(&id.short())? {
             if self.index.pack(&place)?.kind != kind {
                 continue;

@@ -13,12 +13,12 @@ use crate::broker::lock;
 use crate::crypto::ObjectType;
 use crate::crypto::sign::Standing;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::ShortId;
 use crate::format::pack::{Envelope, PackKind};
 use crate::format::run::{
     EnvelopeSection, Location, PackRecord, RUN_HEADER_BYTES, RUN_PACK_BYTES, Run, RunHeader,
     RunParts,
 };
+use crate::format::{Id, ShortId};
 use crate::scope::{Ranged, Scope, hex16};
 
 /// Blocks of entries kept per run that is not held whole, 64 KiB each.
@@ -84,7 +84,7 @@ enum Body {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Read,
-    Look,
+    Check,
     Deduplicate,
 }
 
@@ -102,23 +102,24 @@ struct View {
 #[derive(Default)]
 pub struct Index {
     views: Vec<View>,
+    damaged: Vec<Error>,
 }
 
 impl Index {
     /// Loads the runs for a reader, whole ones up to `memory_bytes` together. `NotFound` when one is gone:
     /// it was merged into another that `options` do not name yet, and without it what is there would seem
-    /// to be missing. The caller looks again.
+    /// to be missing. The caller looks again. Runs that do not open are left out, see [`Self::damaged`].
     pub fn load(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
         Self::load_for(Purpose::Read, scope, options, memory_bytes)
     }
 
-    /// The same without the runs that are gone, for whoever looks into what there is.
+    /// The same without the runs that are gone, for whoever examines what there is. Here damage is an error.
     pub fn load_present(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
-        Self::load_for(Purpose::Look, scope, options, memory_bytes)
+        Self::load_for(Purpose::Check, scope, options, memory_bytes)
     }
 
-    /// Loads what a backup may build on: neither runs that are gone, which costs only deduplication, nor
-    /// those of a principal who was revoked. Of runs that are not held whole nobody verifies who signed
+    /// Loads what a backup may build on: neither runs that are gone or do not open, which costs only
+    /// deduplication, nor those of a principal who was revoked. Of runs that are not held whole nobody verifies who signed
     /// them: that would take reading all of them.
     pub fn load_trusted(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
         Self::load_for(Purpose::Deduplicate, scope, options, memory_bytes)
@@ -134,23 +135,47 @@ impl Index {
         left_out.extend(parse_names(&options.condemned)?);
         let mut memory_left = memory_bytes;
         let mut views = Vec::with_capacity(options.runs.len());
+        let mut damaged = Vec::new();
         for run in &options.runs {
             let is_whole = run.size <= memory_left;
             if is_whole {
                 memory_left -= run.size;
             }
             match View::load(scope, run, is_whole, &left_out) {
-                Ok(view) if purpose == Purpose::Deduplicate && view.is_revoked => {
-                    if is_whole {
-                        memory_left += run.size;
-                    }
+                Ok(view) if purpose != Purpose::Deduplicate || !view.is_revoked => {
+                    views.push(view);
+                    continue;
                 }
-                Ok(view) => views.push(view),
+                Ok(_) => {}
                 Err(error) if purpose != Purpose::Read && error.kind == ErrorKind::NotFound => {}
+                Err(error) if purpose != Purpose::Check && error.kind == ErrorKind::Damaged => {
+                    let what = format!("a part of the index is left out: {}", error.what);
+                    damaged
+                        .push(Error::damaged(what).at(scope.key(&format!("index/{}", run.name))));
+                }
                 Err(error) => return Err(error),
             }
+            if is_whole {
+                memory_left += run.size;
+            }
         }
-        Ok(Self { views })
+        Ok(Self { views, damaged })
+    }
+
+    /// What was wrong with runs that were left out. What only they list cannot be found.
+    pub fn damaged(&self) -> &[Error] {
+        &self.damaged
+    }
+
+    /// Why the blob cannot be had: no run that opens lists it. `what` is `chunk` or the like.
+    pub fn missing(&self, what: &str, id: &Id) -> Error {
+        let missing = format!("{what} {id} is in no pack of the index");
+        match self.damaged.as_slice() {
+            [] => Error::new(ErrorKind::NotFound, missing),
+            [one] => Error::damaged(format!("{missing}, a part of which is damaged"))
+                .at(one.key.clone().unwrap_or_default()),
+            [_, ..] => Error::damaged(format!("{missing}, parts of which are damaged")),
+        }
     }
 
     /// One place where the blob with this short id lies, if there is any.

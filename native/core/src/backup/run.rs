@@ -240,6 +240,9 @@ impl Backup {
 
     fn stages(&self, signal: &Arc<Signal>) -> Result<Finished> {
         let problems = Problems::new(Arc::clone(&self.scope.broker), Arc::clone(&self.counters));
+        for error in self.known.index().damaged() {
+            problems.report(error)?;
+        }
         let map = StreamMap::new(signal);
         let (tasks, task_queue) = bounded::<ChunkTask>(64);
         let (nodes, node_queue) = bounded::<Pending>(32_768);

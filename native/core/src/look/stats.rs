@@ -270,6 +270,9 @@ fn each_run(
     for run in &all.runs {
         let one = IndexOptions { runs: vec![run.clone()], ..all.clone() };
         let index = Index::load(scope, &one, u64::MAX)?;
+        if let Some(error) = index.damaged().first() {
+            return Err(error.clone());
+        }
         look(run.size, &index)?;
     }
     Ok(())

@@ -151,8 +151,7 @@ impl Flow<'_> {
                 }
             }
             let Some(place) = place else {
-                let what = format!("chunk {id} is in no pack of the index");
-                return Err(Error::new(ErrorKind::NotFound, what));
+                return Err(index.missing("chunk", &id));
             };
             wanted.push(Wanted { id, place });
         }

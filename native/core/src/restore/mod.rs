@@ -54,6 +54,7 @@ pub use progress::{Counters, DeniedRow, RestoreResult, Stats};
 use self::journal::Journal;
 use self::options::key_of_path;
 use self::pass::{Passes, Root};
+use self::progress::Problem;
 use self::run::Mode;
 use self::select::Selection;
 use crate::error::{Error, ErrorKind, Result};
@@ -117,6 +118,7 @@ pub fn restore(
 ) -> Result<RestoreResult> {
     let selection = Arc::new(Selection::new(&options.includes, &options.excludes)?);
     let snapshot = Snapshot::open(scope, &options.read)?;
+    tell_damaged(&snapshot, control)?;
     let node = snapshot.find(&options.subtree)?;
     let base = key_of_path(&options.subtree)?;
     if base.is_empty() {
@@ -145,6 +147,17 @@ pub fn restore(
         passes.run(Mode::Verify, &root)?;
     }
     Ok(RestoreResult::new(&control.counters, &passes.denied))
+}
+
+/// Tells of parts of the index that are damaged: what only they list cannot be restored.
+fn tell_damaged(snapshot: &Snapshot, control: &Control) -> Result<()> {
+    for error in snapshot.index.damaged() {
+        Counters::add(&control.counters.errors, 1);
+        let problem = serde_json::to_vec(&Problem::of_error(b"", error))
+            .map_err(|error| Error::internal(format!("cannot encode a problem: {error}")))?;
+        snapshot.scope.broker.output("problem", problem)?;
+    }
+    Ok(())
 }
 
 /// The directory to restore into, made if it is not there; none if a dry run finds no such directory.

@@ -225,7 +225,7 @@ impl Plan {
             }
             match place {
                 Some(place) => wanted.push(Wanted { id: chunk.id, place }),
-                None => self.lose(run, chunk, &missing(&chunk.id)),
+                None => self.lose(run, chunk, &index.missing("chunk", &chunk.id)),
             }
         }
         for range in BlobStore::plan(wanted, run.range_bytes_max) {
@@ -252,11 +252,6 @@ impl Plan {
             piece.lose(run, why);
         }
     }
-}
-
-fn missing(id: &Id) -> Error {
-    let what = format!("chunk {id} is in no pack of the index");
-    Error::new(crate::error::ErrorKind::NotFound, what)
 }
 
 impl Piece {

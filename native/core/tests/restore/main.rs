@@ -6,6 +6,7 @@
 
 mod faults;
 mod in_place;
+mod index;
 mod journal;
 mod links;
 mod selected;

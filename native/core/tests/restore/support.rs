@@ -162,6 +162,13 @@ impl Repo {
 
     /// Backs up `path`; `kind` as the options call it.
     pub fn backup(&self, path: &Path, kind: &str) -> Snapshot {
+        let (snapshot, problems) = self.backup_with_problems(path, kind);
+        assert_eq!(problems, Vec::<Value>::new());
+        snapshot
+    }
+
+    /// The same, whatever it tells.
+    pub fn backup_with_problems(&self, path: &Path, kind: &str) -> (Snapshot, Vec<Value>) {
         let keys = self.keyring.scope(&self.scope).unwrap();
         let source = keys.source_id("a source").unwrap().to_string();
         let number = self.first_number.fetch_add(1, Ordering::SeqCst);
@@ -175,14 +182,14 @@ impl Repo {
             Backup::new(scope.clone(), options, &self.chunker).and_then(|backup| backup.run())
         });
         let result = result.unwrap();
-        assert_eq!(outputs.problems, Vec::<Value>::new());
         let objects = self.objects.lock().unwrap();
         let mut runs = self.runs.lock().unwrap();
         for name in &result.runs {
             let size = objects[&self.key(&format!("index/{name}"))].len();
             runs.push(json!({"name": name, "size": size}));
         }
-        Snapshot { root: serde_json::to_value(&result.root).unwrap(), source }
+        let root = serde_json::to_value(&result.root).unwrap();
+        (Snapshot { root, source }, outputs.problems)
     }
 
     /// Does something as if nothing had been stored before.
