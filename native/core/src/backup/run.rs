@@ -281,6 +281,7 @@ impl Backup {
                 let (queue, chunks, working) = (task_queue.clone(), &chunks, working.clone());
                 threads.spawn(move || {
                     guard(signal, || work(&queue, chunks));
+                    drain(&queue);
                     drop(working);
                 });
             }
@@ -399,7 +400,8 @@ impl Backup {
                 let is_idle = move || tasks.len() * 2 < tasks.capacity().unwrap_or(1);
                 threads.spawn(move || adjust(gate, is_over, || counters.work(), is_idle))
             });
-            let result = sequencer.run(item_queue).inspect_err(|error| fail(signal, error));
+            let result = sequencer.run(&item_queue).inspect_err(|error| fail(signal, error));
+            drain(&item_queue);
             is_over.store(true, SeqCst);
             for thread in &adjusters {
                 thread.thread().unpark();
@@ -458,6 +460,12 @@ fn work(queue: &Receiver<ChunkTask>, chunks: &Chunks) -> Result<()> {
         task.slot.set(id);
     }
     Ok(())
+}
+
+/// Takes what is left in a queue, until nobody fills it any more. What lies there holds parts of budgets, and
+/// whoever fills the queue may be waiting for them: a stage that failed must not leave it to itself.
+fn drain<T>(queue: &Receiver<T>) {
+    queue.iter().for_each(drop);
 }
 
 /// Notes a failure that is not the echo of another.

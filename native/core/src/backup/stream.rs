@@ -114,10 +114,8 @@ struct Stream {
 }
 
 impl Sequencer<'_> {
-    /// Takes items until there are no more, and the queue itself, so that nobody waits to fill it once
-    /// this has failed.
-    #[allow(clippy::needless_pass_by_value, reason = "the queue ends with this call")]
-    pub(super) fn run(self, items: Receiver<Item>) -> Result<()> {
+    /// Takes items until there are no more.
+    pub(super) fn run(self, items: &Receiver<Item>) -> Result<()> {
         let mut stream =
             Stream { buffer: Vec::new(), base: 0, files_uncut: 0, digests: HashMap::new() };
         for item in items {

@@ -1,0 +1,56 @@
+//! A backup that cannot go on ends, whatever its stages hold at that moment.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fs;
+use std::sync::mpsc::channel;
+use std::time::Duration;
+
+use pvback_core::ErrorKind;
+use serde_json::json;
+use support::{Repository, noise};
+
+/// Far longer than any of these takes.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Backs up with a store that fails after so many packs, with little memory, so that every budget is used up
+/// when that happens.
+fn ends(puts: usize, file_bytes: usize, file_count: u64) {
+    let (sender, receiver) = channel();
+    let worker = std::thread::spawn(move || {
+        let scratch = tempfile::tempdir().unwrap();
+        for number in 0..file_count {
+            fs::write(scratch.path().join(format!("{number:05}")), noise(number, file_bytes))
+                .unwrap();
+        }
+        let mut repository = Repository::new(64 << 10);
+        repository.store.fail_after(Some(puts));
+        let more = json!({"memory_bytes": 64 << 20, "pack_bytes": 4 << 20});
+        let result = repository.try_backup("s", scratch.path(), &more).map(drop);
+        sender.send(result.unwrap_err().kind).unwrap();
+    });
+    match receiver.recv_timeout(PATIENCE) {
+        Ok(kind) => {
+            assert_eq!(kind, ErrorKind::Storage);
+            worker.join().unwrap();
+        }
+        Err(_) => panic!("after {puts} packs the backup hangs"),
+    }
+}
+
+#[test]
+fn with_small_files() {
+    // Which stage holds what at the moment of the failure differs from time to time.
+    for puts in [0, 0, 0, 1, 1, 2, 0, 0, 1, 3] {
+        ends(puts, 15_000, 3_000);
+    }
+}
+
+#[test]
+fn with_large_files() {
+    for puts in [0, 1, 3] {
+        ends(puts, 9 << 20, 4);
+    }
+}
