@@ -21,7 +21,7 @@ _COMMANDS = {
     "restore": "restore",
     "dump": "restore",
     "check": "maintain",
-    "key": "maintain",
+    "key": "key",
     "bench": "maintain",
     "completion": "completion",
 }

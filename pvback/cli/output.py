@@ -15,7 +15,7 @@ import click
 
 from pvback.errors import PvbackError
 
-__all__ = ["Output", "format_bytes", "format_moment", "print_error", "printable", "to_json"]
+__all__ = ["Output", "format_bytes", "format_moment", "is_terminal", "print_error", "printable", "to_json"]
 
 
 def printable(text: str) -> str:
@@ -29,6 +29,11 @@ def _escape(one: str) -> str:
     if "\udc80" <= one <= "\udcff":
         return f"\\x{ord(one) - 0xDC00:02x}"
     return one.encode("unicode_escape").decode("ascii")
+
+
+def is_terminal() -> bool:
+    """Whether results are read by a person, now."""
+    return sys.stdout.isatty()
 
 
 def format_bytes(count: float) -> str:
