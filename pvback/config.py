@@ -7,9 +7,6 @@ profiles are not ours: the AWS client finds them where it always does.
 
 import os
 import re
-import shlex
-import subprocess
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -136,6 +133,9 @@ def _file_layer(variables: Mapping[str, str]) -> Layer:
     try:
         with path.open("rb") as file:
             text = file.read(limits.CONFIG_FILE_BYTES_MAX)
+        # Loaded here, like everything that most runs do without: a nightly job is mostly start-up.
+        import tomllib  # noqa: PLC0415
+
         table = tomllib.loads(text.decode())
     except FileNotFoundError:
         if explicit:
@@ -219,6 +219,8 @@ def _split_command(value: object, what: str) -> tuple[str, ...] | None:
     """Words of a command; a string is split as a shell splits it, but no shell ever sees it."""
     if value is None:
         return None
+    import shlex  # noqa: PLC0415 - see `_file_layer`
+
     try:
         words = shlex.split(value) if isinstance(value, str) else [str(word) for word in _as_list(value)]
     except ValueError as exc:
@@ -286,6 +288,8 @@ def load_password(config: Config) -> Secret | None:
     if config.password_command is None:
         return None
     program = config.password_command[0]
+    import subprocess  # noqa: PLC0415 - see `_file_layer`
+
     try:
         done = subprocess.run(
             config.password_command,

@@ -6,14 +6,16 @@ Global options are accepted before and after the verb; the later one wins.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pvback.cli.asking import ask_new_password, ask_password
 from pvback.cli.output import Output
 from pvback.config import Config, load_config
-from pvback.repository.repository import RepositoryAccess, open_repository_access
+
+if TYPE_CHECKING:
+    from pvback.repository.repository import RepositoryAccess
 
 __all__ = ["Invocation", "exit_codes", "global_options", "pass_invocation"]
 
@@ -66,8 +68,11 @@ class Invocation:
         return replace(config, password=answer)
 
     @contextmanager
-    def repository(self, *, is_writer: bool = False) -> Iterator[RepositoryAccess]:
+    def repository(self, *, is_writer: bool = False) -> Iterator["RepositoryAccess"]:
         """The repository, unlocked; closed on leaving."""
+        # Loaded here: help and mistakes need no repository.
+        from pvback.repository.repository import open_repository_access  # noqa: PLC0415
+
         access = open_repository_access(self.config(), scope=self.scope, is_writer=is_writer)
         try:
             yield access

@@ -4,7 +4,6 @@ import io
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -69,6 +68,8 @@ def _report(exc: BaseException, invocation: Invocation) -> int:
             hint="this is a bug; run again with `-v` and report what it prints",
         )
     if (invocation.is_verbose or is_debugging()) and not isinstance(exc, click.ClickException):
+        import traceback  # noqa: PLC0415 - loaded here: only somebody who looks for a fault needs it
+
         traceback.print_exception(exc)
     print_error(error, is_json=invocation.is_json)
     return error.exit_code

@@ -104,6 +104,8 @@ def test_a_recovery_key_goes_to_no_log(run: Run, tmp_path: Path) -> None:
     for words in (("init", "--recovery-key"), ("init", "--recovery-key", "--json")):
         result = run(*words)
         assert (result.exit_code, "on a terminal only" in result.stderr) == (2, True)
+    code, shown = type_in(tmp_path, "init", "--recovery-key", "--json")
+    assert (code, "on a terminal only" in shown) == (2, True)
     assert not (tmp_path / "repository").exists()
 
 
