@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 START = """
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from pvback.cli import main
-main()
+from pvback.__main__ import run
+run()
 """
 
 
