@@ -254,6 +254,11 @@ def parse_address(text: str, *, s3_endpoint: str | None = None) -> RepositoryAdd
     if not mark:
         if not text or "\0" in text:
             raise UsageError("a repository's path is not empty")
+        if kind := re.match(r"(azure|b2|file|ftp|gs|https?|rclone|rest|s3|scp|sftp|ssh|swift):", text):
+            raise UsageError(
+                f"not a repository: {text!r}",
+                hint=f"use a path, file:// or s3://; a path that begins so is written `./{kind[0]}...`",
+            )
         return LocalAddress(Path(text).expanduser().absolute())
     if scheme == "file":
         parts = urlsplit(text)

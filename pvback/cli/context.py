@@ -141,7 +141,12 @@ def _no_cache(is_hidden: bool) -> Callable[[F], F]:
 
 _OPTIONS = (
     _flag(
-        "-r", "--repository", to="repository", metavar="R", help="A path, file:///path or s3://bucket/prefix."
+        "-r",
+        "--repository",
+        "--repo",
+        to="repository",
+        metavar="R",
+        help="A path, file:///path or s3://bucket/prefix.",
     ),
     _flag("--password-file", to="password_file", metavar="FILE", help="Its first line is the password."),
     _flag(

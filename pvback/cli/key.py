@@ -18,7 +18,7 @@ from pvback.ops import keys
 __all__ = ["key"]
 
 
-@click.group(epilog=exit_codes(11))
+@click.group(no_args_is_help=False, epilog=exit_codes(11))
 @global_options()
 def key() -> None:
     """Show and change who can open the repository."""

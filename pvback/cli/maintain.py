@@ -91,7 +91,7 @@ def _show_finding(finding: Finding) -> str:
     return f"{finding.severity}: {finding.kind}: {place}{finding.what}"
 
 
-@click.group(epilog=exit_codes())
+@click.group(no_args_is_help=False, epilog=exit_codes())
 @global_options()
 def bench() -> None:
     """Measure."""
