@@ -289,7 +289,8 @@ def load_password(config: Config) -> Secret | None:
                 return _first_line(file.read(limits.PASSWORD_BYTES_MAX), str(config.password_file))
         except OSError as exc:
             reason = exc.strerror or "not readable"
-            raise UsageError(f"password file: {reason}", key=str(config.password_file)) from exc
+            hint = "its first line has to be the password" if isinstance(exc, FileNotFoundError) else None
+            raise UsageError(f"password file: {reason}", key=str(config.password_file), hint=hint) from exc
     if config.password_command is None:
         return None
     program = config.password_command[0]

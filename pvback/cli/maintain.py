@@ -3,7 +3,7 @@
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import to_json
+from pvback.cli.output import format_count, to_json
 from pvback.cli.progress import stopping, watching
 from pvback.cli.recovery import offering, recovery_options
 from pvback.cli.values import parse_percent
@@ -80,7 +80,8 @@ def check(invocation: Invocation, *, read_data: str | None, seed: int | None) ->
         }
         output.message("summary", facts)
     output.line(
-        f"{result.snapshot_count} snapshots, {result.object_count} objects: "
+        f"{format_count(result.snapshot_count, 'snapshot')}, "
+        f"{format_count(result.object_count, 'object')}: "
         f"{'sound' if result.is_sound else 'NOT SOUND'}"
     )
     return 0 if result.is_sound else DamagedError.exit_code
