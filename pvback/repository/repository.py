@@ -188,7 +188,7 @@ def open_repository_access(
         facts = parse_config(data)
         if is_writer:
             check_writable(facts)
-        keyring = unlock(config, data, key_objects=read_key_objects(used))
+        keyring = unlock(config, data, repository=facts.repository, key_objects=read_key_objects(used))
         layout = ScopeLayout(_choose_scope(keyring, scope))
     except BaseException:
         used.close()

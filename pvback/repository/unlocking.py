@@ -14,6 +14,7 @@ from pvback import datapath, limits
 from pvback.config import Config, Secret, load_password
 from pvback.datapath import UnlockMethod
 from pvback.errors import UsageError, WrongKeyError
+from pvback.repository.layout import key_object_key
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
@@ -41,12 +42,35 @@ def read_recovery_key(text: str) -> str | None:
     return "-".join(digits[start : start + 4] for start in range(0, 32, 4))
 
 
-def unlock(config: Config, config_object: bytes, *, key_objects: Sequence[tuple[str, bytes]]) -> "Keyring":
-    """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`."""
-    return try_secrets(
-        config,
-        lambda method, secret: datapath.unlock(config_object, key_objects, method=method, secret=secret),
-    )
+def unlock(
+    config: Config, config_object: bytes, *, repository: str, key_objects: Sequence[tuple[str, bytes]]
+) -> "Keyring":
+    """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`.
+
+    To try a password on a key object takes a good part of a second by design, so the one that was opened last
+    time is tried first; the cache directory remembers which. Nothing else depends on it.
+    """
+    hint = config.cache_dir / repository / "key" if config.cache_dir is not None else None
+    remembered = _read_hint(hint)
+    ordered = sorted(key_objects, key=lambda one: one[0] != remembered)
+
+    def unlock_with(method: UnlockMethod, secret: bytes) -> "Keyring":
+        return datapath.unlock(config_object, ordered, method=method, secret=secret)
+
+    keyring = try_secrets(config, unlock_with)
+    used = key_object_key(keyring.principal)
+    if hint is not None and len(key_objects) > 1 and used != remembered:
+        # Lost, or torn by somebody who writes it at the same time, it costs time and nothing else.
+        with contextlib.suppress(OSError):
+            hint.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            hint.write_text(used)
+    return keyring
+
+
+def _read_hint(hint: Path | None) -> str | None:
+    with contextlib.suppress(OSError, ValueError):
+        return hint.read_text() if hint is not None else None
+    return None
 
 
 def try_secrets(config: Config, unlock_with: Callable[[UnlockMethod, bytes], T]) -> T:

@@ -3,9 +3,11 @@
 import json
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pvback import datapath
 from pvback.repository.unlocking import read_recovery_key
 from tests.cli.conftest import Run
 from tests.cli.terminal import recovery_key_in, type_in
@@ -136,6 +138,34 @@ def test_the_reference_reader_takes_a_recovery_key(
     result = run("restore", "latest", "--target", str(target), "--reference")
     assert result.exit_code == 0, result.stderr
     assert (target / "a.txt").read_text() == "alpha"
+
+
+def test_the_key_that_was_opened_last_is_tried_first(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of the two has the lower id: each attempt costs a memory-hard derivation."""
+    assert run("init").exit_code == 0
+    (tmp_path / "new").write_text("battery staple")
+    assert run("key", "add", "--new-password-file", str(tmp_path / "new")).exit_code == 0
+    tried: list[str] = []
+    unlock = datapath.unlock
+
+    def watch(config: bytes, key_objects: Any, **how: Any) -> Any:
+        tried.append(key_objects[0][0])
+        return unlock(config, key_objects, **how)
+
+    monkeypatch.setattr(datapath, "unlock", watch)
+    for password in ("correct horse", "battery staple"):
+        monkeypatch.setenv("PVBACK_PASSWORD", password)
+        found = [json.loads(run("key", "list", "--json").stdout) for _ in range(2)][1]
+        assert [tried[-1]] == [f"keys/{one['principal']}.json" for one in found if one["is_current"]]
+    (hint,) = (tmp_path / "cache").rglob("key")
+    for nonsense in (b"keys/gone.json", b"\xff", b""):
+        hint.write_bytes(nonsense)
+        assert run("snapshots").exit_code == 0
+    hint.unlink()
+    hint.mkdir()
+    assert run("snapshots").exit_code == 0
 
 
 def test_copies_of_a_recovery_key() -> None:
