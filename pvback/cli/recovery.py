@@ -69,6 +69,11 @@ def _write_new(path: Path, secret: Secret) -> None:
             file.write(secret.reveal() + "\n")
             file.flush()
             os.fsync(file.fileno())
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
     except OSError as exc:
         path.unlink(missing_ok=True)
         raise FileError(f"recovery key file: {exc.strerror}", key=str(path)) from exc

@@ -57,7 +57,11 @@ def unlock(
     def unlock_with(method: UnlockMethod, secret: bytes) -> "Keyring":
         return datapath.unlock(config_object, ordered, method=method, secret=secret)
 
-    keyring = try_secrets(config, unlock_with)
+    try:
+        keyring = try_secrets(config, unlock_with)
+    except WrongKeyError as exc:
+        exc.hint = exc.hint or "check the password or key file, and that it belongs to this repository"
+        raise
     used = key_object_key(keyring.principal)
     if hint is not None and len(key_objects) > 1 and used != remembered:
         # Lost, or torn by somebody who writes it at the same time, it costs time and nothing else.

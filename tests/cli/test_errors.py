@@ -80,7 +80,8 @@ def test_init_twice_and_in_a_foreign_place(run: Run, tmp_path: Path) -> None:
 def test_wrong_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("init")
     monkeypatch.setenv("PVBACK_PASSWORD", "wrong")
-    assert run("snapshots").exit_code == 12
+    result = run("snapshots")
+    assert (result.exit_code, "hint: check the password" in result.stderr) == (12, True)
 
 
 def test_a_newer_format(run: Run, tmp_path: Path) -> None:
