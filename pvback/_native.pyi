@@ -11,6 +11,9 @@ def blake3(data: bytes) -> bytes:
 def random_id() -> str:
     """16 bytes from the operating system, in hex."""
 
+def recovery_key() -> str:
+    """160 random bits in eight groups of four digits and small letters, joined by `-`; a passphrase."""
+
 @final
 class Keyring:
     """An unlocked key bundle. Secrets stay on the native side; its repr shows role and principal only."""

@@ -7,9 +7,6 @@ profiles are not ours: the AWS client finds them where it always does.
 
 import os
 import re
-import shlex
-import subprocess
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -136,6 +133,9 @@ def _file_layer(variables: Mapping[str, str]) -> Layer:
     try:
         with path.open("rb") as file:
             text = file.read(limits.CONFIG_FILE_BYTES_MAX)
+        # Loaded here, like everything that most runs do without: a nightly job is mostly start-up.
+        import tomllib  # noqa: PLC0415
+
         table = tomllib.loads(text.decode())
     except FileNotFoundError:
         if explicit:
@@ -219,6 +219,8 @@ def _split_command(value: object, what: str) -> tuple[str, ...] | None:
     """Words of a command; a string is split as a shell splits it, but no shell ever sees it."""
     if value is None:
         return None
+    import shlex  # noqa: PLC0415 - see `_file_layer`
+
     try:
         words = shlex.split(value) if isinstance(value, str) else [str(word) for word in _as_list(value)]
     except ValueError as exc:
@@ -252,6 +254,11 @@ def parse_address(text: str, *, s3_endpoint: str | None = None) -> RepositoryAdd
     if not mark:
         if not text or "\0" in text:
             raise UsageError("a repository's path is not empty")
+        if kind := re.match(r"(azure|b2|file|ftp|gs|https?|rclone|rest|s3|scp|sftp|ssh|swift):", text):
+            raise UsageError(
+                f"not a repository: {text!r}",
+                hint=f"use a path, file:// or s3://; a path that begins so is written `./{kind[0]}...`",
+            )
         return LocalAddress(Path(text).expanduser().absolute())
     if scheme == "file":
         parts = urlsplit(text)
@@ -282,10 +289,13 @@ def load_password(config: Config) -> Secret | None:
                 return _first_line(file.read(limits.PASSWORD_BYTES_MAX), str(config.password_file))
         except OSError as exc:
             reason = exc.strerror or "not readable"
-            raise UsageError(f"password file: {reason}", key=str(config.password_file)) from exc
+            hint = "its first line has to be the password" if isinstance(exc, FileNotFoundError) else None
+            raise UsageError(f"password file: {reason}", key=str(config.password_file), hint=hint) from exc
     if config.password_command is None:
         return None
     program = config.password_command[0]
+    import subprocess  # noqa: PLC0415 - see `_file_layer`
+
     try:
         done = subprocess.run(
             config.password_command,

@@ -46,6 +46,7 @@ __all__ = [
     "create_keys",
     "native_version",
     "random_id",
+    "recovery_key",
     "run_job",
     "unlock",
 ]
@@ -115,6 +116,11 @@ def blake3(data: bytes) -> str:
 def random_id() -> str:
     """16 bytes from the operating system, in hex."""
     return str(load_native().random_id())
+
+
+def recovery_key() -> str:
+    """160 random bits to write down: eight groups of four digits and small letters, joined by `-`."""
+    return str(load_native().recovery_key())
 
 
 def create_keys(

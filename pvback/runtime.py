@@ -4,8 +4,7 @@ Nothing else in pvback reads a clock, sleeps or draws a random number. Wall time
 labels; decisions that must not go wrong never rest on it.
 """
 
-import random
-import secrets
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -114,21 +113,29 @@ class SystemRandom:
 
     def bytes(self, count: int) -> bytes:
         """`count` bytes that nobody can guess."""
-        return secrets.token_bytes(count)
+        return os.urandom(count)
 
     def below(self, bound: int) -> int:
         """A whole number in [0, bound)."""
-        return secrets.randbelow(bound)
+        # Loaded here, as below: it brings OpenSSL, which few runs need.
+        from secrets import randbelow  # noqa: PLC0415
+
+        return randbelow(bound)
 
     def fraction(self) -> float:
         """A number in [0, 1)."""
-        return secrets.randbits(53) / (1 << 53)
+        from secrets import randbits  # noqa: PLC0415
+
+        return randbits(53) / (1 << 53)
 
 
 class SeededRandom:
     """The same numbers from the same seed, for tests and simulations. One user at a time keeps the order."""
 
     def __init__(self, seed: int) -> None:
+        # Loaded here: only tests and simulations come by.
+        import random  # noqa: PLC0415
+
         self.seed = seed
         self._random = random.Random(seed)  # noqa: S311 - repeatable on purpose, never used for secrets
 

@@ -21,7 +21,7 @@ _COMMANDS = {
     "restore": "restore",
     "dump": "restore",
     "check": "maintain",
-    "key": "maintain",
+    "key": "key",
     "bench": "maintain",
     "completion": "completion",
 }
@@ -43,7 +43,12 @@ class Commands(Program):
         return command
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]}, epilog=exit_codes(3, 11))
+@click.group(
+    cls=Commands,
+    no_args_is_help=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=exit_codes(3, 11),
+)
 @click.version_option(package_name="pvback", message="pvback %(version)s")
 @global_options(is_hidden=False)
 def main() -> None:

@@ -6,7 +6,7 @@ from functools import partial
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import Output, format_bytes
+from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import stopping, watching
 from pvback.cli.values import parse_tags
 from pvback.errors import FileError, PartlyDone, PvbackError, UsageError
@@ -107,13 +107,13 @@ def _show(output: Output, result: BackupResult) -> None:
     stats = result.stats
     rate = stats.read_bytes / stats.duration_seconds if stats.duration_seconds else 0
     output.remark(
-        f"{stats.file_count} files, {format_bytes(stats.source_bytes)}; "
+        f"{format_count(stats.file_count, 'file')}, {format_bytes(stats.source_bytes)}; "
         f"{stats.file_unchanged_count} unchanged; "
         f"{format_bytes(stats.new_bytes)} new, {format_bytes(stats.stored_bytes)} stored; "
         f"{stats.duration_seconds:.1f} s, {format_bytes(rate)}/s read"
     )
     if result.unstable_count:
-        output.warn(f"{result.unstable_count} files changed while they were read")
+        output.warn(f"{format_count(result.unstable_count, 'file')} changed while being read")
     if result.snapshot is None:
         output.line(f"dry run of {result.source}: nothing was stored")
     else:

@@ -6,13 +6,16 @@ Global options are accepted before and after the verb; the later one wins.
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from pvback.cli.asking import ask_new_password, ask_password
 from pvback.cli.output import Output
-from pvback.config import Config, Secret, load_config
-from pvback.repository.repository import RepositoryAccess, open_repository_access
+from pvback.config import Config, load_config
+
+if TYPE_CHECKING:
+    from pvback.repository.repository import RepositoryAccess
 
 __all__ = ["Invocation", "exit_codes", "global_options", "pass_invocation"]
 
@@ -51,19 +54,25 @@ class Invocation:
         """Where results go."""
         return Output(is_json=self.is_json, is_quiet=self.is_quiet)
 
-    def config(self, *, confirm_password: bool = False) -> Config:
-        """File, environment and options; asks for the password on a terminal when nothing names one."""
+    def config(self, *, is_new: bool = False) -> Config:
+        """File, environment and options; asks for the password on a terminal when nothing names one.
+
+        A new password is asked for twice.
+        """
         config = load_config(self.flags)
         config.require_repository()
         sources = (config.password, config.password_file, config.password_command, config.key_file)
         if any(source is not None for source in sources) or self.is_json or not Output.can_ask():
             return config
-        answer = click.prompt("Password", hide_input=True, confirmation_prompt=confirm_password, err=True)
-        return replace(config, password=Secret(str(answer)))
+        answer = ask_new_password("Password for the new repository") if is_new else ask_password()
+        return replace(config, password=answer)
 
     @contextmanager
-    def repository(self, *, is_writer: bool = False) -> Iterator[RepositoryAccess]:
+    def repository(self, *, is_writer: bool = False) -> Iterator["RepositoryAccess"]:
         """The repository, unlocked; closed on leaving."""
+        # Loaded here: help and mistakes need no repository.
+        from pvback.repository.repository import open_repository_access  # noqa: PLC0415
+
         access = open_repository_access(self.config(), scope=self.scope, is_writer=is_writer)
         try:
             yield access
@@ -132,7 +141,12 @@ def _no_cache(is_hidden: bool) -> Callable[[F], F]:
 
 _OPTIONS = (
     _flag(
-        "-r", "--repository", to="repository", metavar="R", help="A path, file:///path or s3://bucket/prefix."
+        "-r",
+        "--repository",
+        "--repo",
+        to="repository",
+        metavar="R",
+        help="A path, file:///path or s3://bucket/prefix.",
     ),
     _flag("--password-file", to="password_file", metavar="FILE", help="Its first line is the password."),
     _flag(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import Output, format_bytes, format_moment
+from pvback.cli.output import Output, format_bytes, format_count, format_moment
 from pvback.cli.values import parse_tag_filters
 from pvback.errors import PvbackError
 from pvback.ops.diff import diff_snapshots
@@ -172,7 +172,7 @@ def diff(invocation: Invocation, old: str, *, new: str, source: str | None) -> i
     with invocation.repository() as access:
         before, after = find_in(access, old, source=source), find_in(access, new, source=source)
         count = invocation.output.stream(diff_snapshots(access, old=before, new=after), _show_change)
-    invocation.output.remark(f"{count} differences")
+    invocation.output.remark(format_count(count, "difference"))
     return 0
 
 
@@ -205,7 +205,7 @@ def stats(invocation: Invocation, *, mode: str | None, source: str | None) -> in
     ]
     total = sum(area.object_count for area in found.areas.values())
     output.table(("AREA", "OBJECTS", "SIZE"), [*rows, ("all", str(total), format_bytes(found.stored_bytes))])
-    output.line(f"{found.snapshot_count} snapshots of {format_bytes(found.source_bytes)}")
+    output.line(f"{format_count(found.snapshot_count, 'snapshot')} of {format_bytes(found.source_bytes)}")
     for name, value in found.trees.items():
         output.line(f"{name}: {format_bytes(value) if name.endswith('bytes') else value}")
     return _tell_damaged(output, catalog.damaged)

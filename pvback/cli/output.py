@@ -15,7 +15,16 @@ import click
 
 from pvback.errors import PvbackError
 
-__all__ = ["Output", "format_bytes", "format_moment", "print_error", "printable", "to_json"]
+__all__ = [
+    "Output",
+    "format_bytes",
+    "format_count",
+    "format_moment",
+    "is_terminal",
+    "print_error",
+    "printable",
+    "to_json",
+]
 
 
 def printable(text: str) -> str:
@@ -31,6 +40,11 @@ def _escape(one: str) -> str:
     return one.encode("unicode_escape").decode("ascii")
 
 
+def is_terminal() -> bool:
+    """Whether results are read by a person, now."""
+    return sys.stdout.isatty()
+
+
 def format_bytes(count: float) -> str:
     """Bytes for people, in powers of 1024."""
     for unit in ("B", "KiB", "MiB", "GiB"):
@@ -38,6 +52,11 @@ def format_bytes(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1024
     return f"{count:.1f} TiB"
+
+
+def format_count(count: int, what: str) -> str:
+    """`1 file`, `2 files`."""
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def format_moment(time: datetime) -> str:

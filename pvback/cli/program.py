@@ -2,9 +2,9 @@
 
 import io
 import os
+import re
 import signal
 import sys
-import traceback
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NoReturn
@@ -69,6 +69,8 @@ def _report(exc: BaseException, invocation: Invocation) -> int:
             hint="this is a bug; run again with `-v` and report what it prints",
         )
     if (invocation.is_verbose or is_debugging()) and not isinstance(exc, click.ClickException):
+        import traceback  # noqa: PLC0415 - loaded here: only somebody who looks for a fault needs it
+
         traceback.print_exception(exc)
     print_error(error, is_json=invocation.is_json)
     return error.exit_code
@@ -77,8 +79,48 @@ def _report(exc: BaseException, invocation: Invocation) -> int:
 def _usage_error(exc: click.ClickException) -> UsageError:
     context = getattr(exc, "ctx", None)
     command = context.command_path if context is not None else "pvback"
-    message = exc.format_message()
-    return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"`{command} --help` says more")
+    message = " ".join(exc.format_message().split())
+    hint = _hint_for(message, command) or f"`{command} --help` says more"
+    return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=hint)
+
+
+# What is called otherwise elsewhere.
+_CALLED_HERE = {
+    "cat": "pvback dump",
+    "create": "pvback backup",
+    "extract": "pvback restore",
+    "help": "pvback --help",
+    "info": "pvback stats",
+    "list": "pvback snapshots",
+    "passwd": "pvback key add --self",
+    "rcreate": "pvback init",
+    "repo-create": "pvback init",
+    "repo-list": "pvback snapshots",
+    "rlist": "pvback snapshots",
+    "snapshot": "pvback snapshots",
+    "verify": "pvback check --read-data",
+    "version": "pvback --version",
+}
+_TOO_MUCH = {
+    "pvback init": "name the repository with `--repository`",
+    **dict.fromkeys(
+        ("pvback dump", "pvback ls", "pvback restore"), "a path is written behind the snapshot: SNAP:PATH"
+    ),
+}
+
+
+def _hint_for(message: str, command: str) -> str | None:
+    """What somebody who comes from another program may have meant."""
+    if message.startswith("Got unexpected extra argument"):
+        return _TOO_MUCH.get(command)
+    if message.startswith("Missing command"):
+        return f"`{command} --help` lists the commands"
+    unknown = re.match(r"No such command '(.+?)'", message)
+    if unknown is None:
+        return None
+    if unknown[1] in _CALLED_HERE:
+        return f"that is `{_CALLED_HERE[unknown[1]]}` here"
+    return f"`{command} --help` lists the commands"
 
 
 def _wants_json(words: Sequence[str]) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import Output, format_bytes
+from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import stopping, watching
 from pvback.errors import PartlyDone, UsageError
 from pvback.ops.dump import dump_file
@@ -75,7 +75,7 @@ def restore(
             result = run_restore(access, found, target=target, options=used, progress=progress, cancel=cancel)
     _show(output, result, is_dry=used.dry_run)
     if result.error_count:
-        raise PartlyDone(f"{result.error_count} files could not be restored; the rest was")
+        raise PartlyDone(f"{format_count(result.error_count, 'file')} could not be restored; the rest was")
     return 0
 
 
@@ -98,7 +98,7 @@ def _facts(stats: Mapping[str, int]) -> str:
         return stats.get(name, 0)
 
     facts = [
-        f"{count('files')} files, {format_bytes(count('bytes'))}",
+        f"{format_count(count('files'), 'file')}, {format_bytes(count('bytes'))}",
         f"{count('files_unchanged')} unchanged",
         f"{format_bytes(count('bytes_written'))} written, {format_bytes(count('bytes_fetched'))} fetched",
     ]

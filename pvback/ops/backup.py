@@ -9,7 +9,6 @@ import base64
 import contextlib
 import json
 import os
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -369,6 +368,9 @@ def _open_source(source: Source) -> Iterator[dict[str, object]]:
 
 @contextlib.contextmanager
 def _running(command: Sequence[str]) -> Iterator[int]:
+    # Loaded here: most backups run no program.
+    import subprocess  # noqa: PLC0415
+
     program = command[0]
     try:
         # A session of its own: Ctrl-C is ours to act on, or it would look like the end of the data.

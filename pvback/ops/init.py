@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pvback.config import Config
+from pvback.config import Config, Secret
 from pvback.repository.repository import create_repository
 
 __all__ = ["InitResult", "init"]
@@ -19,9 +19,15 @@ class InitResult:
     """The id of its first scope."""
 
 
-def init(config: Config, *, label: str = "default", chunk_bytes: int | None = None) -> InitResult:
+def init(
+    config: Config,
+    *,
+    label: str = "default",
+    chunk_bytes: int | None = None,
+    recovery_key: Secret | None = None,
+) -> InitResult:
     """Make a repository at the configured address; see `create_repository` for what is raised."""
-    facts = create_repository(config, label=label, chunk_bytes=chunk_bytes)
+    facts = create_repository(config, label=label, chunk_bytes=chunk_bytes, recovery_key=recovery_key)
     return InitResult(
         repository=facts.repository, address=str(config.require_repository()), scope=facts.scopes[0]
     )

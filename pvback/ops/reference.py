@@ -4,7 +4,8 @@ import os
 from pathlib import Path
 
 from pvback import reference
-from pvback.config import Config, load_password
+from pvback.config import Config
+from pvback.datapath import UnlockMethod
 from pvback.errors import (
     DamagedError,
     FileError,
@@ -15,7 +16,7 @@ from pvback.errors import (
     WrongKeyError,
 )
 from pvback.model import LocalAddress
-from pvback.repository.repository import read_secret
+from pvback.repository.unlocking import try_secrets
 
 __all__ = ["restore_by_reference"]
 
@@ -46,7 +47,7 @@ def restore_by_reference(
     name, _, path = snapshot.partition(":")
     try:
         store = reference.DirectoryStore(address.path)
-        repository = reference.Repository.open(store, _unlocker(config), scope)
+        repository = try_secrets(config, lambda method, secret: _open(store, scope, method, secret))
         found = repository.snapshot(_latest_of(repository, source) if name == "latest" else name)
         summary = reference.restore(repository, found, os.fspath(Path(target).absolute()), os.fsencode(path))
     except reference.ReadError as exc:
@@ -74,13 +75,18 @@ def _latest_of(repository: reference.Repository, source: str | None) -> str:
     return fitting[-1].id.hex()
 
 
-def _unlocker(config: Config) -> reference.Passphrase | reference.PrivateKey | reference.RawSecret:
-    if config.key_file is None:
-        password = load_password(config)
-        if password is not None:
-            return reference.Passphrase(password.reveal())
-    method, secret = read_secret(config)
-    return reference.PrivateKey(secret) if method == "x25519" else reference.RawSecret(secret)
+def _open(
+    store: reference.DirectoryStore, scope: str | None, method: UnlockMethod, secret: bytes
+) -> reference.Repository:
+    unlocker: reference.Passphrase | reference.PrivateKey | reference.RawSecret
+    if method == "passphrase":
+        unlocker = reference.Passphrase(secret.decode())
+    else:
+        unlocker = reference.PrivateKey(secret) if method == "x25519" else reference.RawSecret(secret)
+    try:
+        return reference.Repository.open(store, unlocker, scope)
+    except reference.WrongKeyError as exc:
+        raise _translate(exc) from exc
 
 
 def _translate(exc: reference.ReadError) -> PvbackError:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,11 +133,14 @@ class HeadsFile:
             for source, head in memory.heads.items()
         }
         raw = {"serial": memory.serial, "generation": memory.generation, "heads": heads}
-        descriptor, temporary = tempfile.mkstemp(dir=self._path.parent)
+        # The lock is held: whoever left a file of this name is no longer writing it.
+        temporary = self._path.with_suffix(".new")
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             with os.fdopen(descriptor, "w") as file:
                 json.dump(raw, file)
-            Path(temporary).replace(self._path)
+            temporary.replace(self._path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
             raise

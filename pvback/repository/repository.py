@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvback import datapath, limits
-from pvback.config import Config, load_password
-from pvback.datapath import UnlockMethod
+from pvback.config import Config, Secret, load_password
 from pvback.errors import (
     ConflictError,
     FileError,
@@ -32,6 +31,7 @@ from pvback.repository.heads import Head, HeadsFile, Memory
 from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, KEYS_PREFIX, ObjectType, ScopeLayout
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, load_catalog
+from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
 from pvback.storage.paced import PacedStore
@@ -45,7 +45,6 @@ __all__ = [
     "create_repository",
     "open_repository_access",
     "read_key_objects",
-    "read_secret",
 ]
 
 DEFAULT_SCOPE = "default"
@@ -117,6 +116,7 @@ def create_repository(
     *,
     label: str = DEFAULT_SCOPE,
     chunk_bytes: int | None = None,
+    recovery_key: Secret | None = None,
     store: ObjectStore | None = None,
 ) -> RepositoryConfig:
     """Make a repository at the configured address, with one owner who has the configured password.
@@ -125,6 +125,7 @@ def create_repository(
         config: Address and password.
         label: The name of the first scope.
         chunk_bytes: Average size of chunks; a multiple of 4 KiB.
+        recovery_key: A second way to unlock the owner's key, from `new_recovery_key`.
         store: Used in place of the address.
 
     Raises ConflictError when there is a repository already or something else, UsageError without a password
@@ -146,7 +147,11 @@ def create_repository(
         made = datapath.create_keys(
             label, chunker=chunker, passphrase=password.reveal().encode(), argon2=argon2
         )
-        inner.create(made.key_name, made.key_object)
+        key_object = made.key_object
+        if recovery_key is not None:
+            secret = recovery_key.reveal().encode()
+            key_object = made.keyring.add_slot(key_object, "passphrase", secret, argon2)
+        inner.create(made.key_name, key_object)
         for scope, _ in made.keyring.scopes():
             body = first_gc_state(datapath.random_id())
             sealed = made.keyring.seal_json(scope, ObjectType.GC_STATE, GC_STATE_NAME, body)
@@ -183,8 +188,7 @@ def open_repository_access(
         facts = parse_config(data)
         if is_writer:
             check_writable(facts)
-        method, secret = read_secret(config)
-        keyring = datapath.unlock(data, read_key_objects(used), method=method, secret=secret)
+        keyring = unlock(config, data, repository=facts.repository, key_objects=read_key_objects(used))
         layout = ScopeLayout(_choose_scope(keyring, scope))
     except BaseException:
         used.close()
@@ -214,38 +218,6 @@ def read_key_objects(store: ObjectStore) -> list[tuple[str, bytes]]:
         with contextlib.suppress(ObjectNotFound):
             objects.append((info.key, store.read(info.key).data))
     return objects
-
-
-def read_secret(config: Config) -> tuple[UnlockMethod, bytes]:
-    """How to unlock: a key file if one was named, or else the password. Raises UsageError without either.
-
-    A key file holds an X25519 private key (32 bytes) or the secret of an unlock entry (80 bytes), raw or hex.
-    """
-    if config.key_file is not None:
-        return _read_key_file(config.key_file)
-    password = load_password(config)
-    if password is None:
-        raise UsageError(
-            "no password or key was given",
-            hint="use `--password-file`, `--key-file`, or set the variable PVBACK_PASSWORD",
-        )
-    return "passphrase", password.reveal().encode()
-
-
-def _read_key_file(path: Path) -> tuple[UnlockMethod, bytes]:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(limits.KEY_FILE_BYTES_MAX)
-    except OSError as exc:
-        raise UsageError(f"key file: {exc.strerror or 'not readable'}", key=str(path)) from exc
-    with contextlib.suppress(ValueError):
-        text = raw.strip()
-        if len(text) in (64, 160):
-            raw = bytes.fromhex(text.decode("ascii"))
-    methods: dict[int, UnlockMethod] = {32: "x25519", 80: "secret"}
-    if len(raw) not in methods:
-        raise UsageError("not a key file", key=str(path), hint="it holds 32 or 80 bytes, raw or in hex")
-    return methods[len(raw)], raw
 
 
 def _read_config(store: ObjectStore) -> bytes:

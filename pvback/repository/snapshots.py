@@ -1,9 +1,9 @@
 """Which snapshots there are, and which one somebody means."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TypeVar
 
 from pvback import limits
 from pvback.errors import (
@@ -30,6 +30,12 @@ __all__ = [
     "load_catalog",
     "matches_source",
 ]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Up to here one after the other is faster than to start threads, for a store without a network.
+_ONE_BY_ONE_COUNT_MAX = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,19 +137,16 @@ def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog
         if state.is_register_valid(name)
     ]
     damaged: list[PvbackError] = []
-    threads = _threads_count(objects)
-    with ThreadPoolExecutor(threads, thread_name_prefix="pvback-catalog") as pool:
-        registers: list[tuple[Register, datetime]] = []
-        for result, (_, mtime) in zip(
-            pool.map(lambda one: _read_register(objects, one[0]), listed), listed, strict=True
-        ):
-            if isinstance(result, PvbackError):
-                damaged.append(result)
-            elif result is not None:
-                registers.append((result, mtime))
-        alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
-        wanted = [one for one in registers if with_records and one[0].state in alive]
-        loaded = list(pool.map(lambda one: _load_snapshot(objects, *one), wanted))
+    registers: list[tuple[Register, datetime]] = []
+    found = _each(objects, lambda one: _read_register(objects, one[0]), listed)
+    for result, (_, mtime) in zip(found, listed, strict=True):
+        if isinstance(result, PvbackError):
+            damaged.append(result)
+        elif result is not None:
+            registers.append((result, mtime))
+    alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
+    wanted = [one for one in registers if with_records and one[0].state in alive]
+    loaded = _each(objects, lambda one: _load_snapshot(objects, *one), wanted)
     damaged += [one for one in loaded if isinstance(one, PvbackError)]
     # Some stores know the time to a second only; the sequence tells a source's snapshots apart.
     snapshots = sorted(
@@ -214,8 +217,17 @@ def latest_checkpoint(catalog: Catalog, source: str) -> Register | None:
     return max(unfinished, key=lambda one: one[:2])[2] if unfinished else None
 
 
-def _threads_count(objects: ScopeObjects) -> int:
-    return limits.READS_IN_FLIGHT if objects.store.capabilities.is_remote else limits.READS_IN_FLIGHT_LOCAL
+def _each(objects: ScopeObjects, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """What `work` makes of each, in order: beside each other where that is faster."""
+    is_remote = objects.store.capabilities.is_remote
+    if len(items) <= (1 if is_remote else _ONE_BY_ONE_COUNT_MAX):
+        return [work(one) for one in items]
+    # Loaded here: with what it brings it takes longer than to read the objects of a small repository.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    threads = limits.READS_IN_FLIGHT if is_remote else limits.READS_IN_FLIGHT_LOCAL
+    with ThreadPoolExecutor(threads, thread_name_prefix="pvback-catalog") as pool:
+        return list(pool.map(work, items))
 
 
 def _read_register(objects: ScopeObjects, name: str) -> Register | PvbackError | None:

@@ -51,7 +51,11 @@ def _open_local(address: LocalAddress, *, make: bool) -> LocalStore:
             raise RepositoryNotFound(f"repository not found at `{address}`", hint="run `pvback init` first")
         return LocalStore(address.path, is_new=make)
     except FileNotFoundError as exc:
-        raise StorageError("the directory above does not exist", key=str(address)) from exc
+        raise StorageError(
+            "the directory above does not exist",
+            key=str(address),
+            hint="make it, or mount what should be there: it is not made, so that a missing mount is seen",
+        ) from exc
     except FileExistsError as exc:
         raise StorageError("there is a file of that name", key=str(address)) from exc
     except OSError as exc:

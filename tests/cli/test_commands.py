@@ -50,7 +50,12 @@ def test_options_before_and_after_the_verb(run: Run, source: Path, tmp_path: Pat
 
 
 def test_json(run: Run, source: Path) -> None:
-    assert set(json.loads(good(run("init", "--json")).stdout)) == {"repository", "address", "scope"}
+    assert set(json.loads(good(run("init", "--json")).stdout)) == {
+        "repository",
+        "address",
+        "scope",
+        "recovery_key_file",
+    }
     lines = good(run("backup", str(source), "--json", "--tag", "a=b")).stdout.splitlines()
     summary = json.loads(lines[-1])
     assert summary["message_type"] == "summary"

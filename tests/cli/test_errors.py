@@ -36,6 +36,34 @@ def test_usage(run: Run) -> None:
     assert json.loads(run("restore", "--nonsense", "--json").stderr)["error"] == "UsageError"
 
 
+@pytest.mark.parametrize(
+    ("words", "error", "hint"),
+    [
+        ((), "missing command", "`pvback --help` lists the commands"),
+        (("key",), "missing command", "`pvback key --help` lists the commands"),
+        (("mount",), "no such command 'mount'", "`pvback --help` lists the commands"),
+        (("list",), "no such command 'list'", "that is `pvback snapshots` here"),
+        (("key", "passwd"), "no such command 'passwd'", "that is `pvback key add --self` here"),
+        (("init", "r"), "got unexpected extra argument (r)", "name the repository with `--repository`"),
+        (
+            ("ls", "latest", "/a"),
+            "got unexpected extra argument (/a)",
+            "a path is written behind the snapshot: SNAP:PATH",
+        ),
+        (
+            ("completion",),
+            "missing argument '{bash|zsh|fish}'. Choose from: bash, zsh, fish",
+            "`pvback completion --help` says more",
+        ),
+    ],
+)
+def test_what_people_type(run: Run, words: tuple[str, ...], error: str, hint: str) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == f"error: {error}\n\nhint: {hint}\n"
+    assert json.loads(run("--json", *words).stderr)["hint"] == hint
+
+
 def test_init_twice_and_in_a_foreign_place(run: Run, tmp_path: Path) -> None:
     assert run("init").exit_code == 0
     again = run("init")
@@ -52,7 +80,8 @@ def test_init_twice_and_in_a_foreign_place(run: Run, tmp_path: Path) -> None:
 def test_wrong_password(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     run("init")
     monkeypatch.setenv("PVBACK_PASSWORD", "wrong")
-    assert run("snapshots").exit_code == 12
+    result = run("snapshots")
+    assert (result.exit_code, "hint: check the password" in result.stderr) == (12, True)
 
 
 def test_a_newer_format(run: Run, tmp_path: Path) -> None:

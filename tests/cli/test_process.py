@@ -97,3 +97,55 @@ datapath.load_native = missing
     code, _, err = finish(start(tmp_path, "init", before=before))
     assert (code, "Traceback" in err) == (70, False)
     assert "native module" in err
+
+
+def test_the_program_is_a_module_too(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pvback", "snapshots", "-r", str(tmp_path / "nothing")],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PVBACK_PASSWORD": "x"},
+    )
+    assert (done.returncode, done.stdout) == (10, "")
+    assert done.stderr.startswith("error: repository not found at ")
+
+
+WHAT_IS_LOADED = """
+import atexit, sys
+atexit.register(lambda: print("LOADED", *sorted(sys.modules), file=sys.stderr))
+from pvback.__main__ import run
+run()
+"""
+# Each takes a millisecond or more to load, and none has anything to do for a small repository in a directory.
+NOT_LOADED = {
+    *("asyncio", "boto3", "botocore", "concurrent.futures", "cryptography", "email", "http", "logging"),
+    *("importlib.metadata", "kubernetes", "rich", "secrets", "ssl", "subprocess", "tempfile", "tomllib"),
+    *("traceback", "zstandard", "_hashlib"),
+}
+
+
+def test_what_is_not_needed_is_not_loaded(tmp_path: Path) -> None:
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("PVBACK_")},
+        "PVBACK_REPOSITORY": str(tmp_path / "repository"),
+        "PVBACK_PASSWORD": "correct horse",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "XDG_CONFIG_HOME": str(tmp_path / "settings"),
+        "PYTHONPATH": str(ROOT),
+    }
+    (tmp_path / "data").mkdir()
+    for words in (["init"], ["backup", str(tmp_path / "data")], ["snapshots"], ["ls", "latest"]):
+        done = subprocess.run(
+            [sys.executable, "-c", WHAT_IS_LOADED, *words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+        loaded = set(done.stderr.split("LOADED ")[1].split())
+        assert not loaded & NOT_LOADED, words
+        assert {"click", "pvback.cli.context"} <= loaded

@@ -16,13 +16,17 @@ from typing import Any
 import pytest
 
 from pvback import reference
+from pvback.cli import main
 from pvback.reference.pages import Node
+from tests.cli.test_help import commands
 from tests.robust.trees import differences, image
 from tests.robust.world import World
 
 FOLDER = Path(__file__).parent / "v1"
 PASSWORD = "correct horse battery"
 RESTORER_KEY = bytes(range(32))
+RESTORER = "036cfd80b89e712f39f5e528489a1cda"
+RECIPIENT = "8f40c5adb68f25624ae5b214ea767a6ec94d829d3d7b5e1ad1ba6f3e2138285f"
 STREAM = b"INSERT INTO t VALUES (1);\n" * 500
 KINDS = {
     stat.S_IFREG: "file",
@@ -159,6 +163,15 @@ GOLDEN = {
     "check-json": ("check", "--json"),
     "key-list": ("key", "list"),
     "key-list-json": ("key", "list", "--json"),
+    "key-add": ("key", "add", "--role", "writer", "--label", "night", "--recipient", RECIPIENT),
+    "key-add-json": ("key", "add", "--role", "writer", "--recipient", RECIPIENT, "--json"),
+    "key-remove": ("key", "remove", "RESTORER"),
+    "key-remove-json": ("key", "remove", "RESTORER", "--json"),
+    "bench-limits": ("bench", "limits"),
+    "bench-limits-json": ("bench", "limits", "--json"),
+    "completion-bash": ("completion", "bash"),
+    "completion-fish": ("completion", "fish"),
+    "completion-zsh": ("completion", "zsh"),
     "restore": ("restore", "SECOND:docs", "--target", "TARGET"),
     "restore-json": ("restore", "SECOND:docs", "--target", "TARGET", "--json"),
     "restore-dry-run": ("restore", "SECOND:docs", "--target", "TARGET", "--dry-run"),
@@ -169,6 +182,18 @@ GOLDEN = {
     "no-such-snapshot": ("ls", "0123abcd"),
     "no-such-path": ("dump", "SECOND:no/such", "--json"),
 }
+# A script is no result that JSON could wrap.
+WITHOUT_JSON = {("completion",)}
+
+
+def test_every_command_has_golden_output() -> None:
+    """As text and as JSON; and no file is left of a case that is gone."""
+    verbs = set(commands(main)) - {(), ("key",), ("bench",)}
+    for is_json in (False, True):
+        have = [words for words in GOLDEN.values() if ("--json" in words) == is_json]
+        missing = {one for one in verbs if not any(words[: len(one)] == one for words in have)}
+        assert missing == (WITHOUT_JSON if is_json else set())
+    assert {path.stem for path in (FOLDER / "golden").iterdir()} == set(GOLDEN)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -178,10 +203,10 @@ def test_golden(frozen: World, by_key: World, tmp_path: Path, name: str) -> None
     source = tmp_path / "source"
     source.mkdir()
     (source / "file").write_text("x" * 1000)
-    places = {"FIRST": ids["first"], "SECOND": ids["second"]}
+    places = {"FIRST": ids["first"], "SECOND": ids["second"], "RESTORER": RESTORER}
     places |= {"TARGET": str(tmp_path / "target"), "SOURCE": str(source)}
     words = [re.sub("|".join(places), lambda found: places[found[0]], word) for word in GOLDEN[name]]
-    is_writing = name.partition("-")[0] in ("backup", "init")
+    is_writing = name.partition("-")[0] in ("backup", "init") or name.startswith(("key-add", "key-remove"))
     done = (frozen if is_writing else by_key).run(*words)
     text = f"{done.text}--- exit {done.code}\n{done.err}"
     text = text.replace(str(tmp_path), "/place")
@@ -189,6 +214,8 @@ def test_golden(frozen: World, by_key: World, tmp_path: Path, name: str) -> None
         text = re.sub(r"\b[0-9a-f]{32}\b", "<id>", text)
         text = re.sub(r"[0-9.]+ s, [0-9.]+ \w+/s read", "<time>", text)
     text = re.sub(r'"duration_seconds": [0-9.]+', '"duration_seconds": 0', text)
+    if name.startswith("bench"):
+        text = re.sub(r" *\b\d+\.\d+(e-\d+)?", " <figure>", text)
     path = FOLDER / "golden" / f"{name}.txt"
     if os.environ.get("PVBACK_TEST_UPDATE"):
         path.parent.mkdir(exist_ok=True)

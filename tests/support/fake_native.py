@@ -39,6 +39,10 @@ def random_id() -> str:
     return secrets.token_hex(16)
 
 
+def recovery_key() -> str:
+    return "-".join(["0abc"] * 8)
+
+
 def _b64(path: str) -> str:
     return base64.b64encode(os.fsencode(path)).decode()
 

@@ -30,6 +30,8 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert parse_address("r") == LocalAddress(tmp_path / "r")
     monkeypatch.setenv("HOME", "/h")
     assert parse_address("~/r") == LocalAddress(Path("/h/r"))
+    assert parse_address("./s3:r") == LocalAddress(tmp_path / "s3:r")
+    assert parse_address("a:b") == LocalAddress(tmp_path / "a:b")
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,9 @@ def test_a_relative_path_is_made_absolute(monkeypatch: pytest.MonkeyPatch, tmp_p
         "s3://bucket/../c",
         "http://x/y",
         "a\0b",
+        "sftp:host:/r",
+        "s3:s3.example.org/bucket",
+        "rest:http",
     ],
 )
 def test_what_is_no_address(text: str) -> None:

@@ -31,11 +31,19 @@ fn random_id(py: Python<'_>) -> PyResult<String> {
     guarded(pvback_core::random_id).map_err(|error| raise(py, &error))
 }
 
+/// A new recovery key, 160 random bits; see `pvback_core::crypto::slot::generate_recovery_key`.
+#[pyfunction]
+fn recovery_key(py: Python<'_>) -> PyResult<String> {
+    let made = guarded(pvback_core::crypto::slot::generate_recovery_key);
+    made.map(|key| key.as_str().to_owned()).map_err(|error| raise(py, &error))
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(blake3, module)?)?;
     module.add_function(wrap_pyfunction!(random_id, module)?)?;
+    module.add_function(wrap_pyfunction!(recovery_key, module)?)?;
     module.add_class::<keyring::Keyring>()?;
     module.add_class::<job::Job>()?;
     module.add_class::<job::Request>()
