@@ -36,7 +36,7 @@ fn ends(puts: usize, file_bytes: usize, file_count: u64) {
             assert_eq!(kind, ErrorKind::Storage);
             worker.join().unwrap();
         }
-        Err(_) => panic!("after {puts} packs the backup hangs"),
+        Err(gone) => panic!("after {puts} packs the backup does not end: {gone}"),
     }
 }
 
