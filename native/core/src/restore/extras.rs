@@ -48,6 +48,13 @@ impl Extras {
         self.remove_until(run, selection, Some(name));
     }
 
+    /// What the snapshot has before its entry `name` is not known: all that is there stays.
+    pub(super) fn spare_until(&mut self, name: &[u8]) {
+        while self.listing.peek().is_some_and(|(found, _)| found < name) {
+            self.listing.advance();
+        }
+    }
+
     /// The snapshot has nothing more in this directory.
     pub(super) fn finish(mut self, run: &Run, selection: &Arc<Selection>) {
         self.remove_until(run, selection, None);

@@ -9,6 +9,7 @@ use super::compare::{compare, sparse};
 use super::dirs::DirRef;
 use super::fetch::fetch;
 use super::file::Found;
+use super::gaps::LostRow;
 use super::journal::Journal;
 use super::plan::{Left, PlanOptions, Planner};
 use super::progress::Counters;
@@ -48,6 +49,8 @@ pub(super) struct Passes<'a> {
     /// Paths not to be compared.
     pub(super) unlike: HashSet<u64>,
     pub(super) denied: Denied,
+    /// Ranges of paths of which nothing is known.
+    pub(super) lost: Vec<LostRow>,
 }
 
 impl Passes<'_> {
@@ -111,6 +114,7 @@ impl Passes<'_> {
         let ended = end_journal(&run, left.journal);
         drop(left.top);
         self.denied = std::mem::take(&mut *lock(&run.denied));
+        self.lost.append(&mut lock(&run.lost));
         self.unlike = std::mem::take(&mut *lock(&run.unlike));
         ended.and_then(|()| run.check())
     }
