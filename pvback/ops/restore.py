@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvback import limits
 from pvback.datapath import Listeners
 from pvback.errors import UsageError
 from pvback.ops.reading import run_reading, tree_options
@@ -150,6 +151,7 @@ def _options_json(options: RestoreOptions, target: Path) -> dict[str, object]:
         "overwrite": options.overwrite,
         "dry_run": options.dry_run,
         "verify": options.verify,
+        "journal_seconds": limits.RESTORE_JOURNAL_SECONDS,
         "journal": options.use_journal and not options.dry_run,
     }
 

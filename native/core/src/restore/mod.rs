@@ -28,6 +28,7 @@ mod journal;
 mod links;
 mod nodes;
 mod options;
+mod orphans;
 mod pass;
 mod plan;
 mod progress;
@@ -202,29 +203,43 @@ fn root_dir(target: &Target) -> Result<Arc<Dir>> {
     Dir::from_root_fd(fd, DIRS_OPEN_MAX)
 }
 
-/// The journal of this restore, if it is to have one, and where an earlier run of it stopped.
+/// What a journal is opened with.
+#[derive(Default)]
+struct Journaled {
+    /// The journal of this restore, if it is to have one.
+    journal: Option<Journal>,
+    /// Where an earlier run of it stopped.
+    mark: Option<windows::Mark>,
+    /// This or another restore into the same directory was killed.
+    is_after_kill: bool,
+}
+
+/// Opens the journal of this restore.
 fn open_journal(
     snapshot: &Snapshot,
     options: &RestoreOptions,
     target: &Target,
-) -> Result<(Option<Journal>, Option<windows::Mark>)> {
+) -> Result<Journaled> {
     let mut inner = key_of_path(&options.subtree)?;
     if !inner.is_empty() {
         inner.push(0);
     }
     inner.extend_from_slice(JOURNAL_NAME);
     if !options.journal || options.dry_run {
-        return Ok((None, None));
+        return Ok(Journaled::default());
     }
     match snapshot.reader.find(&inner) {
         // A snapshot of an unfinished restore has a file of that name, which must come back.
-        Ok(Some(_)) => return Ok((None, None)),
+        Ok(Some(_)) => return Ok(Journaled::default()),
         Err(error) if run::is_fatal(&error) => return Err(error),
         // In a page that is lost it cannot come back.
         Ok(None) | Err(_) => {}
     }
-    let (journal, mark) = Journal::open(target.root().as_fd(), restore_id(options))?;
-    Ok((Some(journal), mark))
+    let interval = std::time::Duration::from_secs(options.journal_seconds);
+    let (journal, found) = Journal::open(target.root().as_fd(), restore_id(options), interval)?;
+    let is_after_kill = found != journal::Found::Nothing;
+    let mark = if let journal::Found::Own(mark) = found { Some(mark) } else { None };
+    Ok(Journaled { journal: Some(journal), mark, is_after_kill })
 }
 
 /// Tells restores apart: another tree, or other choices of what is restored, cannot go on where this one

@@ -16,7 +16,7 @@ use super::progress::Counters;
 use super::run::{Job, Mode, Run, RunParts};
 use super::select::Selection;
 use super::single::Single;
-use super::{RestoreOptions, Snapshot, open_journal, root_dir};
+use super::{Journaled, RestoreOptions, Snapshot, open_journal, root_dir};
 use crate::blobs::{BlobStore, RANGE_BYTES_MAX};
 use crate::broker::lock;
 use crate::crypto::BlobOpener;
@@ -131,11 +131,11 @@ impl Passes<'_> {
 
     fn plan_into(&mut self, run: &Arc<Run>, root: &Root) -> Result<Left, Box<(Error, Left)>> {
         let before = |error| Box::new((error, Left::default()));
-        let (journal, resumed) = match root {
+        let Journaled { journal, mark: resumed, is_after_kill } = match root {
             Root::Directory(Some(target)) if run.mode == Mode::Restore => {
                 open_journal(self.snapshot, self.options, target).map_err(before)?
             }
-            _ => (None, None),
+            _ => Journaled::default(),
         };
         let options = PlanOptions {
             selection: Arc::clone(&self.selection),
@@ -143,6 +143,7 @@ impl Passes<'_> {
             base: self.base.clone(),
             journal,
             resumed,
+            is_after_kill,
             unlike: std::mem::take(&mut self.unlike),
         };
         let mut planner = Planner::new(run, &self.snapshot.reader, options).map_err(before)?;

@@ -13,6 +13,7 @@ use super::extras::Extras;
 use super::gaps::Gap;
 use super::journal::Journal;
 use super::links::LinkGroup;
+use super::orphans::Orphans;
 use super::progress::{Counters, Problem};
 use super::run::{Mode, Run, is_fatal, path_hash};
 use super::select::{Choice, Selection};
@@ -38,6 +39,8 @@ pub(super) struct Planner<'a> {
     journal: Option<Journal>,
     /// What an earlier run has finished.
     pub(super) resumed: Option<Mark>,
+    /// An earlier restore into the same directory was killed.
+    pub(super) is_after_kill: bool,
     /// Paths that a comparison leaves out.
     pub(super) unlike: HashSet<u64>,
     pub(super) stack: Vec<Frame>,
@@ -59,6 +62,8 @@ pub(super) struct Frame {
     /// Its node, until it is made; none if that was lost.
     node: Option<Box<Node>>,
     pub(super) extras: Option<Extras>,
+    /// What an earlier restore has left here, once that was looked for.
+    pub(super) orphans: Option<Orphans>,
 }
 
 /// What a planner leaves to be done when all its work is.
@@ -75,6 +80,7 @@ pub(super) struct PlanOptions {
     pub(super) base: Vec<u8>,
     pub(super) journal: Option<Journal>,
     pub(super) resumed: Option<Mark>,
+    pub(super) is_after_kill: bool,
     pub(super) unlike: HashSet<u64>,
 }
 
@@ -94,6 +100,7 @@ impl<'a> Planner<'a> {
             base: options.base,
             journal: options.journal,
             resumed: options.resumed,
+            is_after_kill: options.is_after_kill,
             unlike: options.unlike,
             stack: Vec::new(),
             gap: None,
@@ -191,7 +198,7 @@ impl<'a> Planner<'a> {
 
     /// Enters a directory whose node was lost. Nobody knows what else it had.
     pub(super) fn push_lost(&mut self, key: Vec<u8>, choice: Choice, dir: Option<DirRef>) {
-        self.stack.push(Frame { key, choice, dir, node: None, extras: None });
+        self.stack.push(Frame { key, choice, dir, node: None, extras: None, orphans: None });
     }
 
     fn push(&mut self, key: Vec<u8>, choice: Choice, dir: Option<DirRef>, node: &Node) {
@@ -206,7 +213,7 @@ impl<'a> Planner<'a> {
             self.run.problem(&Problem::new(&path_of(&key), "unreadable", message));
         }
         let node = dir.is_none().then(|| Box::new(node.clone()));
-        self.stack.push(Frame { key, choice, dir, node, extras });
+        self.stack.push(Frame { key, choice, dir, node, extras, orphans: None });
     }
 
     /// Leaves directories until `is_above` holds for the top one.
@@ -240,6 +247,7 @@ impl<'a> Planner<'a> {
             Choice::Taken if is_dir => self.enter(key, name_of(node), Some(node)),
             Choice::Taken => {
                 let dir = self.made()?;
+                self.clear_orphans(&dir, name);
                 self.plan_node(&dir, node)?;
                 Ok(None)
             }

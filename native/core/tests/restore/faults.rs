@@ -227,7 +227,9 @@ fn a_damaged_page_costs_the_paths_in_it_only() {
         assert_same(&source, &target);
         std::fs::remove_dir_all(&target).unwrap();
     }
-    assert!(roots == 1 && firsts == 1 && ranges > 4, "{roots} {firsts} {ranges}");
+    // A page may reach from one segment into the next.
+    assert!((1..=2).contains(&roots) && (1..=2).contains(&firsts), "{roots} {firsts}");
+    assert!(ranges > 4, "{ranges}");
     assert!(dirs > 2, "no directory was made for what is below it: {dirs}");
 }
 
