@@ -74,6 +74,9 @@ SESSION_START_COUNT_MAX = 20
 SESSION_RETRY_COUNT_MAX = 3
 """How often a backup whose session prune has ended starts over."""
 
+RESTORE_JOURNAL_SECONDS = 30
+"""How often a restore notes how far it is, at most: all that it says must be durable first. Whole seconds."""
+
 JOB_END_SECONDS = 1.0
 """How long a command that failed waits to see whether its job was just ending."""
 

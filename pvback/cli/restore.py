@@ -75,7 +75,7 @@ def restore(
             result = run_restore(access, found, target=target, options=used, progress=progress, cancel=cancel)
     _show(output, result, is_dry=used.dry_run)
     if result.error_count:
-        raise PartlyDone(f"{format_count(result.error_count, 'file')} could not be restored; the rest was")
+        raise PartlyDone(_not_restored(result), hint="`pvback check --read-data` says what is damaged")
     return 0
 
 
@@ -86,9 +86,18 @@ def _show(output: Output, result: RestoreResult, *, is_dry: bool) -> None:
     for denied in result.denied:
         some = ", ".join(denied.examples)
         output.warn(f"{denied.category}: {denied.count} not set ({denied.message}); for example {some}")
+    for lost in result.lost:
+        output.warn(str(lost))
     output.remark(_facts(result.stats))
     verb = "would restore" if is_dry else "restored"
     output.line(f"{verb} snapshot {result.snapshot} to {result.target}")
+
+
+def _not_restored(result: RestoreResult) -> str:
+    count, lost = result.error_count, result.stats.get("ranges_lost", 0)
+    what = [format_count(count - lost, "file")] if count > lost else []
+    what += [f"{format_count(lost, 'range')} of paths"] if lost else []
+    return f"{' and '.join(what)} could not be restored; the rest was"
 
 
 def _facts(stats: Mapping[str, int]) -> str:

@@ -21,7 +21,8 @@ def list_nodes(
 ) -> Iterator[Node]:
     """The node at `path` and, if it is a directory, its entries in byte order; all below it with `recursive`.
 
-    Nodes come as they are read. Raises PvbackError when there is no such path, DamagedError, StorageError.
+    Nodes come as they are read. Raises PvbackError when there is no such path, StorageError, and DamagedError
+    after all that could be read.
     """
     options = {**tree_options(snapshot), "subtree_b64": encode_path(path), "recursive": recursive}
     for kind, data in stream_reading(access, "list", options=options, cancel=cancel):

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pvback import limits
 from pvback.datapath import Listeners
 from pvback.errors import UsageError
 from pvback.ops.reading import run_reading, tree_options
-from pvback.ops.rows import Problem, encode_path, parse_problem
+from pvback.ops.rows import Problem, decode_path, encode_path, parse_problem
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot
 from pvback.runtime import Cancel, NoProgress, Progress
 
-__all__ = ["OVERWRITE", "Denied", "RestoreOptions", "RestoreResult", "restore"]
+__all__ = ["OVERWRITE", "Denied", "LostRange", "RestoreOptions", "RestoreResult", "restore"]
 
 OVERWRITE = ("always", "if-changed", "never")
 _PROBLEM_COUNT_MAX = 1000
@@ -58,6 +59,24 @@ class Denied:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LostRange:
+    """Paths of which nothing is known: a page of the tree that names them could not be read.
+
+    The order is that of `pvback ls -R`: a directory, then what is in it, names by their bytes.
+    """
+
+    after: str | None
+    """The last path before them; None: they begin with the first."""
+    before: str | None
+    """The first path after them; None: they go on to the end."""
+    message: str
+
+    def __str__(self) -> str:
+        bounds = (f"after {self.after}" if self.after else "", f"before {self.before}" if self.before else "")
+        return f"paths lost: everything {' and '.join(filter(None, bounds)) or 'below'}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreResult:
     """What was done."""
 
@@ -67,6 +86,8 @@ class RestoreResult:
     error_count: int
     """Files that are not as they were, each of them a problem."""
     denied: Sequence[Denied]
+    lost: Sequence[LostRange]
+    """What could not even be named, and was not deleted for that either; each range is a problem, too."""
     problems: Sequence[Problem]
     """The first thousand."""
 
@@ -83,8 +104,9 @@ def restore(
     """Make `target` the image of what was backed up, or of a path below it.
 
     Every chunk's id is checked before its bytes count. A missing or damaged chunk costs the files that hold
-    it, not the restore. Raises UsageError, FileError when the target is not usable, Interrupted, DamagedError
-    when the tree itself is not readable, StorageError.
+    it, not the restore; a page of the tree costs the paths that only it names. Raises UsageError, FileError
+    when the target is not usable, Interrupted, DamagedError when the tree's root is not readable,
+    StorageError.
     """
     used, heard = options or RestoreOptions(), progress or NoProgress()
     if used.overwrite not in OVERWRITE:
@@ -115,6 +137,7 @@ def restore(
         stats=result.get("stats", {}),
         error_count=int(result.get("errors", 0)),
         denied=[_denied(one) for one in result.get("denied", ())],
+        lost=[_lost(one) for one in result.get("lost", ())],
         problems=problems,
     )
 
@@ -128,8 +151,18 @@ def _options_json(options: RestoreOptions, target: Path) -> dict[str, object]:
         "overwrite": options.overwrite,
         "dry_run": options.dry_run,
         "verify": options.verify,
+        "journal_seconds": limits.RESTORE_JOURNAL_SECONDS,
         "journal": options.use_journal and not options.dry_run,
     }
+
+
+def _lost(raw: Mapping[str, Any]) -> LostRange:
+    after, before = raw.get("after_b64"), raw.get("before_b64")
+    return LostRange(
+        after=None if after is None else decode_path(after),
+        before=None if before is None else decode_path(before),
+        message=str(raw.get("message", "")),
+    )
 
 
 def _denied(raw: Mapping[str, Any]) -> Denied:

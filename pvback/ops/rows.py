@@ -65,7 +65,7 @@ class Problem:
     offset: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}" if self.path is not None else self.what
+        return f"{self.path}: {self.what}" if self.path else self.what
 
 
 def encode_path(path: str) -> str:
@@ -91,8 +91,9 @@ def parse_problem(data: bytes | memoryview) -> Problem:
     raw = json.loads(bytes(data))
     path, shown = raw.get("path_b64"), raw.get("path")
     offset = raw.get("offset")
+    # A restore has a word for programs in `what`, and says to people what happened in `message`.
     return Problem(
-        what=str(raw.get("what") or raw.get("message") or "unknown"),
+        what=str(raw.get("message") or raw.get("what") or "unknown"),
         path=shown if path is None else decode_path(path),
         offset=None if offset is None else int(offset),
     )

@@ -28,7 +28,7 @@ use super::progress::{Counters, Stats};
 use super::readers::Readers;
 use super::slab::SlabPool;
 use super::slot::Signal;
-use super::stream::{Sequencer, StreamMap};
+use super::stream::{NODES_QUEUED_MAX, Sequencer, StreamMap};
 use crate::budget::Budget;
 use crate::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed};
 use crate::crypto::config::ChunkerParams;
@@ -245,7 +245,7 @@ impl Backup {
         }
         let map = StreamMap::new(signal);
         let (tasks, task_queue) = bounded::<ChunkTask>(64);
-        let (nodes, node_queue) = bounded::<Pending>(32_768);
+        let (nodes, node_queue) = bounded::<Pending>(NODES_QUEUED_MAX);
         let (large, large_queue) = bounded::<Large>(64);
         // Closes when the last worker has ended.
         let (working, workers) = bounded::<()>(0);

@@ -27,6 +27,11 @@ const CHUNKS_KEPT: usize = 1 << 17;
 /// latest at the second number: files of a few bytes would otherwise wait in memory for a chunk's worth.
 const FILES_UNCUT_MIN: usize = 4096;
 const FILES_UNCUT_MAX: usize = 16_384;
+/// Nodes on their way to the tree.
+pub(super) const NODES_QUEUED_MAX: usize = 32_768;
+/// What is in the buffer is cut when so many nodes came after it, new content or none: fewer than their queue
+/// takes.
+const NODES_UNCUT_MAX: usize = NODES_QUEUED_MAX / 2;
 
 /// Where the chunks of the stream lie, and their names as they become known.
 pub(super) struct StreamMap {
@@ -110,25 +115,35 @@ struct Stream {
     /// Position of the buffer's first byte.
     base: u64,
     files_uncut: usize,
+    /// Nodes that were passed on since there is something in the buffer.
+    nodes_uncut: usize,
     digests: HashMap<[u8; 16], Part>,
 }
 
 impl Sequencer<'_> {
     /// Takes items until there are no more.
     pub(super) fn run(self, items: &Receiver<Item>) -> Result<()> {
-        let mut stream =
-            Stream { buffer: Vec::new(), base: 0, files_uncut: 0, digests: HashMap::new() };
+        let mut stream = Stream {
+            buffer: Vec::new(),
+            base: 0,
+            files_uncut: 0,
+            nodes_uncut: 0,
+            digests: HashMap::new(),
+        };
         for item in items {
             match item {
-                Item::Large(slot, partial) => self.send(Pending::Large(slot, partial))?,
+                Item::Large(slot, partial) => {
+                    self.send(&mut stream, Pending::Large(slot, partial))?;
+                }
                 Item::Group(slot) => {
                     let done = lock(slot.wait()?).take();
                     let group = done.ok_or_else(|| Error::internal("a group came twice"))?;
                     for entry in group.entries {
                         match entry {
-                            TaskDone::Same(node) => self.send(Pending::Same(node))?,
+                            TaskDone::Same(node) => self.send(&mut stream, Pending::Same(node))?,
                             TaskDone::Link { entry, group, is_last } => {
-                                self.send(Pending::Link { entry, group, is_last })?;
+                                let link = Pending::Link { entry, group, is_last };
+                                self.send(&mut stream, link)?;
                             }
                             TaskDone::Lost(error) => self.problems.report(&error)?,
                             TaskDone::Read(done) => self.read(&mut stream, done, &group.bytes)?,
@@ -140,7 +155,14 @@ impl Sequencer<'_> {
         self.cut(&mut stream, true)
     }
 
-    fn send(&self, pending: Pending) -> Result<()> {
+    /// Passes a node on. Whoever takes it may be waiting for a chunk of what is still in the buffer, which must
+    /// not wait for room in the queue in turn.
+    fn send(&self, stream: &mut Stream, pending: Pending) -> Result<()> {
+        stream.nodes_uncut = if stream.buffer.is_empty() { 0 } else { stream.nodes_uncut + 1 };
+        if stream.nodes_uncut >= NODES_UNCUT_MAX {
+            self.cut(stream, true)?;
+            stream.nodes_uncut = 0;
+        }
         self.nodes.send(pending).map_err(|_| stopped())
     }
 
@@ -154,7 +176,7 @@ impl Sequencer<'_> {
         } else {
             Some(self.append(stream, done.node.digest, content)?)
         };
-        self.send(Pending::Node(done.node, part, done.change))
+        self.send(stream, Pending::Node(done.node, part, done.change))
     }
 
     fn append(

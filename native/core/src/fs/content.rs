@@ -10,8 +10,11 @@ use crate::error::{Error, Result};
 /// Written at once where zeros must really be written.
 static ZEROS: [u8; 64 * 1024] = [0; 64 * 1024];
 
+/// No device has larger sectors, in bytes, but such as take zeros written everywhere.
+const SECTOR_BYTES_MAX: u64 = 4096;
+
 /// Makes `len` bytes from `offset` a hole, without changing the file's size. Where the file system
-/// has no holes, writes zeros.
+/// has no holes, or a device not in such places, writes zeros.
 pub fn punch_hole(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     if len == 0 {
         return Ok(());
@@ -20,8 +23,23 @@ pub fn punch_hole(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
     match retry_on_intr(|| fallocate(fd, flags, offset, len)) {
         Ok(()) => Ok(()),
         Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(fd, offset, len),
+        // A device takes whole sectors only.
+        Err(Errno::INVAL) => punch_whole_sectors(fd, offset, len),
         Err(errno) => Err(Error::os("cannot punch a hole", errno).offset(offset)),
     }
+}
+
+/// Punches the whole sectors of a range, and writes zeros over what is left of it at both ends.
+fn punch_whole_sectors(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
+    let end = offset.saturating_add(len);
+    let first = offset.checked_next_multiple_of(SECTOR_BYTES_MAX).unwrap_or(end).min(end);
+    let last = (end - end % SECTOR_BYTES_MAX).max(first);
+    let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    if first == last || retry_on_intr(|| fallocate(fd, flags, first, last - first)).is_err() {
+        return write_zeros(fd, offset, len);
+    }
+    write_zeros(fd, offset, first - offset)?;
+    write_zeros(fd, last, end - last)
 }
 
 /// Makes `len` bytes from `offset` allocated zeros, whatever was there, growing the file if needed.

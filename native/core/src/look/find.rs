@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::passing::Passing;
 use super::{LookOptions, NodeRow, Rows, TreeOptions, kind_name, path_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::globs::Globs;
@@ -39,7 +40,8 @@ pub struct FindResult {
 }
 
 /// Gives a row for each node whose path matches, in the order of paths. Reads the whole tree, a few
-/// pages at a time. `Usage` for a pattern or kind that makes no sense.
+/// pages at a time. `Usage` for a pattern or kind that makes no sense. Where a page cannot be read the rest is
+/// searched, and the error comes last.
 pub fn find(scope: &Scope, options: &FindOptions) -> Result<FindResult> {
     let globs = Globs::new(&options.patterns)?;
     if let Some(kind) = options.kinds.iter().find(|kind| !is_kind(kind)) {
@@ -49,8 +51,8 @@ pub fn find(scope: &Scope, options: &FindOptions) -> Result<FindResult> {
     let reader = options.tree.reader(scope, &index)?;
     let mut rows = Rows::new(scope);
     let mut result = FindResult::default();
-    for node in reader.nodes() {
-        let node = node?;
+    let mut reading = Passing::new(reader.nodes());
+    while let Some(node) = reading.next_node()? {
         result.nodes += 1;
         let kind = kind_name(node.kind());
         if (options.kinds.is_empty() || options.kinds.iter().any(|wanted| wanted == kind))
@@ -62,6 +64,7 @@ pub fn find(scope: &Scope, options: &FindOptions) -> Result<FindResult> {
         }
     }
     rows.finish()?;
+    reading.finish()?;
     Ok(result)
 }
 

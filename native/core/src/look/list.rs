@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::passing::Passing;
 use super::{LookOptions, NodeRow, Rows, TreeOptions, key_of_path, path_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::display_path;
@@ -40,18 +41,20 @@ pub struct ListResult {
 /// that is not a directory. Rows come in the order of paths, a directory before what is in it.
 ///
 /// Children are found by passing over what is below each of them, so the cost follows the number of
-/// children, not the size of what they hold. `NotFound` when there is no such path.
+/// children, not the size of what they hold. `NotFound` when there is no such path. Where a page of the tree
+/// cannot be read the rest is listed, and the error comes last.
 pub fn list(scope: &Scope, options: &ListOptions) -> Result<ListResult> {
     let key = key_of_path(&options.subtree_b64)?;
     let index = options.look.load_index(scope)?;
     let reader = options.tree.reader(scope, &index)?;
     let mut rows = Rows::new(scope);
     let mut nodes = 0;
-    list_keys(&reader, &key, options.recursive, |node| {
+    let listed = list_keys(&reader, &key, options.recursive, |node| {
         nodes += 1;
         rows.push(&NodeRow::new(node, options.long))
-    })?;
+    });
     rows.finish()?;
+    listed?;
     Ok(ListResult { nodes })
 }
 
@@ -61,27 +64,34 @@ fn list_keys<S: PageSource>(
     recursive: bool,
     mut row: impl FnMut(&crate::tree::Node) -> Result<()>,
 ) -> Result<()> {
-    let mut nodes = reader.subtree(key);
-    let first = nodes.next().transpose()?.filter(|node| node.key == key);
-    let Some(first) = first else {
-        let path = display_path(&path_of(key));
-        return Err(Error::new(ErrorKind::NotFound, "no such path in the snapshot").at(path));
-    };
-    if recursive || first.kind() != Kind::Directory {
-        row(&first)?;
+    let mut reading = Passing::new(reader.subtree(key));
+    let mut next = reading.next_node()?;
+    match &next {
+        Some(first) if first.key == key => {
+            if recursive || first.kind() != Kind::Directory {
+                row(first)?;
+            }
+            next = reading.next_node()?;
+        }
+        // What is below it is there, or perhaps was lost with it.
+        _ if reading.has_lost() => {}
+        _ => {
+            let path = display_path(&path_of(key));
+            return Err(Error::new(ErrorKind::NotFound, "no such path in the snapshot").at(path));
+        }
     }
-    if recursive {
-        return nodes.try_for_each(|node| row(&node?));
-    }
-    while let Some(node) = nodes.next().transpose()? {
-        if split_key(&node.key).is_some_and(|(parent, _)| parent == key) {
+    while let Some(node) = next {
+        if recursive || split_key(&node.key).is_some_and(|(parent, _)| parent == key) {
             row(&node)?;
         }
-        if let (Kind::Directory, Some(end)) = (node.kind(), subtree_end(&node.key)) {
-            nodes.seek(&end);
+        if let (false, Kind::Directory, Some(end)) =
+            (recursive, node.kind(), subtree_end(&node.key))
+        {
+            reading.nodes.seek(&end);
         }
+        next = reading.next_node()?;
     }
-    Ok(())
+    reading.finish()
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub mod diff;
 pub mod find;
 pub mod limits;
 pub mod list;
+mod passing;
 pub mod stats;
 
 /// A batch of rows has at most this many bytes, unless a single row is longer.

@@ -4,6 +4,8 @@
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
+use hashbrown::HashSet;
+
 use super::dirs::DirRef;
 use super::journal::Journal;
 use super::progress::Counters;
@@ -23,6 +25,8 @@ pub(super) struct Extras {
     dir: DirRef,
     choice: Choice,
     is_root: bool,
+    /// Names that are left alone.
+    spared: HashSet<Vec<u8>>,
 }
 
 impl Extras {
@@ -35,7 +39,9 @@ impl Extras {
             outcome.map(|()| listing)
         };
         match read() {
-            Ok(listing) => Some(Self { listing, dir: dir.clone(), choice, is_root }),
+            Ok(listing) => {
+                Some(Self { listing, dir: dir.clone(), choice, is_root, spared: HashSet::new() })
+            }
             Err(error) => {
                 run.trouble(&dir.path_of(b""), error);
                 None
@@ -46,6 +52,18 @@ impl Extras {
     /// The snapshot's next entry is `name`: what stands before it is not in the snapshot.
     pub(super) fn pass(&mut self, run: &Run, selection: &Arc<Selection>, name: &[u8]) {
         self.remove_until(run, selection, Some(name));
+    }
+
+    /// What the snapshot has before its entry `name` is not known: all that is there stays.
+    pub(super) fn spare_until(&mut self, name: &[u8]) {
+        while self.listing.peek().is_some_and(|(found, _)| found < name) {
+            self.listing.advance();
+        }
+    }
+
+    /// Somebody else sees to this name.
+    pub(super) fn spare(&mut self, name: &[u8]) {
+        self.spared.insert(name.to_vec());
     }
 
     /// The snapshot has nothing more in this directory.
@@ -59,7 +77,8 @@ impl Extras {
                 return;
             }
             let is_spared = self.is_root && (Journal::is_name(name) || name == LOST_FOUND)
-                || next == Some(name);
+                || next == Some(name)
+                || self.spared.contains(name);
             if !is_spared && run.check().is_ok() {
                 let path = self.dir.path_of(name);
                 let removed = remove(run, selection, self.choice, &self.dir, name, &path);

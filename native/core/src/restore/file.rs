@@ -10,10 +10,12 @@ use rustix::io::Errno;
 use super::compare::is_zero;
 use super::dirs::DirRef;
 use super::links::LinkGroup;
+use super::orphans::{copy_name, part_name};
 use super::progress::Counters;
-use super::run::{Mode, Run, is_fatal, path_hash};
+use super::run::{Mode, Run, is_fatal};
 use super::unshare::unshare;
 use crate::broker::lock;
+use crate::crypto::IdKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::content::{punch_hole, reserve, truncate, write_all, zero_range};
 use crate::fs::flags::set_early_flags;
@@ -116,9 +118,8 @@ impl FileTask {
     }
 
     /// Has the file made under another name first.
-    pub(super) fn make_early_name(&mut self) {
-        let name = format!(".pvback-part-{:016x}", path_hash(&self.path()));
-        self.early_name = Some(name.into_bytes().into());
+    pub(super) fn make_early_name(&mut self, ids: &IdKey) {
+        self.early_name = Some(part_name(ids, &self.path()).into());
     }
 
     /// The name under which it is written.
@@ -270,7 +271,9 @@ impl FileTask {
         if !state.is_shared {
             return Ok(fd);
         }
-        let own = Arc::new(unshare(self.dir.fd()?.as_fd(), &self.name, fd.as_fd())?);
+        let copy_name = copy_name(&run.ids, &self.path());
+        let own = unshare(self.dir.fd()?.as_fd(), &self.name, fd.as_fd(), &copy_name)?;
+        let own = Arc::new(own);
         let stat = stat_fd(own.as_fd())?;
         (state.is_shared, state.inode) = (false, (stat.dev, stat.ino));
         state.handle = Handle::Open(Arc::clone(&own));

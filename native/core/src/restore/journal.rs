@@ -26,8 +26,17 @@ const HEAD_BYTES: usize = 8 + 32 + 8;
 const CHECK_BYTES: usize = 32;
 /// Larger ones are not ours: a key has 1 MiB at most.
 const BYTES_MAX: u64 = 2 << 20;
-/// The journal is written at most this often: what it tells must be durable, and that costs.
-const INTERVAL: Duration = Duration::from_secs(30);
+
+/// What an earlier restore has left.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing: there was none, or it came to its end.
+    Nothing,
+    /// The journal of another restore.
+    Foreign,
+    /// The mark of an earlier run of the same restore.
+    Own(Mark),
+}
 
 /// The journal of one restore.
 #[derive(Debug)]
@@ -36,19 +45,36 @@ pub(super) struct Journal {
     /// Which restore this is: a hash over the snapshot's root and all options that matter.
     restore: [u8; 32],
     written: Option<Mark>,
+    /// It is written at most this often: what it tells must be durable, and that costs.
+    interval: Duration,
     last: Instant,
 }
 
 impl Journal {
-    /// The journal of `restore` in the directory `root`, and the mark that an earlier run of the same
-    /// restore has left.
-    pub(super) fn open(root: BorrowedFd<'_>, restore: [u8; 32]) -> Result<(Self, Option<Mark>)> {
+    /// The journal of `restore` in the directory `root`, and what an earlier restore has left of its own.
+    /// From now on there is one, so that the next restore knows of this one if it is killed.
+    pub(super) fn open(
+        root: BorrowedFd<'_>,
+        restore: [u8; 32],
+        interval: Duration,
+    ) -> Result<(Self, Found)> {
         let owned = root.try_clone_to_owned().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
             Error::os("cannot open the target", errno)
         })?;
-        let found = read(root).and_then(|bytes| parse(&bytes, &restore));
-        let journal = Self { root: owned, restore, written: found.clone(), last: Instant::now() };
+        let bytes = read(root);
+        let found = match bytes.as_deref().map(|bytes| (parse(bytes, &restore), is_journal(bytes)))
+        {
+            Some((Some(mark), _)) => Found::Own(mark),
+            Some((None, true)) => Found::Foreign,
+            _ => Found::Nothing,
+        };
+        let written = if let Found::Own(mark) = &found { Some(mark.clone()) } else { None };
+        let journal = Self { root: owned, restore, written, interval, last: Instant::now() };
+        if journal.written.is_none() {
+            // It says nothing yet, and where it cannot be written the restore may still be possible.
+            let _ = journal.put(&Mark::default());
+        }
         Ok((journal, found))
     }
 
@@ -59,7 +85,7 @@ impl Journal {
 
     /// Writes `mark` if the last time is long enough ago.
     pub(super) fn offer(&mut self, mark: impl FnOnce() -> Option<Mark>) -> Result<()> {
-        if self.last.elapsed() < INTERVAL {
+        if self.last.elapsed() < self.interval {
             return Ok(());
         }
         mark().map_or(Ok(()), |mark| self.write(mark))
@@ -71,16 +97,19 @@ impl Journal {
         if self.written.as_ref() == Some(&mark) {
             return Ok(());
         }
-        let fail = |errno| Error::os("cannot write the journal of the restore", errno);
-        syncfs(&self.root).map_err(fail)?;
+        syncfs(&self.root).map_err(cannot_write)?;
+        self.put(&mark)?;
+        self.written = Some(mark);
+        Ok(())
+    }
+
+    fn put(&self, mark: &Mark) -> Result<()> {
         let root = self.root.as_fd();
         remove_tree(root, JOURNAL_NEW_NAME)?;
         let file = create_file(root, JOURNAL_NEW_NAME)?;
-        write_all(file.as_fd(), &encode(&mark, &self.restore), 0)?;
-        fsync(&file).map_err(fail)?;
-        renameat(root, JOURNAL_NEW_NAME, root, JOURNAL_NAME).map_err(fail)?;
-        self.written = Some(mark);
-        Ok(())
+        write_all(file.as_fd(), &encode(mark, &self.restore), 0)?;
+        fsync(&file).map_err(cannot_write)?;
+        renameat(root, JOURNAL_NEW_NAME, root, JOURNAL_NAME).map_err(cannot_write)
     }
 
     /// Removes the journal: the restore is over.
@@ -93,6 +122,10 @@ impl Journal {
         }
         Ok(())
     }
+}
+
+fn cannot_write(errno: Errno) -> Error {
+    Error::os("cannot write the journal of the restore", errno)
 }
 
 fn read(root: BorrowedFd<'_>) -> Option<Vec<u8>> {
@@ -119,16 +152,21 @@ fn encode(mark: &Mark, restore: &[u8; 32]) -> Vec<u8> {
     bytes
 }
 
-fn parse(bytes: &[u8], restore: &[u8; 32]) -> Option<Mark> {
+/// What follows the magic of a journal that is whole.
+fn open_body(bytes: &[u8]) -> Option<&[u8]> {
     let (body, check) = bytes.split_last_chunk::<CHECK_BYTES>()?;
-    if blake3::hash(body) != *check {
-        return None;
-    }
-    let (magic, rest) = body.split_first_chunk::<8>()?;
-    let (whose, rest) = rest.split_first_chunk::<32>()?;
+    let rest = body.strip_prefix(MAGIC)?;
+    (blake3::hash(body) == *check).then_some(rest)
+}
+
+fn is_journal(bytes: &[u8]) -> bool {
+    open_body(bytes).is_some()
+}
+
+fn parse(bytes: &[u8], restore: &[u8; 32]) -> Option<Mark> {
+    let (whose, rest) = open_body(bytes)?.split_first_chunk::<32>()?;
     let (offset, key) = rest.split_first_chunk::<8>()?;
-    (magic == MAGIC && whose == restore)
-        .then(|| Mark { key: key.to_vec(), offset: u64::from_le_bytes(*offset) })
+    (whose == restore).then(|| Mark { key: key.to_vec(), offset: u64::from_le_bytes(*offset) })
 }
 
 /// For the fuzz target, which does not know marks: the journal that says what `bytes` say, if they are one
@@ -148,15 +186,17 @@ mod tests {
     fn a_mark_comes_back_and_nothing_else_does() {
         let home = tempfile::tempdir().unwrap();
         let target = Target::open(home.path()).unwrap();
-        let open = |which: u8| Journal::open(target.root(), [which; 32]).unwrap();
+        let open = |which: u8| Journal::open(target.root(), [which; 32], Duration::ZERO).unwrap();
         let (mut journal, found) = open(1);
-        assert_eq!(found, None);
+        assert_eq!(found, Found::Nothing);
+        assert_eq!(open(1).1, Found::Own(Mark::default()));
         let mark = Mark { key: b"dir\0\xff".to_vec(), offset: 1 << 40 };
         journal.write(mark.clone()).unwrap();
-        assert_eq!(open(1).1, Some(mark));
-        assert_eq!(open(2).1, None);
+        assert_eq!(open(1).1, Found::Own(mark));
         let path = home.path().join(".pvback-restore");
         let bytes = std::fs::read(&path).unwrap();
+        assert_eq!(open(2).1, Found::Foreign);
+        assert_eq!(open(1).1, Found::Foreign, "what the other one did, this one does not know");
         for at in 0..bytes.len() {
             let mut bad = bytes.clone();
             bad[at] ^= 1;
@@ -166,7 +206,7 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         let (mut journal, found) = open(1);
-        assert_eq!(found, None);
+        assert_eq!(found, Found::Nothing);
         journal.write(Mark::default()).unwrap();
         assert!(std::fs::symlink_metadata(&path).unwrap().is_file());
         journal.remove().unwrap();

@@ -23,10 +23,12 @@ mod extras;
 mod fetch;
 mod file;
 mod finish;
+mod gaps;
 mod journal;
 mod links;
 mod nodes;
 mod options;
+mod orphans;
 mod pass;
 mod plan;
 mod progress;
@@ -45,6 +47,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use dump::{DumpResult, dump};
+pub use gaps::LostRow;
 pub use journal::JOURNAL_NAME;
 #[cfg(fuzzing)]
 pub use journal::write_again as write_journal_again;
@@ -62,7 +65,7 @@ use crate::fs::{Dir, Target, display_path};
 use crate::index::Index;
 use crate::pages::PageStore;
 use crate::scope::Scope;
-use crate::tree::{Kind, Node, TreeReader};
+use crate::tree::{Body, Kind, Node, TreeReader};
 
 /// How the caller follows a restore or dump. It is stopped by cancelling the broker.
 #[derive(Debug, Default)]
@@ -103,6 +106,22 @@ impl Snapshot {
         };
         self.reader.find(&key_of_path(path)?)?.ok_or_else(missing)
     }
+
+    /// Something in the place of the directory with this key if its node cannot be read but something below
+    /// it can.
+    fn lost_directory(&self, key: &[u8]) -> Option<Node> {
+        let mut nodes = self.reader.subtree(key);
+        let mut is_lost = false;
+        loop {
+            match nodes.next()? {
+                Ok(node) if is_lost && node.key != key => {
+                    return Some(Node::new(key.to_vec(), Body::Directory));
+                }
+                Err(_) if nodes.pass_lost() => is_lost = true,
+                _ => return None,
+            }
+        }
+    }
 }
 
 /// Restores a snapshot, or a part of it, on threads of its own; returns when all is done. The broker must
@@ -119,8 +138,11 @@ pub fn restore(
     let selection = Arc::new(Selection::new(&options.includes, &options.excludes)?);
     let snapshot = Snapshot::open(scope, &options.read)?;
     tell_damaged(&snapshot, control)?;
-    let node = snapshot.find(&options.subtree)?;
     let base = key_of_path(&options.subtree)?;
+    let node = match snapshot.find(&options.subtree) {
+        Err(error) => snapshot.lost_directory(&base).ok_or(error)?,
+        Ok(node) => node,
+    };
     if base.is_empty() {
         let counters = &control.counters;
         Counters::add(&counters.nodes_total, options.read.root.nodes);
@@ -140,13 +162,14 @@ pub fn restore(
         counters: &control.counters,
         unlike: hashbrown::HashSet::new(),
         denied: crate::fs::Denied::default(),
+        lost: Vec::new(),
     };
     let mode = if options.dry_run { Mode::DryRun } else { Mode::Restore };
     passes.run(mode, &root)?;
     if options.verify && !options.dry_run {
         passes.run(Mode::Verify, &root)?;
     }
-    Ok(RestoreResult::new(&control.counters, &passes.denied))
+    Ok(RestoreResult::new(&control.counters, &passes.denied, passes.lost))
 }
 
 /// Tells of parts of the index that are damaged: what only they list cannot be restored.
@@ -193,23 +216,43 @@ fn root_dir(target: &Target) -> Result<Arc<Dir>> {
     Dir::from_root_fd(fd, DIRS_OPEN_MAX)
 }
 
-/// The journal of this restore, if it is to have one, and where an earlier run of it stopped.
+/// What a journal is opened with.
+#[derive(Default)]
+struct Journaled {
+    /// The journal of this restore, if it is to have one.
+    journal: Option<Journal>,
+    /// Where an earlier run of it stopped.
+    mark: Option<windows::Mark>,
+    /// This or another restore into the same directory was killed.
+    is_after_kill: bool,
+}
+
+/// Opens the journal of this restore.
 fn open_journal(
     snapshot: &Snapshot,
     options: &RestoreOptions,
     target: &Target,
-) -> Result<(Option<Journal>, Option<windows::Mark>)> {
+) -> Result<Journaled> {
     let mut inner = key_of_path(&options.subtree)?;
     if !inner.is_empty() {
         inner.push(0);
     }
     inner.extend_from_slice(JOURNAL_NAME);
-    // A snapshot of an unfinished restore has a file of that name, which must come back.
-    if !options.journal || options.dry_run || snapshot.reader.find(&inner)?.is_some() {
-        return Ok((None, None));
+    if !options.journal || options.dry_run {
+        return Ok(Journaled::default());
     }
-    let (journal, mark) = Journal::open(target.root().as_fd(), restore_id(options))?;
-    Ok((Some(journal), mark))
+    match snapshot.reader.find(&inner) {
+        // A snapshot of an unfinished restore has a file of that name, which must come back.
+        Ok(Some(_)) => return Ok(Journaled::default()),
+        Err(error) if run::is_fatal(&error) => return Err(error),
+        // In a page that is lost it cannot come back.
+        Ok(None) | Err(_) => {}
+    }
+    let interval = std::time::Duration::from_secs(options.journal_seconds);
+    let (journal, found) = Journal::open(target.root().as_fd(), restore_id(options), interval)?;
+    let is_after_kill = found != journal::Found::Nothing;
+    let mark = if let journal::Found::Own(mark) = found { Some(mark) } else { None };
+    Ok(Journaled { journal: Some(journal), mark, is_after_kill })
 }
 
 /// Tells restores apart: another tree, or other choices of what is restored, cannot go on where this one

@@ -134,7 +134,7 @@ impl Planner<'_> {
         let mut file = FileTask::new(dir.clone(), node.name(), wanted, found);
         (file.digest, file.group, file.is_kept) = (node.digest, group, is_kept);
         if self.run.overwrite == Overwrite::Never && self.run.mode == Mode::Restore {
-            file.make_early_name();
+            file.make_early_name(&self.run.ids);
         }
         Arc::new(file)
     }

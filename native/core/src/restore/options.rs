@@ -14,6 +14,8 @@ use crate::tree::Root;
 const MEMORY_BYTES: u64 = 192 << 20;
 /// Less than this is taken as this: one chunk of the largest size must fit several times.
 const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// Between two writes of the journal, in seconds, when the options do not say.
+const JOURNAL_SECONDS: u64 = 30;
 /// Ranged reads in flight when the options name none.
 const GETS: usize = 32;
 const GETS_MAX: usize = 256;
@@ -89,6 +91,9 @@ pub struct RestoreOptions {
     /// Keep a journal in the target, so that a second run of the same restore continues this one.
     #[serde(default)]
     pub journal: bool,
+    /// At most so often, in seconds, since all that it tells has to be durable first.
+    #[serde(default = "journal_seconds")]
+    pub journal_seconds: u64,
 }
 
 /// Options of the verb `dump`.
@@ -144,6 +149,10 @@ fn memory_bytes() -> u64 {
 
 fn gets() -> usize {
     GETS
+}
+
+fn journal_seconds() -> u64 {
+    JOURNAL_SECONDS
 }
 
 fn bytes<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {

@@ -9,13 +9,14 @@ use super::compare::{compare, sparse};
 use super::dirs::DirRef;
 use super::fetch::fetch;
 use super::file::Found;
+use super::gaps::LostRow;
 use super::journal::Journal;
 use super::plan::{Left, PlanOptions, Planner};
 use super::progress::Counters;
 use super::run::{Job, Mode, Run, RunParts};
 use super::select::Selection;
 use super::single::Single;
-use super::{RestoreOptions, Snapshot, open_journal, root_dir};
+use super::{Journaled, RestoreOptions, Snapshot, open_journal, root_dir};
 use crate::blobs::{BlobStore, RANGE_BYTES_MAX};
 use crate::broker::lock;
 use crate::crypto::BlobOpener;
@@ -48,6 +49,8 @@ pub(super) struct Passes<'a> {
     /// Paths not to be compared.
     pub(super) unlike: HashSet<u64>,
     pub(super) denied: Denied,
+    /// Ranges of paths of which nothing is known.
+    pub(super) lost: Vec<LostRow>,
 }
 
 impl Passes<'_> {
@@ -111,6 +114,7 @@ impl Passes<'_> {
         let ended = end_journal(&run, left.journal);
         drop(left.top);
         self.denied = std::mem::take(&mut *lock(&run.denied));
+        self.lost.append(&mut lock(&run.lost));
         self.unlike = std::mem::take(&mut *lock(&run.unlike));
         ended.and_then(|()| run.check())
     }
@@ -127,11 +131,11 @@ impl Passes<'_> {
 
     fn plan_into(&mut self, run: &Arc<Run>, root: &Root) -> Result<Left, Box<(Error, Left)>> {
         let before = |error| Box::new((error, Left::default()));
-        let (journal, resumed) = match root {
+        let Journaled { journal, mark: resumed, is_after_kill } = match root {
             Root::Directory(Some(target)) if run.mode == Mode::Restore => {
                 open_journal(self.snapshot, self.options, target).map_err(before)?
             }
-            _ => (None, None),
+            _ => Journaled::default(),
         };
         let options = PlanOptions {
             selection: Arc::clone(&self.selection),
@@ -139,6 +143,7 @@ impl Passes<'_> {
             base: self.base.clone(),
             journal,
             resumed,
+            is_after_kill,
             unlike: std::mem::take(&mut self.unlike),
         };
         let mut planner = Planner::new(run, &self.snapshot.reader, options).map_err(before)?;

@@ -10,8 +10,10 @@ use rustix::io::Errno;
 use super::dirs::DirRef;
 use super::entry::attributes_of;
 use super::extras::Extras;
+use super::gaps::Gap;
 use super::journal::Journal;
 use super::links::LinkGroup;
+use super::orphans::Orphans;
 use super::progress::{Counters, Problem};
 use super::run::{Mode, Run, is_fatal, path_hash};
 use super::select::{Choice, Selection};
@@ -23,23 +25,27 @@ use crate::fs::remove::remove_tree;
 use crate::fs::target::make_dir;
 use crate::fs::{Dir, Stat, stat_at};
 use crate::pages::PageStore;
-use crate::tree::key::subtree_end;
+use crate::tree::key::{split_key, subtree_end};
 use crate::tree::{Kind, Node, TreeReader};
 
 /// What a pass over the tree needs besides what all threads share.
 pub(super) struct Planner<'a> {
     pub(super) run: &'a Arc<Run>,
     pub(super) reader: &'a TreeReader<Arc<PageStore>>,
-    selection: Arc<Selection>,
+    pub(super) selection: Arc<Selection>,
     is_delete: bool,
     /// Key of the root of the restored subtree.
-    base: Vec<u8>,
+    pub(super) base: Vec<u8>,
     journal: Option<Journal>,
     /// What an earlier run has finished.
     pub(super) resumed: Option<Mark>,
+    /// An earlier restore into the same directory was killed.
+    pub(super) is_after_kill: bool,
     /// Paths that a comparison leaves out.
     pub(super) unlike: HashSet<u64>,
-    stack: Vec<Frame>,
+    pub(super) stack: Vec<Frame>,
+    /// Nodes before the next one that could not be read.
+    pub(super) gap: Option<Gap>,
     pub(super) groups: HashMap<u64, Arc<LinkGroup>>,
     pub(super) window: Window,
     /// The top directory, held so that it is completed last.
@@ -47,15 +53,17 @@ pub(super) struct Planner<'a> {
 }
 
 /// A directory on the way to the current node.
-struct Frame {
+pub(super) struct Frame {
     /// Key below the base; empty for the base itself.
-    key: Vec<u8>,
-    choice: Choice,
+    pub(super) key: Vec<u8>,
+    pub(super) choice: Choice,
     /// `None` if it is only passed through, and nothing below it was wanted yet.
     dir: Option<DirRef>,
-    /// Its node, until it is made.
+    /// Its node, until it is made; none if that was lost.
     node: Option<Box<Node>>,
-    extras: Option<Extras>,
+    pub(super) extras: Option<Extras>,
+    /// What an earlier restore has left here, once that was looked for.
+    pub(super) orphans: Option<Orphans>,
 }
 
 /// What a planner leaves to be done when all its work is.
@@ -72,6 +80,7 @@ pub(super) struct PlanOptions {
     pub(super) base: Vec<u8>,
     pub(super) journal: Option<Journal>,
     pub(super) resumed: Option<Mark>,
+    pub(super) is_after_kill: bool,
     pub(super) unlike: HashSet<u64>,
 }
 
@@ -91,8 +100,10 @@ impl<'a> Planner<'a> {
             base: options.base,
             journal: options.journal,
             resumed: options.resumed,
+            is_after_kill: options.is_after_kill,
             unlike: options.unlike,
             stack: Vec::new(),
+            gap: None,
             groups: HashMap::new(),
             window,
             top: None,
@@ -110,25 +121,40 @@ impl<'a> Planner<'a> {
             self.run.check()?;
             let node = match node {
                 Ok(node) => node,
-                // Without its first page there is nothing to restore.
+                Err(error) if nodes.pass_lost() => {
+                    self.gap.get_or_insert_with(|| Gap { after: last.clone(), why: error });
+                    continue;
+                }
+                // Without the tree's first page there is nothing to restore.
                 Err(error) if is_fatal(&error) || root.is_some() => return Err(error),
                 Err(error) => {
-                    self.tree_broke_off(&last, &error);
+                    self.gap.get_or_insert_with(|| Gap { after: last.clone(), why: error });
                     break;
                 }
             };
             Counters::add(&self.run.counters.nodes, 1);
             last.clone_from(&node.key);
-            if let Some(root) = root.take() {
-                self.push_root(root, &node)?;
-            } else if let Some(past) = self.plan_below(&node)? {
+            match root.take() {
+                Some(root) if node.key == self.base => {
+                    self.push_root(root, &node)?;
+                    continue;
+                }
+                // What is below it is there, so that it was a directory.
+                Some(root) if self.gap.is_some() => self.push_lost_root(root),
+                Some(_) => return Err(no_directory()),
+                None => {}
+            }
+            let is_after_gap = self.end_gap(Some(&node.key));
+            let left_out = if is_after_gap { self.enter_lost(&node.key)? } else { None };
+            let past = if left_out.is_none() { self.plan_below(&node)? } else { left_out };
+            if let Some(past) = past {
                 nodes.seek(&past);
             }
         }
-        if let Some(root) = root {
-            drop(root);
-            return Err(Error::damaged("the tree has no such directory"));
+        if root.is_some() {
+            return Err(self.gap.take().map_or_else(no_directory, |gap| gap.why));
         }
+        self.end_gap(None);
         self.leave_until(|_| false);
         Ok(())
     }
@@ -146,24 +172,14 @@ impl<'a> Planner<'a> {
         Left { journal: self.journal, top: self.top }
     }
 
-    /// The rest of the tree cannot be read. Nothing may be called superfluous any more.
-    fn tree_broke_off(&mut self, last: &[u8], error: &Error) {
-        for frame in &mut self.stack {
-            frame.extras = None;
-        }
-        let path = path_of(self.relative(last));
-        let message = format!("the tree cannot be read beyond this: {error}");
-        self.run.problem(&Problem::new(&path, "damaged", message));
-    }
-
-    fn relative<'k>(&self, key: &'k [u8]) -> &'k [u8] {
+    pub(super) fn relative<'k>(&self, key: &'k [u8]) -> &'k [u8] {
         let skip = if self.base.is_empty() { 0 } else { self.base.len() + 1 };
         key.get(skip..).unwrap_or_default()
     }
 
     fn push_root(&mut self, dir: Option<Arc<Dir>>, node: &Node) -> Result<()> {
-        if node.kind() != Kind::Directory || node.key != self.base {
-            return Err(Error::damaged("the tree has no such directory"));
+        if node.kind() != Kind::Directory {
+            return Err(no_directory());
         }
         let choice = self.selection.root();
         let wanted = (choice == Choice::Taken).then(|| Box::new(attributes_of(node)));
@@ -171,6 +187,18 @@ impl<'a> Planner<'a> {
         self.top = Some(dir.clone());
         self.push(Vec::new(), choice, Some(dir), node);
         Ok(())
+    }
+
+    /// The top directory, where its node was lost: it keeps its attributes.
+    pub(super) fn push_lost_root(&mut self, dir: Option<Arc<Dir>>) {
+        let dir = DirRef::root(self.run, dir, None, false);
+        self.top = Some(dir.clone());
+        self.push_lost(Vec::new(), self.selection.root(), Some(dir));
+    }
+
+    /// Enters a directory whose node was lost. Nobody knows what else it had.
+    pub(super) fn push_lost(&mut self, key: Vec<u8>, choice: Choice, dir: Option<DirRef>) {
+        self.stack.push(Frame { key, choice, dir, node: None, extras: None, orphans: None });
     }
 
     fn push(&mut self, key: Vec<u8>, choice: Choice, dir: Option<DirRef>, node: &Node) {
@@ -185,11 +213,11 @@ impl<'a> Planner<'a> {
             self.run.problem(&Problem::new(&path_of(&key), "unreadable", message));
         }
         let node = dir.is_none().then(|| Box::new(node.clone()));
-        self.stack.push(Frame { key, choice, dir, node, extras });
+        self.stack.push(Frame { key, choice, dir, node, extras, orphans: None });
     }
 
     /// Leaves directories until `is_above` holds for the top one.
-    fn leave_until(&mut self, is_above: impl Fn(&[u8]) -> bool) {
+    pub(super) fn leave_until(&mut self, is_above: impl Fn(&[u8]) -> bool) {
         while self.stack.last().is_some_and(|frame| !is_above(&frame.key)) {
             let frame = self.stack.pop();
             if let Some(extras) = frame.and_then(|frame| frame.extras) {
@@ -201,9 +229,7 @@ impl<'a> Planner<'a> {
     /// Plans one node below the base. Returns the key to go on from where what is below is left out.
     fn plan_below(&mut self, node: &Node) -> Result<Option<Vec<u8>>> {
         let key = self.relative(&node.key).to_vec();
-        let cut = key.iter().rposition(|byte| *byte == 0);
-        let parent = key.get(..cut.unwrap_or(0)).unwrap_or_default();
-        let name = key.get(cut.map_or(0, |cut| cut + 1)..).unwrap_or_default();
+        let (parent, name) = split_key(&key).unwrap_or_default();
         self.leave_until(|above| above.is_empty() || above == parent || is_below(above, parent));
         let Some(frame) = self.stack.last_mut().filter(|frame| frame.key == parent) else {
             let message = "its directory is not in the tree".to_owned();
@@ -218,9 +244,10 @@ impl<'a> Planner<'a> {
         let is_dir = node.kind() == Kind::Directory;
         match choice {
             Choice::Taken if self.unlike.contains(&path_hash(&path)) && !is_dir => Ok(None),
-            Choice::Taken if is_dir => self.enter(key, name_of(node), node),
+            Choice::Taken if is_dir => self.enter(key, name_of(node), Some(node)),
             Choice::Taken => {
                 let dir = self.made()?;
+                self.clear_orphans(&dir, name);
                 self.plan_node(&dir, node)?;
                 Ok(None)
             }
@@ -238,9 +265,11 @@ impl<'a> Planner<'a> {
     fn made(&mut self) -> Result<DirRef> {
         let mut above: Option<DirRef> = None;
         for frame in &mut self.stack {
-            let dir = match (&frame.dir, &frame.node, above) {
-                (Some(dir), _, _) => dir.clone(),
-                (None, Some(node), Some(parent)) => make_child(self.run, &parent, node)?,
+            let dir = match (&frame.dir, above) {
+                (Some(dir), _) => dir.clone(),
+                (None, Some(parent)) => {
+                    make_child(self.run, &parent, last_name(&frame.key), frame.node.as_deref())?
+                }
                 _ => return Err(Error::internal("a directory without one above")),
             };
             frame.dir = Some(dir.clone());
@@ -251,7 +280,7 @@ impl<'a> Planner<'a> {
     }
 
     /// A directory that is only passed through, if it is there.
-    fn open_passed(&mut self, name: &[u8]) -> Result<Option<DirRef>> {
+    pub(super) fn open_passed(&mut self, name: &[u8]) -> Result<Option<DirRef>> {
         let above = self.stack.last().and_then(|frame| frame.dir.as_ref());
         let Some((above, dir)) = above.and_then(|above| Some((above, above.dir()?))) else {
             return Ok(None);
@@ -262,30 +291,39 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Makes and enters a directory.
-    fn enter(&mut self, key: Vec<u8>, name: &[u8], node: &Node) -> Result<Option<Vec<u8>>> {
+    /// Makes and enters a directory; of a lost one there is no node.
+    pub(super) fn enter(
+        &mut self,
+        key: Vec<u8>,
+        name: &[u8],
+        node: Option<&Node>,
+    ) -> Result<Option<Vec<u8>>> {
+        let past = subtree_end(&self.whole(&key));
         let above = self.made()?;
         if self.run.mode == Mode::Restore && self.is_in_the_way(&above, name)? {
             self.skip(&path_of(&key));
-            return Ok(subtree_end(&node.key));
+            return Ok(past);
         }
-        match make_child(self.run, &above, node) {
+        match make_child(self.run, &above, name, node) {
             Ok(dir) => {
                 if self.run.mode == Mode::Verify && dir.dir().is_none() {
                     if self.unlike.contains(&path_hash(&path_of(&key))) {
-                        return Ok(subtree_end(&node.key));
+                        return Ok(past);
                     }
                     let message = "not in the target; nor is what is below it".to_owned();
                     self.run.problem(&Problem::new(&path_of(&key), "missing", message));
-                    return Ok(subtree_end(&node.key));
+                    return Ok(past);
                 }
-                self.push(key, Choice::Taken, Some(dir), node);
+                match node {
+                    Some(node) => self.push(key, Choice::Taken, Some(dir), node),
+                    None => self.push_lost(key, Choice::Taken, Some(dir)),
+                }
                 Ok(None)
             }
             Err(error) if is_fatal(&error) => Err(error),
             Err(error) => {
                 self.run.trouble(&path_of(&key), error);
-                Ok(subtree_end(&node.key))
+                Ok(past)
             }
         }
     }
@@ -333,9 +371,9 @@ pub(super) fn look(dir: &DirRef, name: &[u8]) -> Result<Option<Stat>> {
     }
 }
 
-/// Makes a directory that a node stands for, or opens the one that is there.
-fn make_child(run: &Arc<Run>, above: &DirRef, node: &Node) -> Result<DirRef> {
-    let name = name_of(node);
+/// Makes a directory, or opens the one that is there. One whose node was lost keeps the attributes that it
+/// has, or gets those of a new one.
+fn make_child(run: &Arc<Run>, above: &DirRef, name: &[u8], node: Option<&Node>) -> Result<DirRef> {
     if run.mode != Mode::Restore {
         let found = above.dir().and_then(|dir| dir.open_child(name).ok());
         let is_new = found.is_none();
@@ -346,12 +384,22 @@ fn make_child(run: &Arc<Run>, above: &DirRef, node: &Node) -> Result<DirRef> {
     }
     let parent = above.dir().ok_or_else(|| Error::internal("a directory that is not there"))?;
     let (fd, is_new) = make_dir(parent.fd()?.as_fd(), name)?;
-    if is_new {
+    if is_new && let Some(node) = node {
         set_early_flags(fd.as_fd(), node.flags);
     }
     drop(fd);
     let dir = parent.open_child(name)?;
-    above.child(name, Some(dir), Some(Box::new(attributes_of(node))), is_new)
+    let wanted = node.map(|node| Box::new(attributes_of(node)));
+    above.child(name, Some(dir), wanted, is_new)
+}
+
+fn no_directory() -> Error {
+    Error::damaged("the tree has no such directory")
+}
+
+/// The last name in a key.
+pub(super) fn last_name(key: &[u8]) -> &[u8] {
+    key.rsplit(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 fn name_of(node: &Node) -> &[u8] {
@@ -359,7 +407,7 @@ fn name_of(node: &Node) -> &[u8] {
 }
 
 /// Whether `key` lies below the directory with the key `above`.
-fn is_below(above: &[u8], key: &[u8]) -> bool {
+pub(super) fn is_below(above: &[u8], key: &[u8]) -> bool {
     key.strip_prefix(above).is_some_and(|rest| rest.first() == Some(&0))
 }
 

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
+use super::gaps::LostRow;
 use crate::error::Error;
 use crate::fs::Denied;
 
@@ -68,6 +69,8 @@ counters! {
     files_verified,
     /// Bytes of them.
     bytes_verified,
+    /// Ranges of paths of which nothing is known, each of them a problem.
+    ranges_lost,
     /// Entries with a problem.
     errors,
 }
@@ -98,12 +101,14 @@ pub struct RestoreResult {
     pub stats: Stats,
     /// What was not permitted. Not errors.
     pub denied: Vec<DeniedRow>,
+    /// The first ranges of paths of which nothing is known, because the tree could not be read there.
+    pub lost: Vec<LostRow>,
     /// Entries with a problem; each was an output.
     pub errors: u64,
 }
 
 impl RestoreResult {
-    pub(super) fn new(counters: &Counters, denied: &Denied) -> Self {
+    pub(super) fn new(counters: &Counters, denied: &Denied, lost: Vec<LostRow>) -> Self {
         let stats = counters.stats();
         let rows = denied.iter().map(|(category, tally)| DeniedRow {
             category: category.as_str(),
@@ -113,7 +118,7 @@ impl RestoreResult {
                 std::io::Error::from_raw_os_error(code).to_string()
             }),
         });
-        Self { denied: rows.collect(), errors: stats.errors, stats }
+        Self { denied: rows.collect(), lost, errors: stats.errors, stats }
     }
 }
 

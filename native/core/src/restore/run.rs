@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::entry::EntryTask;
 use super::fetch::{BlobJob, RangeJob};
 use super::file::FileTask;
+use super::gaps::LostRow;
 use super::links::{LateFlags, LinkTask};
 use super::options::Overwrite;
 use super::progress::{Counters, Problem};
@@ -76,6 +77,8 @@ pub(super) struct Run {
     /// Hashes of the paths that are known not to be what the snapshot has: a comparison afterwards
     /// would only tell it again.
     pub(super) unlike: Mutex<HashSet<u64>>,
+    /// The first ranges of paths of which nothing is known.
+    pub(super) lost: Mutex<Vec<LostRow>>,
     failure: OnceLock<Error>,
 }
 
@@ -114,6 +117,7 @@ impl Run {
             claimed: Mutex::default(),
             late_flags: Mutex::default(),
             unlike: Mutex::default(),
+            lost: Mutex::default(),
             failure: OnceLock::new(),
         })
     }
@@ -175,8 +179,8 @@ impl Run {
         if is_fatal(&error) {
             self.fail(error.at(display_path(path)));
         } else if self.is_going_on() {
-            // Messages name single entries; the path tells which one.
-            error.key = Some(display_path(path));
+            // Messages name single entries; the path tells which one, and stands beside the message.
+            error.key = None;
             self.problem(&Problem::of_error(path, &error));
         }
     }

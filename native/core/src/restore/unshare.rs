@@ -16,21 +16,25 @@ use crate::fs::{Segments, stat_fd};
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Makes the entry `name` of `dir`, which `file` has open, a file of its own with the same content,
-/// holes included, and opens that. Its attributes are those of a new file.
-pub(super) fn unshare(dir: BorrowedFd<'_>, name: &[u8], file: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let mut random = [0; 8];
-    crate::random(&mut random)?;
-    let new_name = format!(".pvback-{:016x}", u64::from_le_bytes(random)).into_bytes();
-    let copy = create_file(dir, &new_name)?;
+/// holes included, and opens that. Its attributes are those of a new file. It is made under `new_name`, where
+/// nothing is but perhaps what a killed restore has left.
+pub(super) fn unshare(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    file: BorrowedFd<'_>,
+    new_name: &[u8],
+) -> Result<OwnedFd> {
+    remove_tree(dir, new_name)?;
+    let copy = create_file(dir, new_name)?;
     let named = copy_content(file, copy.as_fd()).and_then(|()| {
-        renameat(dir, &new_name, dir, name)
+        renameat(dir, new_name, dir, name)
             .map_err(|errno| Error::os("cannot replace a file with other names", errno))
     });
     match named {
         Ok(()) => Ok(copy),
         Err(error) => {
             // What went wrong is worth telling, not that the copy stays too.
-            let _ = remove_tree(dir, &new_name);
+            let _ = remove_tree(dir, new_name);
             Err(error)
         }
     }
@@ -104,7 +108,7 @@ mod tests {
         let target = Target::open(home.path()).unwrap();
         let (fd, _) = open_file(target.root(), b"a").unwrap().unwrap();
         crate::fs::content::punch_hole(fd.as_fd(), 3 << 20, 4 << 20).unwrap();
-        let own = unshare(target.root(), b"a", fd.as_fd()).unwrap();
+        let own = unshare(target.root(), b"a", fd.as_fd(), b"copy").unwrap();
         write_all(own.as_fd(), b"new", 1).unwrap();
         assert_eq!(std::fs::read(path("b")).unwrap(), content);
         content[1..4].copy_from_slice(b"new");

@@ -183,6 +183,11 @@ impl<B: AsRef<[u8]>> NodePage<B> {
     pub const fn left(&self) -> u32 {
         self.progress.left()
     }
+
+    /// Key of the node that was read last; empty before the first one.
+    pub fn last_key(&self) -> &[u8] {
+        &self.previous.key
+    }
 }
 
 impl<B: AsRef<[u8]>> Iterator for NodePage<B> {

@@ -2,7 +2,8 @@
 //! a walk.
 //!
 //! Each page is checked against what the page above says of it: level, first key, and number of
-//! nodes and bytes, so a page that stands where it does not belong is seen.
+//! nodes and bytes, so a page that stands where it does not belong is seen. One that cannot be read can be
+//! passed over: the page above knows where the next one begins.
 
 use std::collections::VecDeque;
 
@@ -13,7 +14,7 @@ use super::node_page::NodePage;
 use super::page::{InnerEntry, parse_inner};
 use super::{PageSource, Root, get_page, get_pages};
 use crate::format::Id;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How many pages of nodes one request brings at most, unless told otherwise: about 1 MiB.
 pub const READ_AHEAD: usize = 16;
@@ -111,8 +112,8 @@ struct Leaf {
 }
 
 /// The nodes of a tree in order. Holds one inner page of each level and at most as many pages of nodes
-/// as it reads ahead; begins with one and doubles while reading goes straight on. The first error
-/// ends the iteration.
+/// as it reads ahead; begins with one and doubles while reading goes straight on. An error ends the
+/// iteration, unless [`pass_lost`](Self::pass_lost) lets it go on behind a page that is lost.
 #[derive(Debug)]
 pub struct TreeIter<S> {
     source: S,
@@ -128,6 +129,8 @@ pub struct TreeIter<S> {
     floor: Option<Vec<u8>>,
     end: Option<Vec<u8>>,
     is_done: bool,
+    /// Ended by a page that was lost, behind which there may be others.
+    is_at_gap: bool,
 }
 
 impl<S: PageSource> TreeIter<S> {
@@ -144,7 +147,33 @@ impl<S: PageSource> TreeIter<S> {
             floor: None,
             end: None,
             is_done: false,
+            is_at_gap: false,
         }
+    }
+
+    /// After an error: goes on behind the page that is damaged or missing. False where that cannot be: the
+    /// page is the tree's root, or it was another kind of error. Then the iteration has ended.
+    ///
+    /// What is lost are nodes with keys between that of the last node before the error and that of the next
+    /// one after it; directories among them are known by what is left below them only.
+    pub fn pass_lost(&mut self) -> bool {
+        let goes_on = std::mem::take(&mut self.is_at_gap);
+        self.is_done &= !goes_on;
+        goes_on
+    }
+
+    /// Leaves the page at which `error` happened.
+    fn note_failure(&mut self, error: &Error) {
+        if let Some(leaf) = self.leaf.take() {
+            // Keys go on rising, whatever a page that was not read to its end said before.
+            let reached = leaf.page.last_key();
+            if self.last_key.as_deref().is_none_or(|last| last < reached) && !reached.is_empty() {
+                self.last_key = Some(reached.to_vec());
+            }
+        }
+        // The page above the lost one is still there, unless that was the root.
+        self.is_at_gap = is_lost(error) && !self.stack.is_empty();
+        self.is_done = true;
     }
 
     /// Passes over all nodes with keys below `key` without reading pages that hold no others. Never
@@ -241,9 +270,17 @@ impl<S: PageSource> TreeIter<S> {
                 let wanted = |entry: &&InnerEntry| end.is_none_or(|end| *entry.key < *end);
                 let next = frame.entries.iter().take(self.window).take_while(wanted);
                 let ids: Vec<Id> = next.map(|entry| entry.id).collect();
-                if !ids.is_empty() {
-                    self.ahead = get_pages(&self.source, &ids)?.into();
-                    self.window = (self.window * 2).min(self.read_ahead);
+                match get_ahead(&self.source, &ids) {
+                    Ok(pages) if pages.is_empty() => {}
+                    Ok(pages) => {
+                        let is_all = pages.len() == ids.len();
+                        self.window = if is_all { self.window * 2 } else { 1 }.min(self.read_ahead);
+                        self.ahead = pages.into();
+                    }
+                    Err(error) => {
+                        frame.entries.pop_front();
+                        return Err(error);
+                    }
                 }
             }
             let Some(entry) = frame.entries.pop_front() else {
@@ -314,8 +351,30 @@ impl<S: PageSource> Iterator for TreeIter<S> {
             return None;
         }
         let next = self.advance().transpose();
-        self.is_done = !matches!(next, Some(Ok(_)));
+        match &next {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => self.note_failure(error),
+            None => self.is_done = true,
+        }
         next
+    }
+}
+
+/// Whether an error means that a page, and not the way to it, is gone.
+const fn is_lost(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Unsupported)
+}
+
+/// The pages of `ids`, or the first of them where one of the others is lost. None of none.
+fn get_ahead<S: PageSource>(source: &S, ids: &[Id]) -> Result<Vec<Vec<u8>>> {
+    let Some(first) = ids.first() else {
+        return Ok(Vec::new());
+    };
+    match get_pages(source, ids) {
+        Err(error) if ids.len() > 1 && is_lost(&error) => {
+            get_page(source, *first).map(|page| vec![page])
+        }
+        other => other,
     }
 }
 

@@ -1,12 +1,17 @@
 //! Stores that have lost, damaged or refuse something.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pvback_core::fs::{Event, Walk, WalkOptions};
+use pvback_core::restore::LostRow;
 use pvback_core::{Error, ErrorKind};
 use serde_json::json;
 
-use crate::support::{Repo, Scratch, assert_same, b64, noise};
+use crate::support::{Repo, Scratch, assert_same, b64, noise, unb64};
 
 #[test]
 fn a_damaged_chunk_costs_its_files_only() {
@@ -122,45 +127,148 @@ fn a_store_that_fails_ends_the_restore() {
     assert_same(&source, &target);
 }
 
+/// Directories of files with long names that do not compress: many pages, some of which end within a
+/// directory.
+fn make_wide_tree(top: &Path) {
+    for number in 0..60 {
+        let dir = top.join(format!("d{number:02}"));
+        std::fs::create_dir(&dir).unwrap();
+        for file in 0..80 {
+            let mut name = format!("{file:02}-");
+            for byte in noise(number * 100 + file, 100) {
+                write!(name, "{byte:02x}").unwrap();
+            }
+            std::fs::write(dir.join(name), b"").unwrap();
+        }
+    }
+}
+
+/// Everything below `top`: key (zero bytes between names), and whether it is a directory.
+fn keys_below(top: &Path) -> BTreeMap<Vec<u8>, bool> {
+    let mut found = BTreeMap::new();
+    for entry in Walk::new(top, WalkOptions::default()).unwrap() {
+        match entry {
+            Event::Enter(dir) => drop(found.insert(key(&dir.path()), true)),
+            Event::Names(dir, names) => {
+                for (name, _) in names.iter() {
+                    found.insert(key(&[&dir.path(), &b"/"[..], name].concat()), false);
+                }
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+fn key(path: &[u8]) -> Vec<u8> {
+    let path = path.strip_prefix(b"/").unwrap_or(path);
+    path.iter().map(|byte| if *byte == b'/' { 0 } else { *byte }).collect()
+}
+
+/// Whether `key` lies in one of the ranges that a restore has named as lost.
+fn is_in(lost: &[LostRow], key: &[u8]) -> bool {
+    let bound = |path: &Option<String>| path.as_ref().map(|path| self::key(&unb64(path)));
+    lost.iter().any(|row| {
+        bound(&row.after_b64).is_none_or(|after| *after < *key)
+            && bound(&row.before_b64).is_none_or(|before| *key < *before)
+    })
+}
+
+/// The object that holds the tree, and its size.
+fn tree_pack(repo: &Repo) -> (String, usize) {
+    let objects = repo.objects.lock().unwrap();
+    let mut meta = objects.iter().filter(|(key, _)| key.contains("/meta/"));
+    let (key, object) = meta.next().unwrap();
+    assert!(meta.next().is_none());
+    (key.clone(), object.len())
+}
+
 #[test]
-fn a_damaged_tree_page_is_told_and_nothing_is_deleted() {
+fn a_damaged_page_costs_the_paths_in_it_only() {
     let scratch = Scratch::in_memory();
     let source = scratch.dir("source");
-    // Long names that do not compress make many pages.
-    for number in 0..8000 {
-        let random = blake3::hash(&noise(number, 8));
-        let name = format!("{number:05}-{random}-{random}-{random}");
-        std::fs::write(source.join(name), format!("{number}")).unwrap();
-    }
+    make_wide_tree(&source);
+    let wanted = keys_below(&source);
     let repo = Repo::new(64 << 10);
     let snapshot = repo.backup(&source, "directory");
-    let target = scratch.dir("target");
-    repo.restore_well(&snapshot, &target, json!({}));
-    std::fs::write(target.join("zzz"), b"perhaps in the lost part").unwrap();
-    let meta: Vec<String> = {
-        let objects = repo.objects.lock().unwrap();
-        objects.keys().filter(|key| key.contains("/meta/")).cloned().collect()
-    };
-    assert_eq!(meta.len(), 1);
-    let mut told = 0;
-    let size = repo.objects.lock().unwrap()[&meta[0]].len();
-    for at in (1000..size).step_by(size / 8) {
-        repo.flip(&meta[0], at);
-        let (result, outputs) = repo.try_restore(
-            &snapshot,
-            &target,
-            json!({"delete": true, "overwrite": "if-changed"}),
-        );
-        match result {
-            Ok(result) => told += result.errors,
-            Err(error) => assert_eq!(error.kind, ErrorKind::Damaged),
+    let (pack, size) = tree_pack(&repo);
+    let (mut roots, mut firsts, mut dirs, mut ranges) = (0, 0, 0, 0);
+    // One in each segment of 64 KiB: all pages that lie in it are lost.
+    for at in (1000..size).step_by(64 << 10) {
+        let target = scratch.dir(&format!("target-{at}"));
+        repo.flip(&pack, at);
+        let (result, outputs) =
+            repo.try_restore(&snapshot, &target, json!({"verify": true, "journal": true}));
+        repo.flip(&pack, at);
+        let result = match result {
+            Ok(result) => result,
+            // The root page, without which nothing can be found.
+            Err(error) => {
+                assert_eq!(error.kind, ErrorKind::Damaged);
+                roots += 1;
+                continue;
+            }
+        };
+        assert_eq!(result.errors, result.lost.len() as u64);
+        assert_eq!(outputs.problems.len(), result.lost.len());
+        ranges += result.lost.len();
+        firsts += result.lost.iter().filter(|row| row.after_b64.is_none()).count();
+        let found = keys_below(&target);
+        let files = found.values().filter(|is_dir| !**is_dir).count();
+        assert_eq!(result.stats.files_verified, files as u64, "what is there is compared");
+        for (key, is_dir) in &wanted {
+            let is_there = found.get(key) == Some(is_dir);
+            assert!(is_there || is_in(&result.lost, key), "{}", String::from_utf8_lossy(key));
+            dirs += usize::from(*is_dir && is_there && is_in(&result.lost, key));
         }
-        assert!(outputs.problems.len() <= 1);
-        if !outputs.problems.is_empty() {
-            assert!(target.join("zzz").exists());
-        }
-        repo.flip(&meta[0], at);
-        std::fs::write(target.join("zzz"), b"perhaps in the lost part").unwrap();
+        assert!(found.keys().all(|key| wanted.contains_key(key)));
+        assert!(found.len() > wanted.len() / 3, "only {} of {}", found.len(), wanted.len());
+        repo.restore_well(&snapshot, &target, json!({"overwrite": "if-changed"}));
+        assert_same(&source, &target);
+        std::fs::remove_dir_all(&target).unwrap();
     }
-    assert!(told > 0);
+    // A page may reach from one segment into the next.
+    assert!((1..=2).contains(&roots) && (1..=2).contains(&firsts), "{roots} {firsts}");
+    assert!(ranges > 4, "{ranges}");
+    assert!(dirs > 2, "no directory was made for what is below it: {dirs}");
+}
+
+#[test]
+fn nothing_is_deleted_that_may_be_in_a_lost_page() {
+    let scratch = Scratch::in_memory();
+    let source = scratch.dir("source");
+    make_wide_tree(&source);
+    let target = scratch.dir("target");
+    let repo = Repo::new(64 << 10);
+    let snapshot = repo.backup(&source, "directory");
+    repo.restore_well(&snapshot, &target, json!({}));
+    let extras: Vec<_> = (0..60)
+        .flat_map(|number| [format!("d{number:02}/40-extra"), format!("d{number:02}-extra")])
+        .collect();
+    let (pack, size) = tree_pack(&repo);
+    let (mut kept, mut removed) = (0, 0);
+    for at in (1000..size).step_by(64 << 10) {
+        for extra in &extras {
+            std::fs::write(target.join(extra), b"mine").unwrap();
+        }
+        repo.flip(&pack, at);
+        let options = json!({"delete": true, "overwrite": "if-changed"});
+        let (result, _) = repo.try_restore(&snapshot, &target, options);
+        repo.flip(&pack, at);
+        let lost = result.map_or_else(|_| Vec::new(), |result| result.lost);
+        for extra in &extras {
+            let is_there = target.join(extra).exists();
+            let may_be_lost = is_in(&lost, &key(extra.as_bytes()));
+            assert!(is_there || !may_be_lost, "{extra} was deleted");
+            kept += usize::from(is_there && may_be_lost);
+            removed += usize::from(!is_there);
+        }
+        assert_eq!(keys_below(&source).len() - 1, count_without(&target, "-extra"));
+    }
+    assert!(kept > 20 && removed > 20, "{kept} {removed}");
+}
+
+/// Entries below `top` but those whose names end so.
+fn count_without(top: &Path, end: &str) -> usize {
+    keys_below(top).keys().filter(|key| !key.is_empty() && !key.ends_with(end.as_bytes())).count()
 }

@@ -76,8 +76,9 @@ fn interrupted(scratch: &Scratch, repo: &Repo, snapshot: &Snapshot) -> PathBuf {
     for attempt in 0..50 {
         let target = scratch.dir(&format!("target-{attempt}"));
         assert!(!restore_until(repo, snapshot, &target, SECOND_WINDOW));
-        // The files of a window are complete a moment before the window is.
-        if target.join(os(JOURNAL_NAME)).exists() {
+        // The files of a window are complete a moment before the window is. A journal without a mark has
+        // no key.
+        if target.join(os(JOURNAL_NAME)).metadata().unwrap().len() > 8 + 32 + 8 + 32 {
             return target;
         }
         std::fs::remove_dir_all(target).unwrap();
@@ -174,5 +175,67 @@ fn never_overwriting_leaves_no_half_file_behind() {
     for number in 0..30 {
         let found = std::fs::read(target.join(format!("{number}"))).unwrap();
         assert!(found == noise(number, 2_000_000), "{number}");
+    }
+    assert_eq!(hidden(&target), Vec::<String>::new());
+}
+
+/// Names in `dir` that begin as those of a restore do.
+fn hidden(dir: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name());
+    names
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| name.starts_with(".pvback"))
+        .collect()
+}
+
+/// Restores with a store that soon fails, until that leaves something behind.
+fn leave_parts(repo: &Repo, snapshot: &Snapshot, target: &Path) {
+    for _ in 0..50 {
+        let asked = AtomicUsize::new(0);
+        *repo.fault.lock().unwrap() = Some(Arc::new(move |key, _| {
+            let is_failing = key.contains("/data/") && asked.fetch_add(1, Ordering::SeqCst) > 8;
+            is_failing.then(|| Error::new(ErrorKind::Storage, "gone"))
+        }));
+        let options = json!({"overwrite": "never", "memory_bytes": 1, "journal": true});
+        let (result, _) = repo.try_restore(snapshot, target, options);
+        *repo.fault.lock().unwrap() = None;
+        assert!(result.is_err(), "it ended before anything was left");
+        if !hidden(&target.join("dir")).is_empty() {
+            return;
+        }
+    }
+    panic!("nothing was left in 50 attempts");
+}
+
+#[test]
+fn what_an_interrupted_restore_left_is_cleared_away_by_any_other() {
+    let scratch = Scratch::in_memory();
+    let source = scratch.dir("source");
+    std::fs::create_dir(source.join("dir")).unwrap();
+    for number in 0..30 {
+        std::fs::write(source.join(format!("dir/{number}")), noise(number, 2_000_000)).unwrap();
+    }
+    let repo = Repo::new(512 << 10);
+    let snapshot = repo.backup(&source, "directory");
+    let users = [".pvback-part-0123456789abcdef", ".pvback-copy-0123456789abcdef", ".pvback-part-"];
+    for overwrite in ["never", "always", "if-changed"] {
+        for delete in [false, true] {
+            let target = scratch.dir(&format!("target-{overwrite}-{delete}"));
+            leave_parts(&repo, &snapshot, &target);
+            for name in users {
+                std::fs::write(target.join("dir").join(name), b"mine").unwrap();
+            }
+            let options = json!({"overwrite": overwrite, "delete": delete, "journal": true});
+            repo.restore_well(&snapshot, &target, options);
+            assert_eq!(hidden(&target), Vec::<String>::new());
+            let mut left = hidden(&target.join("dir"));
+            left.sort();
+            let mut kept = if delete { Vec::new() } else { users.to_vec() };
+            kept.sort_unstable();
+            assert_eq!(left, kept, "{overwrite} {delete}");
+            if delete {
+                assert_same(&source, &target);
+            }
+        }
     }
 }

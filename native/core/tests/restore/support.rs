@@ -285,6 +285,10 @@ pub fn b64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
+pub fn unb64(text: &str) -> Vec<u8> {
+    STANDARD.decode(text).unwrap()
+}
+
 /// An entry as it is compared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -64,6 +64,10 @@ impl Pages {
     pub(super) fn replace(&self, id: Id, raw: Vec<u8>) {
         self.stored.borrow_mut().insert(id, raw);
     }
+
+    pub(super) fn remove(&self, id: &Id) {
+        self.stored.borrow_mut().remove(id);
+    }
 }
 
 impl PageSink for Pages {

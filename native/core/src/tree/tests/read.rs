@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::super::collect::{Visitor, collect, collect_content};
 use super::super::diff::{Change, Diff};
 use super::super::key::subtree_end;
+use super::super::node_page::{NodePage, NodePageWriter};
 use super::super::page::parse_inner;
 use super::*;
 
@@ -49,6 +50,49 @@ proptest! {
             prop_assert!(below.iter().eq(expected));
         }
         prop_assert!(pages.batch_max.get() <= ahead.max(1));
+    }
+
+    #[test]
+    fn reading_goes_on_behind_lost_pages(seed in any::<u64>(), count in 500_usize..6000, lost in 1_usize..9, ahead in 1_usize..20) {
+        let nodes = deep(seed, count);
+        let mut pages = Pages::default();
+        let root = build(&nodes, &mut pages);
+        let mut dice = Dice(seed);
+        for (id, raw) in pages.all() {
+            if id != root.page && dice.below(12) < lost {
+                match dice.below(3) {
+                    0 => pages.remove(&id),
+                    1 => pages.replace(id, b"no page".to_vec()),
+                    // Its end is missing: what comes before it may have been given out.
+                    _ => pages.replace(id, raw[..raw.len() - 1].to_vec()),
+                }
+            }
+        }
+        let mut left = Vec::new();
+        readable(&pages, root.page, root.level, &mut left);
+        let start = dice.below(nodes.len());
+        for start in [&[][..], &nodes[start].key] {
+            let reader = TreeReader::new(&pages, root).read_ahead(ahead);
+            let mut iter = reader.nodes_from(start);
+            let mut found: Vec<Node> = Vec::new();
+            let mut is_whole = true;
+            loop {
+                match iter.next() {
+                    Some(Ok(node)) => found.push(node),
+                    Some(Err(_)) => {
+                        prop_assert!(iter.pass_lost());
+                        prop_assert!(!iter.pass_lost(), "there is one way to go on");
+                        is_whole = false;
+                    }
+                    None => break,
+                }
+            }
+            prop_assert!(found.is_sorted_by(|a, b| a.key < b.key));
+            prop_assert!(found.iter().all(|node| nodes.binary_search_by(|n| n.key.cmp(&node.key)).is_ok_and(|at| nodes[at] == *node)));
+            let known: BTreeSet<&[u8]> = found.iter().map(|node| &node.key[..]).collect();
+            prop_assert!(left.iter().all(|key| key[..] < *start || known.contains(&key[..])));
+            prop_assert_eq!(is_whole, found.len() == nodes.iter().filter(|node| node.key[..] >= *start).count());
+        }
     }
 
     #[test]
@@ -104,6 +148,60 @@ proptest! {
             (None, None) => None,
         }).collect();
         prop_assert_eq!(found, expected);
+    }
+}
+
+/// Keys of the nodes in pages that are well, and that well pages lead to.
+fn readable(pages: &Pages, id: Id, level: u8, keys: &mut Vec<Vec<u8>>) {
+    let Ok(raw) = get_page(pages, id) else { return };
+    if level == 0 {
+        let Ok(page) = NodePage::parse(raw) else { return };
+        if let Ok(nodes) = page.collect::<Result<Vec<Node>>>() {
+            keys.extend(nodes.into_iter().map(|node| node.key));
+        }
+        return;
+    }
+    for entry in parse_inner(&raw, level).into_iter().flatten() {
+        readable(pages, entry.id, level - 1, keys);
+    }
+}
+
+#[test]
+fn keys_rise_behind_a_page_that_lies() {
+    let mut pages = Pages::default();
+    let root = build(&flat(20_000), &mut pages);
+    let top = parse_inner(&get_page(&pages, root.page).unwrap(), root.level).unwrap();
+    let mut writer = NodePageWriter::new();
+    let first = Node::new(top[1].key.clone(), Body::Directory);
+    let beyond = (1..top[1].nodes).map(|number| small_file(&format!("z{number:05}"), number));
+    [first].into_iter().chain(beyond).for_each(|node| writer.push(&node));
+    let mut raw = writer.page.finish().unwrap();
+    raw.pop();
+    pages.replace(top[1].id, raw);
+    let reader = TreeReader::new(&pages, root);
+    let mut iter = reader.nodes();
+    let mut keys = Vec::new();
+    while let Some(node) = iter.next() {
+        match node {
+            Ok(node) => keys.push(node.key),
+            Err(_) => assert!(iter.pass_lost()),
+        }
+    }
+    assert!(top.len() > 3 && keys.last().unwrap().starts_with(b"z"));
+    assert!(keys.is_sorted_by(|a, b| a < b));
+}
+
+#[test]
+fn without_its_root_nothing_is_passed_over() {
+    for count in [3, 60_000] {
+        let mut pages = Pages::default();
+        let root = build(&flat(count), &mut pages);
+        pages.remove(&root.page);
+        let reader = TreeReader::new(&pages, root);
+        let mut iter = reader.nodes();
+        assert!(iter.next().unwrap().is_err());
+        assert!(!iter.pass_lost());
+        assert!(iter.next().is_none());
     }
 }
 
