@@ -23,7 +23,7 @@ use pvback_core::format::pack::PackKind;
 use pvback_core::index::Index;
 use pvback_core::look::check::check;
 use pvback_core::pages::PageStore;
-use pvback_core::tree::{Body, ExtentKind, Node, Root, TreeReader};
+use pvback_core::tree::{Body, ExtentKind, LeftOut, Node, Root, TreeReader};
 use serde_json::{Value, json};
 use support::{Repository, Snapshot, json_of, noise, parse};
 
@@ -287,6 +287,30 @@ fn what_did_not_change_is_neither_read_nor_stored() {
     let forced = repository.backup("s", source.path(), &json!({"force": true}));
     assert_eq!(forced.result["stats"]["chunks_new"], json!(0), "{}", forced.result["stats"]);
     assert_is_image(&read_back(&repository, &forced), source.path());
+    assert_checks(&repository);
+}
+
+#[test]
+fn a_directory_says_what_was_left_out_of_it_this_time() {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir_all(source.path().join("dir/cache")).unwrap();
+    fs::write(source.path().join("dir/file"), b"content").unwrap();
+    let mut repository = Repository::new(32 << 10);
+    let mut parent = Value::Null;
+    // Nothing in the file system changes, so that the parent's nodes are taken over.
+    for excludes in [json!([]), json!(["cache"]), json!(["nothing"])] {
+        let more = json!({"excludes": excludes, "parent": parent});
+        let snapshot = repository.backup("s", source.path(), &more);
+        let is_partial = excludes == json!(["cache"]);
+        let image = read_back(&repository, &snapshot);
+        for (path, (node, _)) in &image {
+            let expected = (is_partial && path == Path::new("dir")).then_some(LeftOut::Entries);
+            assert_eq!(node.left_out, expected, "{path:?} {excludes}");
+        }
+        assert_eq!(image.contains_key(Path::new("dir/cache")), !is_partial);
+        let later = snapshot.started_ns + 60_000_000_000_i64;
+        parent = json!({"root": snapshot.result["root"], "started_ns": later});
+    }
     assert_checks(&repository);
 }
 

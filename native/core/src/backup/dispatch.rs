@@ -15,7 +15,7 @@ use super::slot::{Signal, Slot};
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::fs::{Dir, Event, FileKind, Names, NotEntered, Stat, Walk, stat_at, stat_batch};
-use crate::tree::{Content, Node};
+use crate::tree::{Content, LeftOut, Node};
 
 /// Most entries, and most bytes of small files, that a reader takes at a time.
 const GROUP_COUNT_MAX: usize = 64;
@@ -23,8 +23,8 @@ const GROUP_BYTES_MAX: u64 = 1 << 20;
 
 /// One step of the walk with what `statx` said.
 pub(super) enum Scanned {
-    /// A directory, and what went wrong if it could not be listed whole.
-    Dir(Arc<Dir>, Option<Error>),
+    /// A directory, what of it is left out on purpose, and what went wrong if it could not be listed.
+    Dir(Arc<Dir>, Option<LeftOut>, Option<Error>),
     Batch(Arc<Dir>, Names, StatSlot),
     Closed {
         dir: Arc<Dir>,
@@ -60,13 +60,14 @@ pub(super) fn scan(
         signal.check()?;
         let scanned = match event {
             Event::Enter(dir) => {
-                // Comes next, if it does: the directory's node has to say so.
+                // Both come next, if they do: the directory's node has to say so.
+                let left_out = walk.next_if(|next| matches!(next, Event::LeftOut(_)));
                 let failed = walk.next_if(|next| matches!(next, Event::ListingFailed(..)));
                 let failure = match failed {
                     Some(Event::ListingFailed(_, error)) => Some(error),
                     _ => None,
                 };
-                Scanned::Dir(dir, failure)
+                Scanned::Dir(dir, left_out.map(|_| LeftOut::Entries), failure)
             }
             Event::Names(dir, names) => {
                 let slot = Slot::new(signal);
@@ -76,7 +77,9 @@ pub(super) fn scan(
                 Scanned::Batch(dir, names, slot)
             }
             Event::NotEntered { dir, name, why } => Scanned::Closed { dir, name, why },
-            Event::ListingFailed(..) => return Err(Error::internal("a listing failed too late")),
+            Event::LeftOut(_) | Event::ListingFailed(..) => {
+                return Err(Error::internal("something of a directory came too late"));
+            }
             Event::Leave(_) => continue,
         };
         out.send(scanned).map_err(|_| stopped())?;
@@ -130,11 +133,13 @@ impl<'a> Dispatcher<'a> {
         for event in scanned {
             self.setup.signal.check()?;
             match event {
-                Scanned::Dir(dir, failure) => {
+                Scanned::Dir(dir, left_out, failure) => {
                     let (key, stat) = (key_of(&dir, None), dir.stat().clone());
+                    let mut entry = Entry::new(key, At::Dir(dir), stat, Change::Changed);
+                    entry.left_out = left_out;
                     match failure {
-                        None => self.entry(key, At::Dir(dir), stat)?,
-                        Some(error) => self.unlisted(key, At::Dir(dir), stat, error)?,
+                        None => self.entry(entry)?,
+                        Some(error) => self.unlisted(entry, error)?,
                     }
                 }
                 Scanned::Batch(dir, names, slot) => {
@@ -143,7 +148,8 @@ impl<'a> Dispatcher<'a> {
                         match stat {
                             Ok(stat) => {
                                 let at = At::Entry(Arc::clone(&dir), name.to_vec());
-                                self.entry(join(&prefix, name), at, stat.clone())?;
+                                let (key, change) = (join(&prefix, name), Change::New);
+                                self.entry(Entry::new(key, at, stat.clone(), change))?;
                             }
                             Err(error) => self.push(Task::Lost(error.clone()), 0, true)?,
                         }
@@ -161,50 +167,51 @@ impl<'a> Dispatcher<'a> {
         let (key, at) = (key_of(dir, Some(name)), At::Entry(Arc::clone(dir), name.to_vec()));
         match (stat, why) {
             (Ok(stat), NotEntered::OtherDevice) => {
-                let change = Change::Changed;
-                let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
+                let is_dir = stat.kind == FileKind::Dir;
+                let mut entry = Entry::new(key, at, stat, Change::Changed);
+                entry.left_out = is_dir.then_some(LeftOut::FileSystem);
                 self.push(Task::Read(entry), 0, true)
             }
-            (Ok(stat), NotEntered::Failed(error)) => self.unlisted(key, at, stat, error),
+            (Ok(stat), NotEntered::Failed(error)) => {
+                self.unlisted(Entry::new(key, at, stat, Change::Changed), error)
+            }
             (Err(error), _) => self.push(Task::Lost(error), 0, true),
         }
     }
 
     /// A directory whose entries are not known, or not all of them: the node says so, so that nobody
     /// takes it for an empty one.
-    fn unlisted(&mut self, key: Vec<u8>, at: At, stat: Stat, error: Error) -> Result<()> {
+    fn unlisted(&mut self, mut entry: Entry, error: Error) -> Result<()> {
         self.push(Task::Lost(error), 0, true)?;
-        let is_unlisted = stat.kind == FileKind::Dir;
-        let entry = Entry { key, at, stat, change: Change::Changed, carry: None, is_unlisted };
+        entry.is_unlisted = entry.stat.kind == FileKind::Dir;
         self.push(Task::Read(entry), 0, true)
     }
 
-    fn entry(&mut self, key: Vec<u8>, at: At, stat: Stat) -> Result<()> {
+    fn entry(&mut self, mut entry: Entry) -> Result<()> {
+        let stat = &entry.stat;
         if stat.kind != FileKind::Dir && stat.nlink > 1 {
-            let group = link_group(&stat, self.setup.root_dev);
+            let group = link_group(stat, self.setup.root_dev);
             if let Some(left) = self.links.get_mut(&group) {
                 *left -= 1;
                 let is_last = *left == 0;
                 if is_last {
                     self.links.remove(&group);
                 }
-                let change = Change::New;
-                let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
                 let entry = Box::new(entry);
                 return self.push(Task::Link { entry, group, is_last }, 0, false);
             }
             self.links.insert(group, stat.nlink - 1);
         }
         let mut lost = Vec::new();
-        let verdict = self.comparison.judge(&key, &stat, &mut lost)?;
+        let verdict = self.comparison.judge(&entry.key, stat, &mut lost)?;
         for error in lost {
             self.push(Task::Lost(error), 0, true)?;
         }
         let (change, resume) = match verdict {
-            Verdict::Same(found) => return self.carry(key, at, stat, *found),
+            Verdict::Same(found) => return self.carry(entry, *found),
             Verdict::Read { change, resume } => (change, resume),
         };
-        let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
+        entry.change = change;
         if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
             return self.large(entry, resume);
         }
@@ -212,17 +219,20 @@ impl<'a> Dispatcher<'a> {
         self.push(Task::Read(entry), bytes, true)
     }
 
-    fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
-        if self.comparison.rules.ignore_ctime && stat.kind == FileKind::File {
-            let (change, carry) = (Change::None, Some(Box::new(found)));
-            let entry = Entry { key, at, stat, change, carry, is_unlisted: false };
+    /// Takes over what the parent has.
+    fn carry(&mut self, mut entry: Entry, mut found: Node) -> Result<()> {
+        if self.comparison.rules.ignore_ctime && entry.stat.kind == FileKind::File {
+            (entry.change, entry.carry) = (Change::None, Some(Box::new(found)));
             return self.push(Task::Read(entry), 0, true);
         }
+        // The parent may have been made with other patterns.
+        found.left_out = entry.left_out;
+        let stat = &entry.stat;
         // The inode's other names are looked up by today's number: on another device than the root's it
         // is made of the device's, which differs from mount to mount.
         found.ino = stat.ino;
         let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
-        found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
+        found.link_group = is_linked.then(|| link_group(stat, self.setup.root_dev));
         self.push(Task::Same(found), 0, false)
     }
 

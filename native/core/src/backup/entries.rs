@@ -79,6 +79,7 @@ impl EntryReader<'_> {
         let xattrs = take_xattrs(xattrs, &mut problems);
         let mut node = self.node(entry.key, &entry.stat, flags, xattrs);
         node.unreadable = entry.is_unlisted;
+        node.left_out = entry.left_out;
         if let Body::Symlink(link) = &mut node.body {
             match target {
                 Ok(target) => *link = target,
@@ -182,6 +183,7 @@ impl EntryReader<'_> {
         problems.extend(nothing);
         let mut node = self.node(entry.key, &entry.stat, 0, xattrs);
         node.unreadable = true;
+        node.left_out = entry.left_out;
         done(&entry.at, node, entry.change, 0..0, problems)
     }
 

@@ -8,7 +8,7 @@ use super::slot::Slot;
 use crate::budget::Permit;
 use crate::error::Error;
 use crate::fs::{Dir, Stat};
-use crate::tree::{Content, Node};
+use crate::tree::{Content, LeftOut, Node};
 
 /// Where an entry is found.
 #[derive(Clone)]
@@ -29,6 +29,15 @@ pub(super) struct Entry {
     pub(super) carry: Option<Box<Node>>,
     /// Of a directory: its entries could not be listed, or not all of them.
     pub(super) is_unlisted: bool,
+    /// Of a directory: what of it is left out on purpose.
+    pub(super) left_out: Option<LeftOut>,
+}
+
+impl Entry {
+    /// An entry to be read whole.
+    pub(super) fn new(key: Vec<u8>, at: At, stat: Stat, change: Change) -> Self {
+        Self { key, at, stat, change, carry: None, is_unlisted: false, left_out: None }
+    }
 }
 
 /// One entry of a group.
