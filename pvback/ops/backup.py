@@ -270,7 +270,7 @@ class _Run:
     def _on_output(self, kind: str, data: memoryview) -> None:
         if kind == "problem":
             problem = parse_problem(data)
-            if len(self._problems) < _PROBLEM_COUNT_MAX:
+            if not problem.is_note and len(self._problems) < _PROBLEM_COUNT_MAX:
                 self._problems.append(problem)
             self._progress.warn(str(problem))
         elif kind == "checkpoint" and self._session is not None:

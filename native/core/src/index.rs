@@ -102,6 +102,8 @@ struct View {
 #[derive(Default)]
 pub struct Index {
     views: Vec<View>,
+    /// Runs that were left out because whoever signed them has been revoked.
+    revoked_count: usize,
 }
 
 impl Index {
@@ -134,6 +136,7 @@ impl Index {
         left_out.extend(parse_names(&options.condemned)?);
         let mut memory_left = memory_bytes;
         let mut views = Vec::with_capacity(options.runs.len());
+        let mut revoked_count = 0;
         for run in &options.runs {
             let is_whole = run.size <= memory_left;
             if is_whole {
@@ -141,6 +144,7 @@ impl Index {
             }
             match View::load(scope, run, is_whole, &left_out) {
                 Ok(view) if purpose == Purpose::Deduplicate && view.is_revoked => {
+                    revoked_count += 1;
                     if is_whole {
                         memory_left += run.size;
                     }
@@ -150,7 +154,12 @@ impl Index {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { views })
+        Ok(Self { views, revoked_count })
+    }
+
+    /// How many runs [`Self::load_trusted`] left out because whoever signed them has been revoked.
+    pub fn revoked_count(&self) -> usize {
+        self.revoked_count
     }
 
     /// One place where the blob with this short id lies, if there is any.

@@ -19,11 +19,12 @@ use pvback_core::backup::RootJson;
 use pvback_core::blobs::BlobStore;
 use pvback_core::crypto::config::{Config, Revoked};
 use pvback_core::crypto::{BlobOpener, SourceId};
+use pvback_core::format::Id;
 use pvback_core::format::pack::PackKind;
 use pvback_core::index::Index;
 use pvback_core::look::check::check;
 use pvback_core::pages::PageStore;
-use pvback_core::tree::{Body, ExtentKind, LeftOut, Node, Root, TreeReader};
+use pvback_core::tree::{Body, Content, ExtentKind, LeftOut, Node, Root, TreeReader};
 use serde_json::{Value, json};
 use support::{Repository, Snapshot, json_of, noise, parse};
 
@@ -523,9 +524,112 @@ fn nothing_is_deduplicated_against_runs_of_a_revoked_principal() {
     let config = repository.owner.config_with_revoked(revoked).unwrap();
     repository.owner.set_config(Config::parse(&config, None).unwrap()).unwrap();
     repository.keys = Arc::new(repository.owner.scope(&repository.scope).unwrap());
+    // With a parent or without, and after one of each that was not revoked: nobody is to blame.
+    for _ in 0..2 {
+        let second = repository.backup("s", source.path(), &json!({}));
+        assert_eq!(second.result["stats"]["chunks_new"], first.result["stats"]["chunks_new"]);
+        assert_eq!(second.result["stats"]["errors"], json!(0));
+        let told: Vec<_> = second.problems.iter().map(|told| &told["is_note"]).collect();
+        assert_eq!(told, [&json!(true)], "{:?}", second.problems);
+        repository.snapshots.truncate(1);
+    }
     let second = repository.backup("s", source.path(), &json!({"parent": null}));
     assert_eq!(second.result["stats"]["chunks_new"], first.result["stats"]["chunks_new"]);
+    assert_eq!(second.problems, Vec::<Value>::new());
     assert_is_image(&read_back(&repository, &first), source.path());
+}
+
+/// Flips a byte of a page as it lies in its pack, and with it the 64 KiB around.
+fn damage_page(repository: &Repository, id: Id) {
+    let options = parse(repository.index());
+    let ((name, offset), _) = repository.serve(|scope| {
+        let index = Index::load(scope, &options, 1 << 30).unwrap();
+        let place = index.lookup(&id.short()).unwrap().unwrap();
+        (index.pack(&place).unwrap().name, place.offset())
+    });
+    let name = format!("{:032x}", u128::from_be_bytes(name));
+    let key = repository.objects("meta/").into_iter().find(|key| key.ends_with(&name)).unwrap();
+    let mut bytes = repository.store.get(&key).unwrap();
+    let at = 80 + usize::try_from(offset + offset / 65_536 * 16).unwrap();
+    bytes[at] ^= 1;
+    repository.store.replace(&key, bytes);
+}
+
+#[test]
+fn damaged_pages_of_the_parent_are_stored_again() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("big");
+    fs::write(&path, noise(3, 16_000_000)).unwrap();
+    let mut repository = Repository::new(4 << 10);
+    let later = |snapshot: &Snapshot| {
+        let started_ns = snapshot.started_ns + 60_000_000_000_i64;
+        json!({"parent": {"root": snapshot.result["root"], "started_ns": started_ns}})
+    };
+    let first = repository.backup("s", source.path(), &json!({}));
+    let (node, _) = &read_back(&repository, &first)[Path::new("big")];
+    let Body::File { content: Content::Pages { refs, .. }, .. } = &node.body else {
+        panic!("its extents have no pages")
+    };
+    damage_page(&repository, refs[0].0);
+    let second = repository.backup("s", source.path(), &later(&first));
+    assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
+    assert_eq!(second.problems[0]["path"], json!("big"));
+    assert_is_image(&read_back(&repository, &second), source.path());
+
+    // The page at the top: without the file's attributes nothing is the same.
+    let root: RootJson = parse(second.result["root"].clone());
+    damage_page(&repository, Root::try_from(&root).unwrap().page);
+    let third = repository.backup("s", source.path(), &later(&second));
+    assert_eq!(third.problems.len(), 1, "{:?}", third.problems);
+    assert_eq!(third.result["root"], second.result["root"]);
+    assert_is_image(&read_back(&repository, &third), source.path());
+}
+
+#[test]
+fn small_files_in_doubt_that_are_the_same_stay_where_they_are() {
+    let source = tempfile::tempdir().unwrap();
+    let name = |number: u64| source.path().join(format!("{number:05}"));
+    for number in 0..500 {
+        fs::write(name(number), noise(number + 1, 700)).unwrap();
+    }
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    fs::remove_file(name(250)).unwrap();
+    let touched = File::options().write(true).open(name(251)).unwrap();
+    touched.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    fs::write(name(300), noise(9000, 700)).unwrap();
+    // All are too young for their times to say anything.
+    let second = repository.backup("s", source.path(), &json!({}));
+    let stats = &second.result["stats"];
+    assert_eq!(stats["bytes_read"], json!(499 * 700));
+    assert_eq!((&stats["chunks_new"], &stats["bytes_new"]), (&json!(1), &json!(700)));
+    assert_eq!((&stats["files_changed"], &stats["files_unmodified"]), (&json!(2), &json!(497)));
+    let (before, after) = (read_back(&repository, &first), read_back(&repository, &second));
+    for (path, (node, _)) in &after {
+        let is_same = node.body == before[path].0.body;
+        assert_eq!(is_same, *path != Path::new("00300"), "{path:?}");
+    }
+    assert_is_image(&after, source.path());
+    assert_checks(&repository);
+}
+
+#[test]
+fn every_name_of_a_new_or_changed_file_counts_as_such() {
+    let source = tempfile::tempdir().unwrap();
+    fs::write(source.path().join("a"), b"content").unwrap();
+    for name in ["b", "c"] {
+        fs::hard_link(source.path().join("a"), source.path().join(name)).unwrap();
+    }
+    let mut repository = Repository::new(32 << 10);
+    let count = |snapshot: &Snapshot| {
+        ["files_new", "files_changed", "files_unmodified"]
+            .map(|name| snapshot.result["stats"][name].as_u64().unwrap())
+    };
+    let first = repository.backup("s", source.path(), &json!({}));
+    assert_eq!(count(&first), [3, 0, 0]);
+    fs::write(source.path().join("b"), b"other content").unwrap();
+    assert_eq!(count(&repository.backup("s", source.path(), &json!({}))), [0, 3, 0]);
+    assert_eq!(count(&repository.backup("s", source.path(), &json!({}))), [0, 0, 3]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::chunks::Known;
 use super::entries::{kind_of, time};
 use super::metadata::Refs;
+use super::problems::Problems;
 use super::progress::Change;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
@@ -38,8 +39,28 @@ pub(super) struct Earlier {
 pub(super) enum Verdict {
     /// As it was: take this node over.
     Same(Box<Node>),
-    /// To be read, a file perhaps from behind what an interrupted run has covered.
-    Read { change: Change, resume: Option<(Content, u64)> },
+    /// To be read, a file perhaps from behind what an interrupted run has covered, and perhaps with a
+    /// content that may turn out to be as it was.
+    Read { change: Change, resume: Option<(Content, u64)>, before: Option<Before> },
+}
+
+/// What an earlier tree has of a small file that is to be read: where the bytes are the same, they are
+/// not stored again.
+#[derive(Clone, Debug)]
+pub(super) struct Before {
+    pub(super) digest: [u8; 16],
+    pub(super) content: Content,
+    /// How the file compares if its content is the same.
+    pub(super) change: Change,
+}
+
+/// How an entry compares with a node by what the file system shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Likeness {
+    Different,
+    /// The same, but changed so shortly before the earlier scan that it may have changed again unseen.
+    InDoubt,
+    Same,
 }
 
 /// The earlier trees, and what was found out about them.
@@ -49,6 +70,9 @@ pub(super) struct Comparison<'a> {
     pub(super) rules: CompareRules,
     /// Asked in this order.
     pub(super) earlier: Vec<Earlier>,
+    problems: &'a Problems,
+    /// It was said that a revocation makes files be read again.
+    is_revocation_told: bool,
     /// The last id that was looked up: consecutive small files share chunks.
     last_known: Option<Id>,
 }
@@ -59,24 +83,25 @@ impl<'a> Comparison<'a> {
         refs: &'a Refs,
         rules: CompareRules,
         earlier: Vec<Earlier>,
+        problems: &'a Problems,
     ) -> Self {
-        Self { known, refs, rules, earlier, last_known: None }
+        let (is_revocation_told, last_known) = (false, None);
+        Self { known, refs, rules, earlier, problems, is_revocation_told, last_known }
     }
 
-    /// Decides about one entry. Keys come in order. `lost` takes what people must be told.
-    pub(super) fn judge(
-        &mut self,
-        key: &[u8],
-        stat: &Stat,
-        lost: &mut Vec<Error>,
-    ) -> Result<Verdict> {
+    /// Decides about one entry. Keys come in order. Tells people what they must know.
+    pub(super) fn judge(&mut self, key: &[u8], stat: &Stat) -> Result<Verdict> {
         let mut change = Change::New;
-        let mut resume = None;
+        let (mut resume, mut before) = (None, None);
         for number in 0..self.earlier.len() {
-            let Some(found) = self.find(number, key, lost)? else { continue };
+            let Some(found) = self.find(number, key)? else { continue };
             change = Change::Changed;
             let Some(earlier) = self.earlier.get(number) else { continue };
-            if !is_unchanged(&found, stat, self.rules, earlier.started_ns) {
+            let likeness = compare(&found, stat, self.rules, earlier.started_ns);
+            if likeness != Likeness::Same {
+                if before.is_none() && !self.rules.force {
+                    before = self.before(number, &found, stat, likeness)?;
+                }
                 continue;
             }
             if found.partial {
@@ -90,25 +115,62 @@ impl<'a> Comparison<'a> {
             if self.is_carried(number, &found)? {
                 return Ok(Verdict::Same(Box::new(found)));
             }
-            let what = "stored content is missing from the index; the file is read again";
+            let what = "stored content is missing or damaged; the file is read again";
             let path = crate::fs::display_path(&super::dispatch::path_of(key));
-            lost.push(Error::damaged(what).at(path));
+            self.lost(&Error::damaged(what).at(path))?;
         }
-        Ok(Verdict::Read { change, resume })
+        Ok(Verdict::Read { change, resume, before })
     }
 
     /// The node that an earlier tree has here. A tree that cannot be read is told about, once, and from
     /// there on is not there to be compared with: its cursor is then at its end.
-    fn find(&mut self, number: usize, key: &[u8], lost: &mut Vec<Error>) -> Result<Option<Node>> {
+    fn find(&mut self, number: usize, key: &[u8]) -> Result<Option<Node>> {
         let Some(earlier) = self.earlier.get_mut(number) else { return Ok(None) };
-        match earlier.cursor.advance_to(key) {
-            Ok(found) => Ok(found.cloned()),
-            Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => {
-                lost.push(error);
-                Ok(None)
+        let error = match earlier.cursor.advance_to(key) {
+            Ok(found) => return Ok(found.cloned()),
+            Err(error) if is_lost(&error) => {
+                distrust_lost(self.known, &earlier.pages);
+                error
             }
-            Err(error) => Err(error),
+            Err(error) => return Err(error),
+        };
+        let what = format!("the tree of an earlier backup is not usable, files are read: {error}");
+        self.lost(&Error::new(error.kind, what))?;
+        Ok(None)
+    }
+
+    /// Something that an earlier backup stored cannot be had. After a revocation that is as it should be,
+    /// and said once.
+    fn lost(&mut self, error: &Error) -> Result<()> {
+        if self.known.index().revoked_count() == 0 {
+            return self.problems.report(error);
         }
+        if std::mem::replace(&mut self.is_revocation_told, true) {
+            return Ok(());
+        }
+        let what = "earlier backups were made with a key that was removed since: what they stored is not \
+                    built upon, and files are read again";
+        self.problems.note(&Error::new(error.kind, what))
+    }
+
+    /// The content to compare with once the file has been read.
+    fn before(
+        &mut self,
+        number: usize,
+        node: &Node,
+        stat: &Stat,
+        likeness: Likeness,
+    ) -> Result<Option<Before>> {
+        let (Body::File { size, content }, Some(digest)) = (&node.body, node.digest) else {
+            return Ok(None);
+        };
+        let is_whole = !node.unstable && !node.unreadable && !node.partial;
+        if !is_whole || *size != stat.size || !matches!(content, Content::Inline(_)) {
+            return Ok(None);
+        }
+        let is_stored = self.is_stored(number, content)?.is_some();
+        let change = if likeness == Likeness::InDoubt { Change::None } else { Change::Changed };
+        Ok(is_stored.then(|| Before { digest, content: content.clone(), change }))
     }
 
     /// Whether the repository still has all that a node needs. What it names through pages is then
@@ -120,7 +182,14 @@ impl<'a> Comparison<'a> {
         }
         if let (Content::Pages { .. }, Some(earlier)) = (content, self.earlier.get(number)) {
             let mut noting = Noting { refs: self.refs, result: Ok(()) };
-            collect_content(&*earlier.pages, content, &mut noting)?;
+            match collect_content(&*earlier.pages, content, &mut noting) {
+                // Noted for nothing, in part: that only keeps it a while.
+                Err(error) if is_lost(&error) => {
+                    distrust_lost(self.known, &earlier.pages);
+                    return Ok(false);
+                }
+                other => other?,
+            }
             noting.result?;
         }
         Ok(true)
@@ -131,7 +200,12 @@ impl<'a> Comparison<'a> {
         let Some(earlier) = self.earlier.get(number) else { return Ok(None) };
         let mut search = Search { known: self.known, last: self.last_known, missing: None };
         match collect_content(&*earlier.pages, content, &mut search) {
-            Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => {
+            Err(error) if is_lost(&error) => {
+                distrust_lost(self.known, &earlier.pages);
+                // Nor was anything looked at behind what is lost.
+                if let Content::Pages { refs, .. } = content {
+                    self.known.distrust(refs.iter().map(|(id, _)| id.short()));
+                }
                 return Ok(None);
             }
             other => other?,
@@ -143,6 +217,19 @@ impl<'a> Comparison<'a> {
         }
         Ok(content.covered())
     }
+}
+
+/// Whether an error means that something stored cannot be had, now or ever, so that it is to be stored
+/// anew; as opposed to a store that fails.
+pub(super) fn is_lost(error: &Error) -> bool {
+    use ErrorKind::{Damaged, NotFound, Unsupported, WrongKey};
+    matches!(error.kind, Damaged | NotFound | Unsupported | WrongKey)
+}
+
+/// Pages that the index has and that could not be read are the same pages when they are made anew: they
+/// are stored then, or the new snapshot would lack what the old one lacks.
+pub(super) fn distrust_lost(known: &Known, pages: &PageStore) {
+    known.distrust(pages.take_lost().iter().map(Id::short));
 }
 
 /// Looks for what the index does not have.
@@ -207,7 +294,7 @@ impl Visitor for Noting<'_> {
 }
 
 /// Whether the file system shows the entry exactly as the earlier tree has it.
-fn is_unchanged(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128) -> bool {
+fn compare(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128) -> Likeness {
     let is_whole = !node.unstable && !node.unreadable;
     let (mtime, ctime) = (time(stat.mtime), time(stat.ctime));
     let is_same_kind = node.kind() == kind_of(stat.kind);
@@ -227,13 +314,17 @@ fn is_unchanged(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128)
     } else {
         node.ctime == ctime
     };
-    is_whole
+    let is_same = is_whole
         && is_same_kind
         && is_same_size
         && is_same_inode
         && is_same_ctime
-        && node.mtime == mtime
-        && !is_racy
+        && node.mtime == mtime;
+    match (is_same, is_racy) {
+        (false, _) => Likeness::Different,
+        (true, true) => Likeness::InDoubt,
+        (true, false) => Likeness::Same,
+    }
 }
 
 fn nanos(time: Timestamp) -> i128 {

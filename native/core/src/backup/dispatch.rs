@@ -202,16 +202,13 @@ impl<'a> Dispatcher<'a> {
             }
             self.links.insert(group, stat.nlink - 1);
         }
-        let mut lost = Vec::new();
-        let verdict = self.comparison.judge(&entry.key, stat, &mut lost)?;
-        for error in lost {
-            self.push(Task::Lost(error), 0, true)?;
-        }
-        let (change, resume) = match verdict {
+        let resume = match self.comparison.judge(&entry.key, stat)? {
             Verdict::Same(found) => return self.carry(entry, *found),
-            Verdict::Read { change, resume } => (change, resume),
+            Verdict::Read { change, resume, before } => {
+                (entry.change, entry.before) = (change, before);
+                resume
+            }
         };
-        entry.change = change;
         if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
             return self.large(entry, resume);
         }

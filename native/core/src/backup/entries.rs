@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Mutex;
 
+use super::compare::Before;
 use super::items::{At, Entry, EntryDone, Group, GroupDone, Task, TaskDone};
 use super::progress::{Change, Counters};
 use crate::crypto::IdKey;
@@ -90,7 +91,7 @@ impl EntryReader<'_> {
     }
 
     /// A regular file, whole. One that changes under the first reading is read once more.
-    fn read_small(&self, entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
+    fn read_small(&self, mut entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
         let start = bytes.len();
         let mut expected = entry.stat.clone();
         let mut last = None;
@@ -129,6 +130,12 @@ impl EntryReader<'_> {
             self.ids.id(content).first_chunk::<16>().filter(|_| !content.is_empty())
         {
             file.node.digest = Some(*digest);
+        }
+        if let Some(before) = entry.before.take()
+            && take_over(&before, &mut file.node)
+        {
+            bytes.truncate(start);
+            entry.change = before.change;
         }
         let range = start..bytes.len();
         done(&entry.at, file.node, entry.change, range, file.problems)
@@ -214,6 +221,18 @@ impl EntryReader<'_> {
             ..Node::new(key, body)
         }
     }
+}
+
+/// Gives a small file that was read its earlier content, if that has the same bytes.
+fn take_over(before: &Before, node: &mut Node) -> bool {
+    let is_same = node.digest == Some(before.digest)
+        && before.content.covered().is_some_and(|covered| covered == node.size());
+    if let Body::File { content, .. } = &mut node.body
+        && is_same
+    {
+        *content = before.content.clone();
+    }
+    is_same
 }
 
 /// A time as the tree has it.

@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::compare::Before;
 use super::progress::Change;
 use super::slot::Slot;
 use crate::budget::Permit;
@@ -27,6 +28,8 @@ pub(super) struct Entry {
     pub(super) change: Change,
     /// The parent's node, where its content is to be taken over and only attributes read.
     pub(super) carry: Option<Box<Node>>,
+    /// What an earlier tree has of a small file; where that is what is read, it is not stored again.
+    pub(super) before: Option<Before>,
     /// Of a directory: its entries could not be listed, or not all of them.
     pub(super) is_unlisted: bool,
     /// Of a directory: what of it is left out on purpose.
@@ -36,7 +39,16 @@ pub(super) struct Entry {
 impl Entry {
     /// An entry to be read whole.
     pub(super) fn new(key: Vec<u8>, at: At, stat: Stat, change: Change) -> Self {
-        Self { key, at, stat, change, carry: None, is_unlisted: false, left_out: None }
+        Self {
+            key,
+            at,
+            stat,
+            change,
+            carry: None,
+            before: None,
+            is_unlisted: false,
+            left_out: None,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::compare::{distrust_lost, is_lost};
 use super::entries::{EntryReader, OpenFile, done, is_same_content, set_content, vanished};
 use super::files::FileReader;
 use super::items::{Large, PartialNode, PartialState};
@@ -43,9 +44,8 @@ impl LargeReader<'_> {
             let OpenFile { fd, mut node, stat, problems } = file;
             // The prefix counts only for the file that it was taken of.
             let prefix = resume.take().filter(|_| is_same_content(&stat, &entry.stat));
-            let mut content = ContentBuilder::new(self.page_key.clone());
             let earlier = self.earlier.as_ref();
-            let start = resume_content(&mut content, prefix, earlier, reader.pages)?;
+            let (content, start) = resume_content(self.page_key, prefix, earlier, reader.pages)?;
             let read = {
                 let template = node.clone();
                 let pages = &mut *self.checkpoint_pages;
@@ -85,22 +85,32 @@ impl LargeReader<'_> {
     }
 }
 
-/// Fills a builder with the content that an interrupted run has covered; returns how many bytes that is.
+/// A builder with the content that an interrupted run has covered, and how many bytes that is. Where the
+/// list of that content cannot be read any more, nothing is covered: the file is read from its start.
 pub(super) fn resume_content(
-    builder: &mut ContentBuilder,
+    key: &PageKey,
     resume: Option<(Content, u64)>,
     earlier: Option<&Arc<PageStore>>,
     pages: &mut Pages,
-) -> Result<u64> {
-    let (Some((content, _)), Some(earlier)) = (resume, earlier) else { return Ok(0) };
+) -> Result<(ContentBuilder, u64)> {
+    let mut builder = ContentBuilder::new(key.clone());
+    let (Some((content, _)), Some(earlier)) = (resume, earlier) else { return Ok((builder, 0)) };
     for extent in ExtentIter::new(earlier, &content, 0) {
-        let extent = extent?.1;
+        let extent = match extent {
+            Ok((_, extent)) => extent,
+            Err(error) if is_lost(&error) => {
+                distrust_lost(&pages.known, earlier);
+                return Ok((ContentBuilder::new(key.clone()), 0));
+            }
+            Err(error) => return Err(error),
+        };
         if let ExtentKind::Data { id, .. } = extent.kind {
             pages.note(&id)?;
         }
         builder.push(extent, pages)?;
     }
-    Ok(builder.covered())
+    let covered = builder.covered();
+    Ok((builder, covered))
 }
 
 /// Leaves a partial node for a checkpoint, if one waits for it.

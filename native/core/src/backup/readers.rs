@@ -103,8 +103,7 @@ impl Backup {
         let slot = Slot::new(signal);
         let partial = Arc::new(PartialNode::default());
         let opened = if is_stream { None } else { Some(single::open(&self.path()?, &mut node)?) };
-        let mut builder = ContentBuilder::new(self.page_key()?);
-        let mut start = 0;
+        let (mut builder, mut start) = (ContentBuilder::new(self.page_key()?), 0);
         let mut change = Change::New;
         if let Some(opened) = &opened {
             set_content(&mut node, opened.size);
@@ -112,12 +111,13 @@ impl Backup {
                 Some(Verdict::Same(found)) => {
                     return nodes.send(Pending::Same(*found)).map_err(|_| stopped());
                 }
-                Some(Verdict::Read { change: found, resume }) => {
+                Some(Verdict::Read { change: found, resume, before: _ }) => {
                     change = found;
                     let pages_of =
                         self.options.resume.as_ref().map(|options| self.earlier(options));
                     let earlier = pages_of.transpose()?.map(|earlier| earlier.pages);
-                    start = resume_content(&mut builder, resume, earlier.as_ref(), &mut pages)?;
+                    (builder, start) =
+                        resume_content(&self.page_key()?, resume, earlier.as_ref(), &mut pages)?;
                 }
                 None => {}
             }
@@ -165,10 +165,7 @@ impl Backup {
         problems: &Problems,
     ) -> Result<Option<Verdict>> {
         let Some(stat) = &opened.stat else { return Ok(None) };
-        let mut lost = Vec::new();
-        let verdict = self.comparison()?.judge(&[], stat, &mut lost)?;
-        lost.iter().try_for_each(|error| problems.report(error))?;
-        Ok(Some(verdict))
+        self.comparison(problems)?.judge(&[], stat).map(Some)
     }
 }
 

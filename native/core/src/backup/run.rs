@@ -213,7 +213,7 @@ impl Backup {
     }
 
     /// What there is to compare with: an interrupted run first, then the parent.
-    pub(super) fn comparison(&self) -> Result<Comparison<'_>> {
+    pub(super) fn comparison<'a>(&'a self, problems: &'a Problems) -> Result<Comparison<'a>> {
         let rules = CompareRules {
             ignore_ctime: self.options.ignore_ctime,
             ignore_inode: self.options.ignore_inode,
@@ -221,7 +221,7 @@ impl Backup {
         };
         let earlier = self.options.resume.iter().chain(&self.options.parent);
         let earlier: Result<_> = earlier.map(|options| self.earlier(options)).collect();
-        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?))
+        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?, problems))
     }
 
     /// Where the pages of an interrupted run are.
@@ -328,7 +328,7 @@ impl Backup {
                 ..WalkOptions::default()
             },
         );
-        let comparison = self.comparison()?;
+        let comparison = self.comparison(problems)?;
         let resumed = self.resumed(&comparison);
         let small_budget = Budget::new(self.shares.small);
         let stream_budget = Budget::new(self.shares.stream);
