@@ -680,3 +680,202 @@ fn a_directory_that_cannot_be_opened_is_no_empty_one() {
     let snapshot = repository.backup("s", source.path(), &json!({}));
     assert_is_image(&read_back(&repository, &snapshot), source.path());
 }
+
+/// Other bytes of the same length and with the same mtime.
+fn change_unseen(path: &Path, seed: u64) {
+    let before = fs::metadata(path).unwrap();
+    let length = usize::try_from(before.len()).unwrap();
+    let mut content = fs::read(path).unwrap();
+    content[length / 2..].copy_from_slice(&noise(seed, length - length / 2));
+    fs::write(path, content).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+}
+
+/// Compares with this snapshot, whose scan is said to have been later than it was, beyond all doubt
+/// about clocks; with more options.
+fn after(snapshot: &Snapshot, more: &Value) -> Value {
+    let started_ns = snapshot.started_ns + 60_000_000_000_i64;
+    let mut options = more.clone();
+    options["parent"] = json!({"root": snapshot.result["root"], "started_ns": started_ns});
+    options
+}
+
+fn recheck(percent: f64, seed: u64) -> Value {
+    json!({"recheck": {"percent": percent, "seed": seed}, "ignore_ctime": true})
+}
+
+#[test]
+fn what_changed_without_a_trace_is_found_by_the_share_that_is_read() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..50 {
+        fs::write(source.path().join(format!("{number:02}")), noise(number + 1, 1_000)).unwrap();
+    }
+    fs::write(source.path().join("large"), noise(99, 3_000_000)).unwrap();
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    // All of it, and nothing changed: nothing is said, and the tree is the same.
+    let second = repository.backup("s", source.path(), &after(&first, &recheck(100.0, 1)));
+    assert_eq!(second.problems, Vec::<Value>::new());
+    assert_eq!(second.result["root"], first.result["root"]);
+    let stats = &second.result["stats"];
+    assert_eq!((&stats["bytes_read"], &stats["files_changed"]), (&json!(3_050_000), &json!(0)));
+
+    for name in ["07", "large"] {
+        change_unseen(&source.path().join(name), 1234);
+    }
+    let unseen = json!({"ignore_ctime": true});
+    let blind = repository.backup("s", source.path(), &after(&first, &unseen));
+    assert_eq!((blind.problems.len(), &blind.result["stats"]["bytes_read"]), (0, &json!(0)));
+    let found = repository.backup("s", source.path(), &after(&first, &recheck(100.0, 1)));
+    let mut paths: Vec<_> = found.problems.iter().map(|problem| &problem["path"]).collect();
+    paths.sort_by_key(ToString::to_string);
+    assert_eq!(paths, [&json!("07"), &json!("large")], "{:?}", found.problems);
+    assert_eq!(found.result["stats"]["files_changed"], json!(2));
+    assert_is_image(&read_back(&repository, &found), source.path());
+
+    // A part, by seed: the same part with the same seed.
+    let read = |repository: &mut Repository, seed| {
+        let part = after(&found, &recheck(30.0, seed));
+        let part = repository.backup("s", source.path(), &part);
+        part.result["stats"]["bytes_read"].as_u64().unwrap() % 1_000_000
+    };
+    let parts: Vec<u64> = (0..8).map(|seed| read(&mut repository, seed)).collect();
+    assert_eq!(parts[3], read(&mut repository, 3));
+    assert!(parts.iter().all(|part| (1_000..=40_000).contains(part)), "{parts:?}");
+    assert!(parts.iter().any(|part| *part != parts[0]), "{parts:?}");
+    assert_checks(&repository);
+}
+
+#[test]
+fn a_source_of_one_file_is_rechecked_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("image");
+    fs::write(&path, noise(5, 2_000_000)).unwrap();
+    let mut repository = Repository::new(64 << 10);
+    let file = |more: Value| {
+        let mut more = more;
+        more["kind"] = json!("file");
+        more
+    };
+    let first = repository.backup("file", &path, &file(json!({})));
+    let options = file(after(&first, &recheck(100.0, 1)));
+    let second = repository.backup("file", &path, &options);
+    assert_eq!(second.result["root"], first.result["root"]);
+    assert_eq!(second.result["stats"]["files_unmodified"], json!(1));
+    change_unseen(&path, 6);
+    let third = repository.backup("file", &path, &options);
+    assert_eq!(third.problems.len(), 1, "{:?}", third.problems);
+    assert!(read_back(&repository, &third)[Path::new("")].1 == fs::read(&path).unwrap());
+}
+
+/// A copy of a flat directory that keeps names, sizes and mtimes.
+fn copy_flat(from: &Path, to: &Path) {
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let copy = to.join(entry.file_name());
+        fs::copy(entry.path(), &copy).unwrap();
+        let modified = entry.metadata().unwrap().modified().unwrap();
+        File::options().write(true).open(&copy).unwrap().set_modified(modified).unwrap();
+    }
+}
+
+#[test]
+fn a_clone_is_compared_by_size_and_mtime() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..100 {
+        let size = if number % 10 == 0 { 200_000 } else { 1_000 };
+        fs::write(source.path().join(format!("{number:02}")), noise(number + 1, size)).unwrap();
+    }
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    let clone = tempfile::tempdir().unwrap();
+    copy_flat(source.path(), clone.path());
+    fs::write(clone.path().join("07"), noise(777, 1_500)).unwrap();
+    fs::set_permissions(clone.path().join("08"), fs::Permissions::from_mode(0o751)).unwrap();
+    let detect = json!({"detect_clones": true});
+
+    let whole = repository.backup("s", clone.path(), &after(&first, &json!({})));
+    assert_eq!(whole.result["clone"], Value::Null);
+    assert_eq!(whole.result["stats"]["bytes_read"], json!(10 * 200_000 + 89 * 1_000 + 1_500));
+
+    let second = repository.backup("s", clone.path(), &after(&first, &detect));
+    let evidence = &second.result["clone"];
+    assert_eq!((&evidence["compared"], &evidence["other_inode"]), (&json!(99), &json!(99)));
+    let told: Vec<_> = second.problems.iter().map(|told| &told["is_note"]).collect();
+    assert_eq!(told, [&json!(true)], "{:?}", second.problems);
+    let stats = &second.result["stats"];
+    let counts = ["errors", "files_unmodified", "files_changed"].map(|name| stats[name].clone());
+    assert_eq!(counts, [json!(0), json!(99), json!(1)]);
+    // A part of the files was read to be sure, but not the whole.
+    assert!(stats["bytes_read"].as_u64().unwrap() < 1_000_000, "{stats}");
+    // Attributes too, one by one.
+    assert_is_image(&read_back(&repository, &second), clone.path());
+
+    // From then on its own inodes are known.
+    let third = repository.backup("s", clone.path(), &after(&second, &detect));
+    assert_eq!(third.result["clone"], Value::Null);
+    assert_eq!(third.result["stats"]["bytes_read"], json!(0));
+    // Another clone, in which a file changed without a trace that is none of those looked at first.
+    let other = tempfile::tempdir().unwrap();
+    copy_flat(clone.path(), other.path());
+    change_unseen(&other.path().join("03"), 4321);
+    let mut options = after(&third, &detect);
+    options["recheck"] = json!({"percent": 100.0, "seed": 1});
+    let fourth = repository.backup("s", other.path(), &options);
+    let paths: Vec<_> = fourth.problems.iter().map(|told| &told["path"]).collect();
+    assert_eq!(paths, [&Value::Null, &json!("03")]);
+    assert_is_image(&read_back(&repository, &fourth), other.path());
+    assert_checks(&repository);
+}
+
+#[test]
+fn what_only_looks_like_a_clone_is_read() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..100 {
+        fs::write(source.path().join(format!("{number:02}")), noise(number + 1, 1_000)).unwrap();
+    }
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    // Edited in place, all of them, by a tool that sets the mtime back.
+    for number in 0..100 {
+        change_unseen(&source.path().join(format!("{number:02}")), number + 1_000);
+    }
+    let detect = json!({"detect_clones": true});
+    let second = repository.backup("s", source.path(), &after(&first, &detect));
+    assert_eq!((&second.result["clone"], second.problems.len()), (&Value::Null, 0));
+    assert_is_image(&read_back(&repository, &second), source.path());
+
+    // Too few files to conclude anything from.
+    let few = tempfile::tempdir().unwrap();
+    for number in 0..15 {
+        fs::write(few.path().join(number.to_string()), noise(number + 1, 1_000)).unwrap();
+    }
+    let first = repository.backup("few", few.path(), &json!({}));
+    let copy = tempfile::tempdir().unwrap();
+    copy_flat(few.path(), copy.path());
+    let second = repository.backup("few", copy.path(), &after(&first, &detect));
+    assert_eq!(second.result["clone"], Value::Null);
+    assert_eq!(second.result["stats"]["bytes_read"], json!(15_000));
+}
+
+#[test]
+fn a_file_that_seems_unchanged_and_cannot_be_opened_keeps_what_is_stored() {
+    let source = tempfile::tempdir().unwrap();
+    let path = source.path().join("file");
+    fs::write(&path, b"content").unwrap();
+    let mut repository = Repository::new(32 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    if File::open(&path).is_ok() {
+        println!("skipped: this user may open every file");
+        return;
+    }
+    for options in [json!({"ignore_ctime": true}), recheck(100.0, 1)] {
+        let second = repository.backup("s", source.path(), &after(&first, &options));
+        assert_eq!(second.problems.len(), 1, "{:?}", second.problems);
+        let (node, content) = &read_back(&repository, &second)[Path::new("file")];
+        assert_eq!((node.unreadable, node.mode), (false, 0));
+        assert_eq!(content, b"content");
+    }
+}

@@ -2,12 +2,15 @@
 //! it was, and whose content the repository still has, is taken over without being read.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::chunks::Known;
+use super::clones::Evidence;
 use super::entries::{kind_of, time};
 use super::metadata::Refs;
 use super::problems::Problems;
 use super::progress::Change;
+use super::recheck::{Recheck, Sampler};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
 use crate::fs::{FileKind, Stat, Timestamp};
@@ -28,6 +31,17 @@ pub(super) struct CompareRules {
     pub(super) force: bool,
 }
 
+impl CompareRules {
+    /// Without what is different throughout in a clone.
+    fn without(self, clone: &Evidence) -> Self {
+        Self {
+            ignore_ctime: self.ignore_ctime || clone.ignores_ctime(),
+            ignore_inode: self.ignore_inode || clone.ignores_inode(),
+            ..self
+        }
+    }
+}
+
 /// An earlier tree to compare with.
 pub(super) struct Earlier {
     pub(super) pages: Arc<PageStore>,
@@ -41,17 +55,43 @@ pub(super) enum Verdict {
     Same(Box<Node>),
     /// To be read, a file perhaps from behind what an interrupted run has covered, and perhaps with a
     /// content that may turn out to be as it was.
-    Read { change: Change, resume: Option<(Content, u64)>, before: Option<Before> },
+    Read { change: Change, resume: Option<(Content, u64)>, before: Option<Box<Before>> },
+    /// As it was, a large file; these pieces were drawn to be compared.
+    Recheck(Recheck, Box<Before>),
 }
 
-/// What an earlier tree has of a small file that is to be read: where the bytes are the same, they are
-/// not stored again.
+/// The content that an earlier tree has of a file, all of it still stored.
 #[derive(Clone, Debug)]
 pub(super) struct Before {
-    pub(super) digest: [u8; 16],
+    /// Of small files: where what is read has the same, it is not stored again.
+    pub(super) digest: Option<[u8; 16]>,
     pub(super) content: Content,
+    pub(super) why: Why,
+}
+
+impl Before {
     /// How the file compares if its content is the same.
-    pub(super) change: Change,
+    pub(super) fn change(&self) -> Change {
+        if self.why == Why::Changed { Change::Changed } else { Change::None }
+    }
+
+    /// Whether the content counts as the file's as long as nothing else is known.
+    pub(super) fn is_trusted(&self) -> bool {
+        matches!(self.why, Why::Drawn | Why::Attributes)
+    }
+}
+
+/// Why a file is opened though an earlier tree has its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Why {
+    /// It is not as it was.
+    Changed,
+    /// It may have changed unseen.
+    InDoubt,
+    /// It is as it was, and was drawn to be compared.
+    Drawn,
+    /// It is as it was, but for its attributes.
+    Attributes,
 }
 
 /// How an entry compares with a node by what the file system shows.
@@ -71,6 +111,11 @@ pub(super) struct Comparison<'a> {
     /// Asked in this order.
     pub(super) earlier: Vec<Earlier>,
     problems: &'a Problems,
+    sampler: Sampler,
+    /// Set by readers who found a file changed that seemed unchanged.
+    is_doubted: &'a AtomicBool,
+    /// What is ignored because the source seems to be a clone.
+    clone: Option<Evidence>,
     /// It was said that a revocation makes files be read again.
     is_revocation_told: bool,
     /// The last id that was looked up: consecutive small files share chunks.
@@ -84,20 +129,52 @@ impl<'a> Comparison<'a> {
         rules: CompareRules,
         earlier: Vec<Earlier>,
         problems: &'a Problems,
+        (sampler, is_doubted): (Sampler, &'a AtomicBool),
     ) -> Self {
-        let (is_revocation_told, last_known) = (false, None);
-        Self { known, refs, rules, earlier, problems, is_revocation_told, last_known }
+        Self {
+            known,
+            refs,
+            rules,
+            earlier,
+            problems,
+            sampler,
+            is_doubted,
+            clone: None,
+            is_revocation_told: false,
+            last_known: None,
+        }
+    }
+
+    /// The source seems to be a clone: ignores what is different throughout, until a file is found that
+    /// changed all the same.
+    pub(super) fn trust_clone(&mut self, evidence: Evidence) -> Result<()> {
+        let Evidence { compared, other_ctime, other_inode, .. } = evidence;
+        self.clone = Some(evidence);
+        let what = format!(
+            "the source seems to be a clone of what the parent saw: of {compared} files with the same size \
+             and mtime {other_ctime} have another ctime and {other_inode} another inode; files are compared \
+             without what is different throughout. hint: `--clones never` reads them all"
+        );
+        self.problems.note(&Error::new(ErrorKind::Io, what))
+    }
+
+    /// The rules that hold now.
+    fn rules(&self) -> CompareRules {
+        match self.clone.filter(|_| !self.is_doubted.load(Relaxed)) {
+            Some(clone) => self.rules.without(&clone),
+            None => self.rules,
+        }
     }
 
     /// Decides about one entry. Keys come in order. Tells people what they must know.
     pub(super) fn judge(&mut self, key: &[u8], stat: &Stat) -> Result<Verdict> {
-        let mut change = Change::New;
+        let (mut change, rules) = (Change::New, self.rules());
         let (mut resume, mut before) = (None, None);
         for number in 0..self.earlier.len() {
             let Some(found) = self.find(number, key)? else { continue };
             change = Change::Changed;
             let Some(earlier) = self.earlier.get(number) else { continue };
-            let likeness = compare(&found, stat, self.rules, earlier.started_ns);
+            let likeness = compare(&found, stat, rules, earlier.started_ns);
             if likeness != Likeness::Same {
                 if before.is_none() && !self.rules.force {
                     before = self.before(number, &found, stat, likeness)?;
@@ -113,13 +190,39 @@ impl<'a> Comparison<'a> {
                 continue;
             }
             if self.is_carried(number, &found)? {
-                return Ok(Verdict::Same(Box::new(found)));
+                return Ok(self.draw(number, found, stat));
             }
             let what = "stored content is missing or damaged; the file is read again";
             let path = crate::fs::display_path(&super::dispatch::path_of(key));
             self.lost(&Error::damaged(what).at(path))?;
         }
         Ok(Verdict::Read { change, resume, before })
+    }
+
+    /// An unchanged entry is taken over, or drawn to be compared.
+    fn draw(&mut self, number: usize, found: Node, stat: &Stat) -> Verdict {
+        let Body::File { size, content } = &found.body else {
+            return Verdict::Same(Box::new(found));
+        };
+        let before = |why| Box::new(Before { digest: found.digest, content: content.clone(), why });
+        if found.digest.is_some() && self.sampler.draws() {
+            let before = Some(before(Why::Drawn));
+            return Verdict::Read { change: Change::Changed, resume: None, before };
+        }
+        if found.digest.is_none()
+            && let Some(earlier) = self.earlier.get(number)
+        {
+            let windows = self.sampler.windows(*size);
+            if !windows.is_empty() {
+                let (content, pages) = (content.clone(), Arc::clone(&earlier.pages));
+                return Verdict::Recheck(Recheck { content, pages, windows }, before(Why::Drawn));
+            }
+        }
+        if found.ctime == time(stat.ctime) {
+            return Verdict::Same(Box::new(found));
+        }
+        let before = Some(before(Why::Attributes));
+        Verdict::Read { change: Change::None, resume: None, before }
     }
 
     /// The node that an earlier tree has here. A tree that cannot be read is told about, once, and from
@@ -148,7 +251,7 @@ impl<'a> Comparison<'a> {
         if std::mem::replace(&mut self.is_revocation_told, true) {
             return Ok(());
         }
-        let what = "earlier backups were made with a key that was removed since: what they stored is not \
+        let what = "earlier backups were made with a key that was revoked since: what they stored is not \
                     built upon, and files are read again";
         self.problems.note(&Error::new(error.kind, what))
     }
@@ -160,7 +263,7 @@ impl<'a> Comparison<'a> {
         node: &Node,
         stat: &Stat,
         likeness: Likeness,
-    ) -> Result<Option<Before>> {
+    ) -> Result<Option<Box<Before>>> {
         let (Body::File { size, content }, Some(digest)) = (&node.body, node.digest) else {
             return Ok(None);
         };
@@ -169,8 +272,9 @@ impl<'a> Comparison<'a> {
             return Ok(None);
         }
         let is_stored = self.is_stored(number, content)?.is_some();
-        let change = if likeness == Likeness::InDoubt { Change::None } else { Change::Changed };
-        Ok(is_stored.then(|| Before { digest, content: content.clone(), change }))
+        let why = if likeness == Likeness::InDoubt { Why::InDoubt } else { Why::Changed };
+        let before = Before { digest: Some(digest), content: content.clone(), why };
+        Ok(is_stored.then(|| Box::new(before)))
     }
 
     /// Whether the repository still has all that a node needs. What it names through pages is then
@@ -308,12 +412,8 @@ fn compare(node: &Node, stat: &Stat, rules: CompareRules, started_ns: i128) -> L
     let is_racy = nanos(stat.mtime) > started_ns - RACY_NANOS
         || (!rules.ignore_ctime && nanos(stat.ctime) > started_ns - RACY_NANOS);
     let is_same_inode = rules.ignore_inode || node.ino == stat.ino;
-    let is_same_ctime = if rules.ignore_ctime {
-        (node.mode, node.uid, node.gid) == (stat.mode, stat.uid, stat.gid)
-            || stat.kind == FileKind::File
-    } else {
-        node.ctime == ctime
-    };
+    // Of everything but files the attributes are all there is to read.
+    let is_same_ctime = node.ctime == ctime || rules.ignore_ctime && stat.kind == FileKind::File;
     let is_same = is_whole
         && is_same_kind
         && is_same_size

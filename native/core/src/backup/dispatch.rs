@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
-use super::compare::{Comparison, Verdict};
+use super::compare::{Comparison, Verdict, Why};
 use super::entries::link_group;
 use super::files::stopped;
 use super::items::{At, Entry, Group, GroupDone, Item, Large, PartialNode, Task, TaskDone};
 use super::progress::Change;
+use super::recheck::Recheck;
 use super::slot::{Signal, Slot};
 use crate::budget::Budget;
 use crate::error::{Error, Result};
@@ -202,26 +203,31 @@ impl<'a> Dispatcher<'a> {
             }
             self.links.insert(group, stat.nlink - 1);
         }
-        let resume = match self.comparison.judge(&entry.key, stat)? {
+        let (resume, recheck) = match self.comparison.judge(&entry.key, stat)? {
             Verdict::Same(found) => return self.carry(entry, *found),
             Verdict::Read { change, resume, before } => {
                 (entry.change, entry.before) = (change, before);
-                resume
+                (resume, None)
+            }
+            Verdict::Recheck(recheck, before) => {
+                (entry.change, entry.before) = (Change::Changed, Some(before));
+                (None, Some(recheck))
             }
         };
-        if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
-            return self.large(entry, resume);
+        let is_file = entry.stat.kind == FileKind::File;
+        if entry.before.as_ref().is_some_and(|before| before.why == Why::Attributes) {
+            return self.push(Task::Read(entry), 0, true);
         }
-        let bytes = if entry.stat.kind == FileKind::File { entry.stat.size } else { 0 };
+        if is_file && (entry.stat.size >= self.setup.small_bytes || recheck.is_some()) {
+            return self.large(entry, resume, recheck);
+        }
+        let bytes = if is_file { entry.stat.size } else { 0 };
         self.push(Task::Read(entry), bytes, true)
     }
 
     /// Takes over what the parent has.
-    fn carry(&mut self, mut entry: Entry, mut found: Node) -> Result<()> {
-        if self.comparison.rules.ignore_ctime && entry.stat.kind == FileKind::File {
-            (entry.change, entry.carry) = (Change::None, Some(Box::new(found)));
-            return self.push(Task::Read(entry), 0, true);
-        }
+    #[allow(clippy::needless_pass_by_value, reason = "nothing is left to do with it")]
+    fn carry(&mut self, entry: Entry, mut found: Node) -> Result<()> {
         // The parent may have been made with other patterns.
         found.left_out = entry.left_out;
         let stat = &entry.stat;
@@ -233,13 +239,18 @@ impl<'a> Dispatcher<'a> {
         self.push(Task::Same(found), 0, false)
     }
 
-    fn large(&mut self, entry: Entry, resume: Option<(Content, u64)>) -> Result<()> {
+    fn large(
+        &mut self,
+        entry: Entry,
+        resume: Option<(Content, u64)>,
+        recheck: Option<Recheck>,
+    ) -> Result<()> {
         self.flush()?;
         let slot = Slot::new(self.setup.signal);
         let partial = Arc::new(PartialNode::default());
         let item = Item::Large(Arc::clone(&slot), Arc::clone(&partial));
         self.outputs.items.send(item).map_err(|_| stopped())?;
-        let large = Large { entry, resume, slot, partial };
+        let large = Large { entry, resume, recheck, slot, partial };
         self.outputs.large.send(large).map_err(|_| stopped())
     }
 

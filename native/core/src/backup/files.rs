@@ -52,7 +52,7 @@ pub(super) enum Source<'fd> {
 
 impl Source<'_> {
     /// Reads into `buffer`, at `offset` where that means something; 0 at the end.
-    fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    pub(super) fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         loop {
             let result = match self {
                 Self::File { fd, can_skip_cache } => {

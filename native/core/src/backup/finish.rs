@@ -215,7 +215,7 @@ impl Finisher<'_> {
         };
         let (slot, partial) = (Slot::new(self.signal), Arc::new(PartialNode::default()));
         let (to, part) = (Arc::clone(&slot), Arc::clone(&partial));
-        let large = Large { entry, resume: None, slot: to, partial: part };
+        let large = Large { entry, resume: None, recheck: None, slot: to, partial: part };
         again.send(large).map_err(|_| stopped())?;
         self.large(&slot, &partial)
     }

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use super::compare::{distrust_lost, is_lost};
-use super::entries::{EntryReader, OpenFile, done, is_same_content, set_content, vanished};
+use super::entries::{
+    EntryReader, OpenFile, done, is_same_content, set_content, take_over, vanished,
+};
 use super::files::FileReader;
 use super::items::{Large, PartialNode, PartialState};
 use super::metadata::Pages;
+use super::recheck::Checker;
 use crate::broker::lock;
 use crate::error::Result;
 use crate::fs::stat_fd;
@@ -29,9 +32,15 @@ pub(super) struct LargeReader<'a> {
 }
 
 impl LargeReader<'_> {
+    fn checker<'r>(&'r self, reader: &'r FileReader<'_>) -> Checker<'r> {
+        let EntryReader { ids, counters, .. } = *self.entries;
+        Checker { ids, counters, signal: reader.signal }
+    }
+
     /// Reads a file and delivers its node. Only what ends the whole run is an error.
     pub(super) fn read(&mut self, reader: &mut FileReader<'_>, large: Large) -> Result<()> {
-        let Large { entry, mut resume, slot, partial } = large;
+        let Large { mut entry, mut resume, mut recheck, slot, partial } = large;
+        let mut suspicion = None;
         let mut expected = entry.stat.clone();
         let mut attempt = 0;
         let outcome = loop {
@@ -41,7 +50,32 @@ impl LargeReader<'_> {
                 Ok(None) => break vanished(&entry, "was replaced while it was read"),
                 Err(error) => break self.entries.unreadable(entry, error),
             };
-            let OpenFile { fd, mut node, stat, problems } = file;
+            let OpenFile { fd, mut node, stat, mut problems } = file;
+            if let (Some(recheck), Some(before)) = (recheck.take(), entry.before.take()) {
+                let checker = self.checker(reader);
+                let change = match checker.find_change(&fd, &recheck) {
+                    Ok(change) => change,
+                    Err(error) if reader.signal.check().is_err() => return Err(error),
+                    // The list of its chunks, read a moment ago: then all of it is read.
+                    Err(error) if is_lost(&error) => Some(0),
+                    Err(error) => {
+                        entry.before = Some(before);
+                        break self.entries.unreadable(entry, error);
+                    }
+                };
+                let is_as_seen = stat_fd(std::os::fd::AsFd::as_fd(&fd))
+                    .is_ok_and(|now| is_same_content(&now, &entry.stat));
+                match change {
+                    None if is_as_seen => {
+                        take_over(&before, &mut node);
+                        break done(&entry.at, node, before.change(), 0..0, problems);
+                    }
+                    Some(offset) if is_as_seen => {
+                        suspicion = Some(self.entries.doubt(Some(offset)));
+                    }
+                    _ => {}
+                }
+            }
             // The prefix counts only for the file that it was taken of.
             let prefix = resume.take().filter(|_| is_same_content(&stat, &entry.stat));
             let earlier = self.earlier.as_ref();
@@ -78,6 +112,7 @@ impl LargeReader<'_> {
             if let Body::File { content, .. } = &mut node.body {
                 *content = read.content;
             }
+            problems.extend(suspicion);
             break done(&entry.at, node, entry.change, 0..0, problems);
         };
         slot.set(std::sync::Mutex::new(Some(outcome)));

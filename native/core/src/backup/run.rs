@@ -3,8 +3,8 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -12,7 +12,9 @@ use hashbrown::HashMap;
 use serde::Serialize;
 
 use super::adapt::{Gate, adjust};
+use super::chunking::Chunking;
 use super::chunks::{ChunkTask, Chunks, Known};
+use super::clones::{Evidence, Search};
 use super::compare::{CompareRules, Comparison, Earlier};
 use super::control::Control;
 use super::dispatch::{Dispatcher, Outputs, Setup, StatJob, scan};
@@ -21,18 +23,18 @@ use super::finish::{Finished, Finisher, Pending, RootJson};
 use super::items::{Group, Item, Large};
 use super::memory::Shares;
 use super::metadata::{Counts, ObjectHash, Pages, Refs, RunGate};
-use super::options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
+use super::options::{BackupOptions, EarlierOptions, SourceKind};
 use super::packer::{Level, PackKey, Packer};
 use super::problems::Problems;
 use super::progress::{Counters, Stats};
 use super::readers::Readers;
+use super::recheck::{Checker, Sampler};
 use super::slab::SlabPool;
 use super::slot::Signal;
 use super::stream::{Sequencer, StreamMap};
 use crate::budget::Budget;
-use crate::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed};
 use crate::crypto::config::ChunkerParams;
-use crate::crypto::{BlobSealer, SourceId};
+use crate::crypto::{BlobSealer, IdKey, SourceId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::fs::{Dir, Walk, WalkOptions};
@@ -61,13 +63,9 @@ pub struct Backup {
     meta: Arc<Packer>,
     level: Arc<Level>,
     pub(super) refs: Arc<Refs>,
-}
-
-pub(super) struct Chunking {
-    argmin: Chunker,
-    fixed: Chunker,
-    /// Files from this size on are cut by themselves.
-    pub(super) small_bytes: u64,
+    /// A file was found changed that seemed unchanged.
+    pub(super) is_doubted: AtomicBool,
+    clone: OnceLock<Evidence>,
 }
 
 /// The queues that the source fills.
@@ -91,6 +89,8 @@ pub struct BackupResult {
     pub counts: Counts,
     /// Counts.
     pub stats: Stats,
+    /// Why the source was taken for a clone of what the parent saw, if it was.
+    pub clone: Option<Evidence>,
 }
 
 impl Backup {
@@ -141,6 +141,8 @@ impl Backup {
             meta,
             level,
             refs,
+            is_doubted: AtomicBool::new(false),
+            clone: OnceLock::new(),
         })
     }
 
@@ -184,6 +186,7 @@ impl Backup {
             runs: finished.runs,
             counts: self.refs.counts(),
             stats: self.counters.stats(),
+            clone: self.clone.get().copied(),
         })
     }
 
@@ -221,7 +224,27 @@ impl Backup {
         };
         let earlier = self.options.resume.iter().chain(&self.options.parent);
         let earlier: Result<_> = earlier.map(|options| self.earlier(options)).collect();
-        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?, problems))
+        let total = self.options.parent.as_ref().map_or(0, |parent| parent.root.bytes);
+        let sampler = Sampler::new(self.options.recheck.as_ref(), total);
+        let drawing = (sampler, &self.is_doubted);
+        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?, problems, drawing))
+    }
+
+    pub(super) fn ids(&self) -> Result<IdKey> {
+        self.scope.keys.id_key()
+    }
+
+    /// Looks whether the directory is a clone of what the parent saw.
+    fn find_clone(&self, root: &Dir, signal: &Signal) -> Result<Option<Evidence>> {
+        let options = &self.options;
+        let is_asked = options.detect_clones && !options.force;
+        let Some(parent) = options.parent.as_ref().filter(|_| is_asked) else { return Ok(None) };
+        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
+        let pages = Arc::new(pages);
+        let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&parent.root)?);
+        let ids = self.ids()?;
+        let checker = Checker { ids: &ids, counters: &self.counters, signal };
+        Search { reader: &reader.read_ahead(1), pages: &pages, root, checker }.run()
     }
 
     /// Where the pages of an interrupted run are.
@@ -319,6 +342,7 @@ impl Backup {
         let Queues { tasks, nodes, large: (large, large_queue) } = queues;
         let root = Dir::open_root(&self.path()?, 128)?;
         let root_dev = root.stat().dev;
+        let clone = self.find_clone(&root, signal)?;
         let globs = Globs::new(&self.options.excludes)?;
         let walk = Walk::below(
             root,
@@ -328,7 +352,11 @@ impl Backup {
                 ..WalkOptions::default()
             },
         );
-        let comparison = self.comparison(problems)?;
+        let mut comparison = self.comparison(problems)?;
+        if let Some(clone) = clone {
+            comparison.trust_clone(clone)?;
+            let _ = self.clone.set(clone);
+        }
         let resumed = self.resumed(&comparison);
         let small_budget = Budget::new(self.shares.small);
         let stream_budget = Budget::new(self.shares.stream);
@@ -421,29 +449,6 @@ impl Backup {
                 let large = readers.min(large_most);
                 (Gate::new(readers, readers), Gate::new(large, large))
             }
-        }
-    }
-}
-
-impl Chunking {
-    fn new(scope: &Scope, params: &ChunkerParams) -> Result<Self> {
-        let sizes = ArgminSizes::from_stored(params.min, params.average, params.max)?;
-        let secret = scope.keys.chunker_secret()?;
-        let argmin = Argmin::new(sizes, CutKey::new(secret.expose()));
-        let fixed = usize::try_from(params.fixed).unwrap_or(usize::MAX);
-        Ok(Self {
-            small_bytes: sizes.min_bytes() as u64,
-            argmin: Chunker::Argmin(argmin),
-            fixed: Chunker::Fixed(Fixed::new(fixed)?),
-        })
-    }
-
-    /// `is_image` says that the source is a device or an image of one.
-    pub(super) fn choose(&self, choice: ChunkerChoice, is_image: bool) -> &Chunker {
-        match choice {
-            ChunkerChoice::Fixed => &self.fixed,
-            ChunkerChoice::Auto if is_image => &self.fixed,
-            ChunkerChoice::Auto | ChunkerChoice::Argmin => &self.argmin,
         }
     }
 }
