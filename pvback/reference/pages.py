@@ -245,7 +245,7 @@ def _check_content(node: Node, cursor: Cursor) -> None:
     if node.kind not in (FILE, DIRECTORY) and (node.changed or node.unreadable):
         cursor.fail("marks of what is read on something else")
     is_left_out = node.entries_left_out or node.file_system_left_out
-    if is_left_out and (node.kind != DIRECTORY or node.entries_left_out and node.file_system_left_out):
+    if is_left_out and (node.kind != DIRECTORY or (node.entries_left_out and node.file_system_left_out)):
         cursor.fail("a directory left out twice, or the mark on something else")
     if node.kind == DIRECTORY and node.link_group is not None:
         cursor.fail("a directory with several links")

@@ -15,7 +15,11 @@ FOLDER = Path(__file__).parent / "help"
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """The words of every command and group."""
     found = [words]
-    for name, command in sorted(group.commands.items()):
+    # Asked for by name: the root loads its commands when they are needed.
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         inner = isinstance(command, click.Group)
         found += commands(command, (*words, name)) if inner else [(*words, name)]  # type: ignore[arg-type]
     return found
@@ -54,5 +58,7 @@ def find(words: tuple[str, ...]) -> click.Command:
     found: click.Command = main
     for word in words:
         assert isinstance(found, click.Group)
-        found = found.commands[word]
+        inner = found.get_command(click.Context(found), word)
+        assert inner is not None
+        found = inner
     return found

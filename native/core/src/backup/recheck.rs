@@ -141,9 +141,8 @@ impl Checker<'_> {
 
 /// What is said of a file that changed without a trace.
 pub(super) fn unseen_change(offset: Option<u64>) -> Error {
-    let what = "its content is not what was stored, although size, times and inode are the same: something \
-                changed it without a trace, or the disk returns other bytes than were written; it is stored \
-                as it is now. hint: look for errors of the disk; `--force` reads and compares all files";
+    let what = "its content is not what was stored, though size, times and inode are the same: it was changed \
+                without a trace, or the disk is failing; it is stored as it is now";
     let error = Error::new(ErrorKind::Io, what);
     match offset {
         Some(offset) => error.offset(offset),
