@@ -67,6 +67,8 @@ RECHECK_PERCENT_DEFAULT = 1.0
 """Of the bytes of unchanged files, read and compared with what is stored."""
 RECHECK_BYTES_MAX = 4 * GIB
 """About so much in one backup, unless the share is asked for."""
+REPACK_ONE_IN = 8
+"""Of so many backups, one looks for chunks of small files that are mostly unused; it reads the parent's tree."""
 STOP_SECONDS_MAX = 30.0
 """How long a backup that was asked to stop may take for its last checkpoint."""
 SESSION_START_COUNT_MAX = 20

@@ -127,7 +127,7 @@ def backup(
     used_options, used_progress = options or BackupOptions(), progress or NoProgress()
     for attempt in range(limits.SESSION_RETRY_COUNT_MAX + 1):
         run = _Run(access, source, used_options, progress=used_progress, cancel=cancel or Cancel())
-        run.recheck_seed = (random or SystemRandom()).below(1 << 53)
+        run.draw(random or SystemRandom())
         try:
             return run.go()
         except SessionFencedError:
@@ -168,7 +168,7 @@ class _Run:
         self._checkpoint_count = 0
         self._checkpoints_before_stop = 0
         self._problems: list[Problem] = []
-        self.recheck_seed = 0
+        self._recheck_seed, self._is_repacking = 0, False
         self._source_id = access.keyring.source_id(access.objects.scope, source.identity.string)
         catalog = access.catalog()
         for problem in catalog.damaged:
@@ -184,6 +184,11 @@ class _Run:
             ]
         )
         self._session: WriterSession | None = None
+
+    def draw(self, random: Random) -> None:
+        """Choose what is left to chance."""
+        self._recheck_seed = random.below(1 << 53)
+        self._is_repacking = random.below(limits.REPACK_ONE_IN) == 0
 
     def go(self) -> BackupResult:
         """Everything, in order."""
@@ -232,6 +237,7 @@ class _Run:
             "ignore_inode": options.ignore_inode,
             "detect_clones": options.clones == "auto",
             "recheck": self._recheck_option(),
+            "repack": self._is_repacking,
             "chunker": chunker,
             "pack_bytes": options.pack_bytes or limits.PACK_BYTES_DEFAULT,
             "level": options.level,
@@ -242,9 +248,9 @@ class _Run:
     def _recheck_option(self) -> dict[str, object]:
         percent = self._options.recheck_percent
         if percent is not None:
-            return {"percent": percent, "bytes_max": None, "seed": self.recheck_seed}
+            return {"percent": percent, "bytes_max": None, "seed": self._recheck_seed}
         share = {"percent": limits.RECHECK_PERCENT_DEFAULT, "bytes_max": limits.RECHECK_BYTES_MAX}
-        return {**share, "seed": self.recheck_seed}
+        return {**share, "seed": self._recheck_seed}
 
     def _choose_parent(self, catalog: Catalog) -> CommittedSnapshot | None:
         if self._options.parent is not None:

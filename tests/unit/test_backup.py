@@ -318,3 +318,19 @@ def test_a_roll_back_is_noticed(open_access: Open, source: Source, memory: Memor
     with pytest.raises(DamagedError, match="rolled back"):
         open_access(cache=True).catalog()
     assert len(open_access(cache=False).catalog().snapshots) == 1
+
+
+def test_one_backup_in_eight_looks_for_unused_chunks(
+    access: RepositoryAccess, source: Source, native: SimpleNamespace
+) -> None:
+    asked: list[bool] = []
+
+    def note(job: fake_native.Job) -> dict[str, Any]:
+        asked.append(job.options["repack"])
+        return fake_native.back_up(job)
+
+    native.verbs["backup"] = note
+    random = SeededRandom(1)
+    for _ in range(64):
+        backup(access, source, options=BackupOptions(dry_run=True), random=random)
+    assert 3 <= sum(asked) <= 14

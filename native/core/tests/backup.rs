@@ -879,3 +879,36 @@ fn a_file_that_seems_unchanged_and_cannot_be_opened_keeps_what_is_stored() {
         assert_eq!(content, b"content");
     }
 }
+
+#[test]
+fn files_in_chunks_that_are_mostly_unused_are_stored_again() {
+    let source = tempfile::tempdir().unwrap();
+    let name = |number: u64| source.path().join(format!("{number:05}"));
+    for number in 0..2_000 {
+        fs::write(name(number), noise(number + 1, 1_000)).unwrap();
+    }
+    let mut repository = Repository::new(256 << 10);
+    let first = repository.backup("s", source.path(), &json!({}));
+    for number in (0..2_000).filter(|number| number % 10 != 0) {
+        fs::remove_file(name(number)).unwrap();
+    }
+    let repack = json!({"repack": true});
+    // The parent uses all of each chunk; nor is anything done where it is not asked for.
+    let thin = repository.backup("s", source.path(), &after(&first, &repack));
+    assert_eq!(thin.result["stats"]["bytes_new"], json!(0));
+    let thin = repository.backup("s", source.path(), &after(&thin, &json!({})));
+    assert_eq!(thin.result["stats"]["bytes_new"], json!(0));
+    let packed = repository.backup("s", source.path(), &after(&thin, &repack));
+    let stats = &packed.result["stats"];
+    assert_eq!(stats["files_unmodified"], json!(200));
+    // All but those in the last chunk, which is too short to be worth it.
+    let new = stats["bytes_new"].as_u64().unwrap();
+    assert!((150_000..=200_000).contains(&new), "{stats}");
+    assert!(packed.result["counts"]["chunks"].as_u64().unwrap() <= 2, "{}", packed.result);
+    assert!(thin.result["counts"]["chunks"].as_u64().unwrap() >= 6, "{}", thin.result);
+    assert_is_image(&read_back(&repository, &packed), source.path());
+    // Then they lie well.
+    let last = repository.backup("s", source.path(), &after(&packed, &repack));
+    assert_eq!(last.result["stats"]["bytes_read"], json!(0));
+    assert_checks(&repository);
+}

@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use hashbrown::HashSet;
+
 use super::chunks::Known;
 use super::clones::Evidence;
 use super::entries::{kind_of, time};
@@ -11,8 +13,9 @@ use super::metadata::Refs;
 use super::problems::Problems;
 use super::progress::Change;
 use super::recheck::{Recheck, Sampler};
+use super::repack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::Id;
+use crate::format::{Id, ShortId};
 use crate::fs::{FileKind, Stat, Timestamp};
 use crate::pages::PageStore;
 use crate::tree::collect::{Visitor, collect_content};
@@ -77,7 +80,12 @@ impl Before {
 
     /// Whether the content counts as the file's as long as nothing else is known.
     pub(super) fn is_trusted(&self) -> bool {
-        matches!(self.why, Why::Drawn | Why::Attributes)
+        matches!(self.why, Why::Drawn | Why::Attributes | Why::Repacked)
+    }
+
+    /// Whether a content that is not the same has changed without a trace.
+    pub(super) fn is_unseen(&self) -> bool {
+        matches!(self.why, Why::Drawn | Why::Repacked)
     }
 }
 
@@ -92,6 +100,8 @@ pub(super) enum Why {
     Drawn,
     /// It is as it was, but for its attributes.
     Attributes,
+    /// It is as it was, and is stored again because its chunk is mostly unused.
+    Repacked,
 }
 
 /// How an entry compares with a node by what the file system shows.
@@ -114,6 +124,8 @@ pub(super) struct Comparison<'a> {
     sampler: Sampler,
     /// Set by readers who found a file changed that seemed unchanged.
     is_doubted: &'a AtomicBool,
+    /// Files in these are stored again.
+    pub(super) idle: HashSet<ShortId>,
     /// What is ignored because the source seems to be a clone.
     clone: Option<Evidence>,
     /// It was said that a revocation makes files be read again.
@@ -139,6 +151,7 @@ impl<'a> Comparison<'a> {
             problems,
             sampler,
             is_doubted,
+            idle: HashSet::new(),
             clone: None,
             is_revocation_told: false,
             last_known: None,
@@ -205,8 +218,9 @@ impl<'a> Comparison<'a> {
             return Verdict::Same(Box::new(found));
         };
         let before = |why| Box::new(Before { digest: found.digest, content: content.clone(), why });
-        if found.digest.is_some() && self.sampler.draws() {
-            let before = Some(before(Why::Drawn));
+        let is_idle = repack::is_in(&self.idle, &found);
+        if is_idle || found.digest.is_some() && self.sampler.draws() {
+            let before = Some(before(if is_idle { Why::Repacked } else { Why::Drawn }));
             return Verdict::Read { change: Change::Changed, resume: None, before };
         }
         if found.digest.is_none()
@@ -268,7 +282,8 @@ impl<'a> Comparison<'a> {
             return Ok(None);
         };
         let is_whole = !node.unstable && !node.unreadable && !node.partial;
-        if !is_whole || *size != stat.size || !matches!(content, Content::Inline(_)) {
+        let is_inline = matches!(content, Content::Inline(_));
+        if !is_whole || *size != stat.size || !is_inline || repack::is_in(&self.idle, node) {
             return Ok(None);
         }
         let is_stored = self.is_stored(number, content)?.is_some();

@@ -137,10 +137,12 @@ impl EntryReader<'_> {
         }
         if let Some(before) = entry.before.take() {
             if before.digest.is_some() && before.digest == file.node.digest {
-                take_over(&before, &mut file.node);
-                bytes.truncate(start);
+                if before.why != Why::Repacked {
+                    take_over(&before, &mut file.node);
+                    bytes.truncate(start);
+                }
                 entry.change = before.change();
-            } else if before.why == Why::Drawn
+            } else if before.is_unseen()
                 && !file.node.unstable
                 && is_same_content(&file.stat, &entry.stat)
             {

@@ -30,6 +30,7 @@ mod problems;
 mod progress;
 mod readers;
 mod recheck;
+mod repack;
 mod run;
 mod single;
 mod slab;

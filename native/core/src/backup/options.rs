@@ -64,6 +64,9 @@ pub struct BackupOptions {
     /// The share of unchanged files that is read and compared; `None` for no such share.
     #[serde(default)]
     pub recheck: Option<RecheckOptions>,
+    /// Store small files again that lie in chunks of which the parent uses less than half.
+    #[serde(default)]
+    pub repack: bool,
     /// How to cut large files.
     #[serde(default)]
     pub chunker: ChunkerChoice,

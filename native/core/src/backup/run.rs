@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
 use super::adapt::{Gate, adjust};
@@ -29,6 +29,7 @@ use super::problems::Problems;
 use super::progress::{Counters, Stats};
 use super::readers::Readers;
 use super::recheck::{Checker, Sampler};
+use super::repack::find_idle_chunks;
 use super::slab::SlabPool;
 use super::slot::Signal;
 use super::stream::{Sequencer, StreamMap};
@@ -36,6 +37,7 @@ use crate::budget::Budget;
 use crate::crypto::config::ChunkerParams;
 use crate::crypto::{BlobSealer, IdKey, SourceId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::ShortId;
 use crate::format::pack::PackKind;
 use crate::fs::{Dir, Walk, WalkOptions};
 use crate::globs::Globs;
@@ -208,11 +210,9 @@ impl Backup {
     }
 
     pub(super) fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
-        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
-        let pages = Arc::new(pages);
-        let root = Root::try_from(&options.root)?;
-        let cursor = TreeReader::new(Arc::clone(&pages), root).into_cursor();
-        Ok(Earlier { pages, cursor, started_ns: i128::from(options.started_ns) })
+        let (pages, reader) = self.reader(options)?;
+        let started_ns = i128::from(options.started_ns);
+        Ok(Earlier { pages, cursor: reader.into_cursor(), started_ns })
     }
 
     /// What there is to compare with: an interrupted run first, then the parent.
@@ -234,14 +234,30 @@ impl Backup {
         self.scope.keys.id_key()
     }
 
+    fn reader(
+        &self,
+        tree: &EarlierOptions,
+    ) -> Result<(Arc<PageStore>, TreeReader<Arc<PageStore>>)> {
+        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
+        let pages = Arc::new(pages);
+        let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&tree.root)?);
+        Ok((pages, reader))
+    }
+
+    /// The chunks whose files are to be stored again.
+    fn find_idle_chunks(&self, signal: &Signal) -> Result<HashSet<ShortId>> {
+        match self.options.parent.as_ref().filter(|_| self.options.repack && !self.options.force) {
+            Some(parent) => find_idle_chunks(&self.reader(parent)?.1, &self.known.index(), signal),
+            None => Ok(HashSet::new()),
+        }
+    }
+
     /// Looks whether the directory is a clone of what the parent saw.
     fn find_clone(&self, root: &Dir, signal: &Signal) -> Result<Option<Evidence>> {
         let options = &self.options;
         let is_asked = options.detect_clones && !options.force;
         let Some(parent) = options.parent.as_ref().filter(|_| is_asked) else { return Ok(None) };
-        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
-        let pages = Arc::new(pages);
-        let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&parent.root)?);
+        let (pages, reader) = self.reader(parent)?;
         let ids = self.ids()?;
         let checker = Checker { ids: &ids, counters: &self.counters, signal };
         Search { reader: &reader.read_ahead(1), pages: &pages, root, checker }.run()
@@ -353,6 +369,7 @@ impl Backup {
             },
         );
         let mut comparison = self.comparison(problems)?;
+        comparison.idle = self.find_idle_chunks(signal)?;
         if let Some(clone) = clone {
             comparison.trust_clone(clone)?;
             let _ = self.clone.set(clone);
