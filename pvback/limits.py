@@ -68,7 +68,7 @@ RECHECK_PERCENT_DEFAULT = 1.0
 RECHECK_BYTES_MAX = 4 * GIB
 """About so much in one backup, unless the share is asked for."""
 REPACK_ONE_IN = 8
-"""Of so many backups, one looks for chunks of small files that are mostly unused; it reads the parent's tree."""
+"""Of so many backups, one reads the parent's tree for chunks of small files that are mostly unused."""
 STOP_SECONDS_MAX = 30.0
 """How long a backup that was asked to stop may take for its last checkpoint."""
 SESSION_START_COUNT_MAX = 20
