@@ -273,7 +273,8 @@ impl<'a> Dispatcher<'a> {
         let slot = Slot::new(self.setup.signal);
         let item = Item::Group(Arc::clone(&slot));
         // In the order of keys, which is the order in which the sequencer gives permits back.
-        let permit = self.setup.budget.acquire(bytes);
+        let signal = self.setup.signal;
+        let permit = self.setup.budget.acquire_while(bytes, || signal.check())?;
         self.outputs.items.send(item).map_err(|_| stopped())?;
         if std::mem::take(&mut self.must_read) {
             return self.outputs.groups.send(Group { tasks, permit, slot }).map_err(|_| stopped());
