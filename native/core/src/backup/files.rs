@@ -181,7 +181,8 @@ impl Flow<'_, '_> {
         let mut scanned = 0;
         let mut position = start;
         loop {
-            let mut slab = self.reader.slabs.take();
+            let signal = Arc::clone(self.reader.signal);
+            let mut slab = self.reader.slabs.take(|| signal.check())?;
             if let Some((previous, from)) = carry.take() {
                 slab.fill(previous.bytes().get(from..).unwrap_or_default());
             }

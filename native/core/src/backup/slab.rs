@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use crate::broker::lock;
 use crate::budget::{Budget, Permit};
+use crate::error::Result;
 
 /// Hands out buffers of one capacity, within a budget.
 pub(super) struct SlabPool {
@@ -37,12 +38,12 @@ impl SlabPool {
         Arc::new(Self { budget, capacity, free: Mutex::default() })
     }
 
-    /// An empty buffer, once one is free.
-    pub(super) fn take(self: &Arc<Self>) -> Slab {
-        let permit = self.budget.acquire(self.capacity as u64);
+    /// An empty buffer, once one is free. Fails as `check` does, which is asked while waiting.
+    pub(super) fn take(self: &Arc<Self>, check: impl FnMut() -> Result<()>) -> Result<Slab> {
+        let permit = self.budget.acquire_while(self.capacity as u64, check)?;
         let bytes = lock(&self.free).pop();
         let bytes = bytes.unwrap_or_else(|| vec![0; self.capacity]);
-        Slab { bytes, filled: 0, pool: Arc::clone(self), _permit: permit }
+        Ok(Slab { bytes, filled: 0, pool: Arc::clone(self), _permit: permit })
     }
 }
 
@@ -92,13 +93,14 @@ impl Slice {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
     #[test]
     fn buffers_are_bounded_and_used_again() {
         let pool = SlabPool::new(1024, 2);
-        let mut first = pool.take();
+        let mut first = pool.take(|| Ok(())).unwrap();
         first.fill(&[1, 2, 3, 4]);
         let place = first.bytes().as_ptr();
         let slab = Arc::new(first);
@@ -108,7 +110,7 @@ mod tests {
         assert_eq!(pool.budget.used(), 1024);
         drop(slice);
         assert_eq!(pool.budget.used(), 0);
-        let again = pool.take();
+        let again = pool.take(|| Ok(())).unwrap();
         assert_eq!((again.bytes().len(), again.bytes.as_ptr()), (0, place));
     }
 }
