@@ -33,8 +33,12 @@ impl Sampler {
     pub(super) fn new(options: Option<&RecheckOptions>, total: u64) -> Self {
         let Some(options) = options else { return Self { threshold: 0, state: 0 } };
         let parts = |share: f64| {
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-            #[allow(clippy::cast_precision_loss, reason = "a share; a cast of floats saturates")]
+            #[allow(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                clippy::cast_precision_loss,
+                reason = "a share between 0 and 1; a cast of floats saturates"
+            )]
             let parts = (share.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
             parts
         };
