@@ -67,6 +67,12 @@ FENCE_SECONDS_MIN = 15 * 60.0
 FORGET_GRACE_SECONDS = 7 * 24 * 3600.0
 """How long a forgotten snapshot can be brought back."""
 
+RECHECK_PERCENT_DEFAULT = 1.0
+"""Of the bytes of unchanged files, read and compared with what is stored."""
+RECHECK_BYTES_MAX = 4 * GIB
+"""About so much in one backup, unless the share is asked for."""
+REPACK_ONE_IN = 8
+"""Of so many backups, one reads the parent's tree for chunks of small files that are mostly unused."""
 STOP_SECONDS_MAX = 30.0
 """How long a backup that was asked to stop may take for its last checkpoint."""
 SESSION_START_COUNT_MAX = 20

@@ -8,7 +8,7 @@ import click
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import stopping, watching
-from pvback.cli.values import parse_tags
+from pvback.cli.values import parse_percent, parse_tags
 from pvback.errors import FileError, PartlyDone, PvbackError, UsageError
 from pvback.model import Consistency
 from pvback.ops.backup import BackupOptions, BackupResult
@@ -33,6 +33,10 @@ __all__ = ["backup"]
 @click.option("--force", is_flag=True, help="Read everything again, changed or not.")
 @click.option("--ignore-ctime", is_flag=True, help="A new ctime alone does not make a file changed.")
 @click.option("--ignore-inode", is_flag=True, help="A new inode number alone does not, either.")
+@click.option(
+    "--clones", type=click.Choice(["auto", "never"]), default="auto", help="Whether clones are looked for."
+)
+@click.option("--recheck", metavar="N%", help="Read and compare this share of unchanged files; default: 1%.")
 @click.option("--chunker", type=click.Choice(["auto", "argmin", "fixed"]), default="auto", help="How to cut.")
 @click.option("--level", type=click.IntRange(-7, 22), help="zstd level; default: adaptive.")
 @click.option("--host", metavar="NAME", help="Name of this machine in the source; default: its own.")
@@ -51,6 +55,7 @@ def backup(
     excludes: tuple[str, ...],
     host: str | None,
     grade: str | None,
+    recheck: str | None,
     **options: object,
 ) -> int:
     """Back up directories, files, block devices, standard input or a program's output.
@@ -64,6 +69,7 @@ def backup(
         tags=parse_tags(tags),
         excludes=excludes,
         grade=Consistency(grade) if grade else None,
+        recheck_percent=parse_percent(recheck, may_be_none=True),
         **options,  # type: ignore[arg-type]
     )
     results, failures = _run_all(invocation, chosen, used)

@@ -26,11 +26,11 @@ def parse_tag_filters(words: Sequence[str]) -> dict[str, str | None]:
     return {key: values[key] if f"{key}={values[key]}" in words else None for key in values}
 
 
-def parse_percent(text: str | None) -> float | None:
-    """`10%` or `10`. Raises UsageError."""
+def parse_percent(text: str | None, *, may_be_none: bool = False) -> float | None:
+    """`10%` or `10`; 0 only where nothing may be asked for. Raises UsageError."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d{1,3}(?:\.\d+)?)%?", text)
-    if match is None or not 0 < float(match[1]) <= 100:
+    if match is None or float(match[1]) > 100 or (float(match[1]) == 0 and not may_be_none):
         raise UsageError(f"not a share: {text!r}", hint="for example 10%")
     return float(match[1])

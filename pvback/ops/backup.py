@@ -5,21 +5,18 @@ nothing; a backup that is killed loses at most the work since its last checkpoin
 checkpoints first. Files that could not be read are named, and the snapshot of the others is committed.
 """
 
-import base64
-import contextlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pvback import datapath, limits
 from pvback.datapath import DataJob, JobControl, Listeners
-from pvback.errors import DamagedError, FileError, Interrupted, PvbackError, SessionFencedError
+from pvback.errors import DamagedError, Interrupted, SessionFencedError
 from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem, parse_problem
-from pvback.ops.sources import Source
+from pvback.ops.sources import Source, open_source
 from pvback.repository.gcstate import list_index
 from pvback.repository.records import RecordDetails, Root, plan_record, read_record
 from pvback.repository.repository import RepositoryAccess
@@ -31,7 +28,7 @@ from pvback.repository.snapshots import (
     latest_checkpoint,
     latest_of_source,
 )
-from pvback.runtime import Cancel, Counters, NoProgress, Progress
+from pvback.runtime import Cancel, Counters, NoProgress, Progress, Random, SystemRandom
 
 __all__ = ["BackupOptions", "BackupResult", "backup", "stats_from_json"]
 
@@ -63,8 +60,12 @@ class BackupOptions:
         force: Read everything again, whether it seems unchanged or not.
         ignore_ctime: A file with the same size and mtime is unchanged although its ctime differs.
         ignore_inode: Likewise for its inode number.
+        clones: `auto` looks whether nearly all files differ from the parent's in ctime or inode alone, and
+            then ignores what differs; `never` reads such files.
+        recheck_percent: Share of the bytes of unchanged files that is read and compared with what is stored;
+            None: `limits.RECHECK_PERCENT_DEFAULT`, of up to about `limits.RECHECK_BYTES_MAX`.
         chunker: `auto`, `argmin` or `fixed`.
-        pack_bytes: Size of packs; None: `limits.PACK_BYTES_DEFAULT`.
+        pack_bytes: Size of packs; None: what suits the repository's size. Less where memory is short.
         level: zstd level; None adapts to the slower of processor and store.
         grade: What the copy is worth; None: as after a power failure, or fuzzy when files changed meanwhile.
         dry_run: Read and count, and store nothing.
@@ -77,6 +78,8 @@ class BackupOptions:
     force: bool = False
     ignore_ctime: bool = False
     ignore_inode: bool = False
+    clones: str = "auto"
+    recheck_percent: float | None = None
     chunker: str = "auto"
     pack_bytes: int | None = None
     level: int | None = None
@@ -102,6 +105,8 @@ class BackupResult:
     """Files that changed while they were read, twice; they are stored as they were read."""
     problems: Sequence[Problem] = ()
     """The first thousand."""
+    is_clone: bool = False
+    """The source was taken for a clone of what the parent saw: ctimes or inodes were ignored."""
 
 
 def backup(
@@ -111,6 +116,7 @@ def backup(
     options: BackupOptions | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
+    random: Random | None = None,
 ) -> BackupResult:
     """Back up a source as one snapshot.
 
@@ -121,6 +127,7 @@ def backup(
     used_options, used_progress = options or BackupOptions(), progress or NoProgress()
     for attempt in range(limits.SESSION_RETRY_COUNT_MAX + 1):
         run = _Run(access, source, used_options, progress=used_progress, cancel=cancel or Cancel())
+        run.draw(random or SystemRandom())
         try:
             return run.go()
         except SessionFencedError:
@@ -161,6 +168,7 @@ class _Run:
         self._checkpoint_count = 0
         self._checkpoints_before_stop = 0
         self._problems: list[Problem] = []
+        self._recheck_seed, self._is_repacking = 0, False
         self._source_id = access.keyring.source_id(access.objects.scope, source.identity.string)
         catalog = access.catalog()
         for problem in catalog.damaged:
@@ -177,6 +185,11 @@ class _Run:
         )
         self._session: WriterSession | None = None
 
+    def draw(self, random: Random) -> None:
+        """Choose what is left to chance."""
+        self._recheck_seed = random.below(1 << 53)
+        self._is_repacking = random.below(limits.REPACK_ONE_IN) == 0
+
     def go(self) -> BackupResult:
         """Everything, in order."""
         if self._options.dry_run:
@@ -186,10 +199,11 @@ class _Run:
             self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
             view = self._session.index_view()
             snapshot, generation = self._session.snapshot, self._session.register.ack
-        with _open_source(self._source) as where:
+        with open_source(self._source) as where:
             job_options = {
                 **self._access.job_options(view.as_options()),
                 **self._job_options(),
+                "pack_bytes": self._options.pack_bytes or view.pack_bytes,
                 **where,
                 "snapshot": snapshot,
                 "gen": generation,
@@ -222,12 +236,21 @@ class _Run:
             "force": options.force,
             "ignore_ctime": options.ignore_ctime,
             "ignore_inode": options.ignore_inode,
+            "detect_clones": options.clones == "auto",
+            "recheck": self._recheck_option(),
+            "repack": self._is_repacking,
             "chunker": chunker,
-            "pack_bytes": options.pack_bytes or limits.PACK_BYTES_DEFAULT,
             "level": options.level,
             "dry_run": options.dry_run,
             "puts": limits.PUTS_IN_FLIGHT,
         }
+
+    def _recheck_option(self) -> dict[str, object]:
+        percent = self._options.recheck_percent
+        if percent is not None:
+            return {"percent": percent, "bytes_max": None, "seed": self._recheck_seed}
+        share = {"percent": limits.RECHECK_PERCENT_DEFAULT, "bytes_max": limits.RECHECK_BYTES_MAX}
+        return {**share, "seed": self._recheck_seed}
 
     def _choose_parent(self, catalog: Catalog) -> CommittedSnapshot | None:
         if self._options.parent is not None:
@@ -269,7 +292,7 @@ class _Run:
     def _on_output(self, kind: str, data: memoryview) -> None:
         if kind == "problem":
             problem = parse_problem(data)
-            if len(self._problems) < _PROBLEM_COUNT_MAX:
+            if not problem.is_note and len(self._problems) < _PROBLEM_COUNT_MAX:
                 self._problems.append(problem)
             self._progress.warn(str(problem))
         elif kind == "checkpoint" and self._session is not None:
@@ -344,6 +367,7 @@ class _Run:
             error_count=stats.error_count,
             unstable_count=int(result["stats"].get("unstable", 0)),
             problems=tuple(self._problems),
+            is_clone=result.get("clone") is not None,
         )
 
 
@@ -351,42 +375,3 @@ def _tree_json(details: RecordDetails) -> dict[str, object]:
     since = details.started.astimezone(UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     micros = (since.days * 86400 + since.seconds) * 1_000_000 + since.microseconds
     return {"root": details.root.as_json(), "started_ns": micros * 1000}
-
-
-@contextlib.contextmanager
-def _open_source(source: Source) -> Iterator[dict[str, object]]:
-    """Where the job reads; on leaving without an error, a command has ended with status 0."""
-    if source.path is not None:
-        yield {"path_b64": base64.b64encode(os.fsencode(source.path)).decode()}
-    elif source.descriptor is not None:
-        yield {"fd": source.descriptor}
-    else:
-        assert source.command is not None, "a source is a path, a descriptor or a command"
-        with _running(source.command) as descriptor:
-            yield {"fd": descriptor}
-
-
-@contextlib.contextmanager
-def _running(command: Sequence[str]) -> Iterator[int]:
-    # Loaded here: most backups run no program.
-    import subprocess  # noqa: PLC0415
-
-    program = command[0]
-    try:
-        # A session of its own: Ctrl-C is ours to act on, or it would look like the end of the data.
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
-        )
-    except OSError as exc:
-        raise FileError(f"the command did not start: {exc.strerror}", key=program) from exc
-    assert process.stdout is not None, "the pipe was asked for"
-    with process:
-        try:
-            yield process.stdout.fileno()
-        except BaseException:
-            process.terminate()
-            raise
-        status = process.wait()
-    if status:
-        ended = f"signal {-status}" if status < 0 else f"status {status}"
-        raise PvbackError(f"the command ended with {ended}; nothing was committed", key=program)

@@ -63,6 +63,8 @@ class Problem:
     what: str
     path: str | None = None
     offset: int | None = None
+    is_note: bool = False
+    """Worth knowing, though everything was done as it should be."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.what}" if self.path else self.what
@@ -96,6 +98,7 @@ def parse_problem(data: bytes | memoryview) -> Problem:
         what=str(raw.get("message") or raw.get("what") or "unknown"),
         path=shown if path is None else decode_path(path),
         offset=None if offset is None else int(offset),
+        is_note=bool(raw.get("is_note", False)),
     )
 
 

@@ -6,15 +6,17 @@ by it. It is `<host>:<absolute path>` for directories, files and devices, and `<
 written as `\\` and `\xff`, so that different paths never have the same string.
 """
 
+import base64
+import contextlib
 import os
 import platform
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pvback.errors import FileError, UsageError
+from pvback.errors import FileError, PvbackError, UsageError
 from pvback.repository.records import SourceIdentity
 
 __all__ = ["Source", "command_source", "escape_path", "path_source", "stdin_source"]
@@ -111,3 +113,45 @@ def _stream_identity(kind: str, folder: str, name: str, host: str | None) -> Sou
     return SourceIdentity(
         kind=kind, host=used_host, name=name, string=f"{used_host}:{folder}/{escape_path(Path(name))}"
     )
+
+
+@contextlib.contextmanager
+def open_source(source: Source) -> Iterator[dict[str, object]]:
+    """Where the job reads; on leaving without an error, a command has ended with status 0.
+
+    Raises FileError when the command does not start, PvbackError when it fails.
+    """
+    if source.path is not None:
+        yield {"path_b64": base64.b64encode(os.fsencode(source.path)).decode()}
+    elif source.descriptor is not None:
+        yield {"fd": source.descriptor}
+    else:
+        assert source.command is not None, "a source is a path, a descriptor or a command"
+        with _running(source.command) as descriptor:
+            yield {"fd": descriptor}
+
+
+@contextlib.contextmanager
+def _running(command: Sequence[str]) -> Iterator[int]:
+    # Loaded here: most backups run no program.
+    import subprocess  # noqa: PLC0415
+
+    program = command[0]
+    try:
+        # A session of its own: Ctrl-C is ours to act on, or it would look like the end of the data.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, start_new_session=True
+        )
+    except OSError as exc:
+        raise FileError(f"the command did not start: {exc.strerror}", key=program) from exc
+    assert process.stdout is not None, "the pipe was asked for"
+    with process:
+        try:
+            yield process.stdout.fileno()
+        except BaseException:
+            process.terminate()
+            raise
+        status = process.wait()
+    if status:
+        ended = f"signal {-status}" if status < 0 else f"status {status}"
+        raise PvbackError(f"the command ended with {ended}; nothing was committed", key=program)

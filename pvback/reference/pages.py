@@ -22,7 +22,8 @@ DATA, HOLE, ZEROS = 0, 1, 2
 
 _MODE, _UID, _GID, _FLAGS, _XATTRS, _BIRTH, _LINK, _DIGEST = 1, 2, 4, 8, 16, 32, 64, 128
 _CHANGED, _UNREADABLE, _PARTIAL = 256, 512, 1024
-_MASK_KNOWN = 2047
+_ENTRIES_LEFT_OUT, _FILE_SYSTEM_LEFT_OUT = 2048, 4096
+_MASK_KNOWN = 8191
 
 Time = tuple[int, int]
 Xattrs = tuple[tuple[bytes, bytes], ...]
@@ -61,7 +62,8 @@ class Child:
 class Node:
     """One file, directory or other object. Times are (seconds, nanoseconds), seconds signed.
 
-    `content` lists extents (inline) or extent pages, in the order of the file.
+    `content` lists extents (inline) or extent pages, in the order of the file. Of a directory some entries
+    were left out on purpose, or all, as another file system was mounted there.
     """
 
     key: bytes
@@ -84,6 +86,8 @@ class Node:
     content: tuple[Extent, ...] | tuple[ExtentPage, ...] = ()
     target: bytes = b""
     device: tuple[int, int] = (0, 0)
+    entries_left_out: bool = False
+    file_system_left_out: bool = False
 
     @property
     def path(self) -> bytes:
@@ -240,6 +244,9 @@ def _check_content(node: Node, cursor: Cursor) -> None:
         cursor.fail("marks of a file on something else")
     if node.kind not in (FILE, DIRECTORY) and (node.changed or node.unreadable):
         cursor.fail("marks of what is read on something else")
+    is_left_out = node.entries_left_out or node.file_system_left_out
+    if is_left_out and (node.kind != DIRECTORY or (node.entries_left_out and node.file_system_left_out)):
+        cursor.fail("a directory left out twice, or the mark on something else")
     if node.kind == DIRECTORY and node.link_group is not None:
         cursor.fail("a directory with several links")
 
@@ -268,6 +275,7 @@ def _read_node(cursor: Cursor, table: _Table, previous: Node | None) -> Node:
         key, kind, mode, uid, gid, flags, xattrs, mtime, ctime, ino, birth, link_group, digest,
         bool(mask & _CHANGED), bool(mask & _UNREADABLE), bool(mask & _PARTIAL),
         shape.size, shape.content, shape.target, shape.device,
+        bool(mask & _ENTRIES_LEFT_OUT), bool(mask & _FILE_SYSTEM_LEFT_OUT),
     )  # fmt: skip
     _check_content(node, cursor)
     return node

@@ -102,6 +102,7 @@ def encode_node(node: Node, previous: Node, table: Table) -> bytes:
     optional = ((32, node.birth), (64, node.link_group), (128, node.digest))
     mask |= sum(bit for bit, value in optional if value is not None)
     mask |= node.changed << 8 | node.unreadable << 9 | node.partial << 10
+    mask |= node.entries_left_out << 11 | node.file_system_left_out << 12
     fields += zigzag(node.mtime[0] - previous.mtime[0]) + varint(node.mtime[1])
     fields += zigzag(node.ctime[0] - node.mtime[0]) + varint(node.ctime[1])
     fields += zigzag(node.ino - previous.ino)

@@ -20,7 +20,7 @@ from pvback.repository.records import read_record
 from pvback.repository.registers import Register, RegisterState, read_register, swap_register
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.sealed import Named
-from pvback.runtime import Cancel, Counters, ManualClock
+from pvback.runtime import Cancel, Counters, ManualClock, SeededRandom
 from pvback.storage.memory import MemoryStore
 from tests.support import fake_native
 from tests.unit.conftest import Open
@@ -184,6 +184,40 @@ def test_a_fenced_stream_cannot_start_over(
     assert not access.catalog().snapshots
 
 
+def test_which_unchanged_files_are_read_is_drawn_once_a_backup(
+    access: RepositoryAccess, source: Source, native: SimpleNamespace
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def note(job: fake_native.Job) -> dict[str, Any]:
+        asked.append(job.options)
+        return {**fake_native.back_up(job), "clone": {"compared": 20}}
+
+    native.verbs["backup"] = note
+    result = backup(access, source, random=SeededRandom(4))
+    assert result.is_clone
+    assert backup(access, source, options=BackupOptions(clones="never", recheck_percent=0)).is_clone
+    drawn = {"percent": 1.0, "bytes_max": 4 << 30, "seed": SeededRandom(4).below(1 << 53)}
+    assert (asked[0]["recheck"], asked[0]["detect_clones"]) == (drawn, True)
+    assert asked[1]["recheck"] == {"percent": 0, "bytes_max": None, "seed": asked[1]["recheck"]["seed"]}
+    assert (asked[1]["recheck"]["seed"] != drawn["seed"], asked[1]["detect_clones"]) == (True, False)
+
+
+def test_a_note_is_said_and_is_no_problem(
+    access: RepositoryAccess, source: Source, native: SimpleNamespace
+) -> None:
+    def note(job: fake_native.Job) -> dict[str, Any]:
+        for what in ({"what": "by the way", "is_note": True}, {"what": "broken", "path": "a"}):
+            job.ask("output", "problem", json.dumps(what).encode())
+        return fake_native.back_up(job)
+
+    native.verbs["backup"] = note
+    listener = Listener()
+    result = backup(access, source, progress=listener)
+    assert listener.warnings == ["by the way", "a: broken"]
+    assert [str(problem) for problem in result.problems] == ["a: broken"]
+
+
 def test_a_command_is_ended_when_the_job_fails(access: RepositoryAccess, native: SimpleNamespace) -> None:
     def fail(job: fake_native.Job) -> dict[str, Any]:
         raise StorageError("full")
@@ -284,3 +318,19 @@ def test_a_roll_back_is_noticed(open_access: Open, source: Source, memory: Memor
     with pytest.raises(DamagedError, match="rolled back"):
         open_access(cache=True).catalog()
     assert len(open_access(cache=False).catalog().snapshots) == 1
+
+
+def test_one_backup_in_eight_looks_for_unused_chunks(
+    access: RepositoryAccess, source: Source, native: SimpleNamespace
+) -> None:
+    asked: list[bool] = []
+
+    def note(job: fake_native.Job) -> dict[str, Any]:
+        asked.append(job.options["repack"])
+        return fake_native.back_up(job)
+
+    native.verbs["backup"] = note
+    random = SeededRandom(1)
+    for _ in range(64):
+        backup(access, source, options=BackupOptions(dry_run=True), random=random)
+    assert 3 <= sum(asked) <= 14

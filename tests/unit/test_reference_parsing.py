@@ -87,6 +87,8 @@ def nodes(draw: Callable[..., object]) -> Node:
     node = Node(draw(keys), kind, **{name: draw(one) for name, one in fields.items()})  # type: ignore[arg-type]
     if kind == read.DIRECTORY:
         node = replace(node, changed=draw(st.booleans()), unreadable=draw(st.booleans()))  # type: ignore[arg-type]
+        left_out = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+        node = replace(node, entries_left_out=left_out[0], file_system_left_out=left_out[1])  # type: ignore[index]
     else:
         node = replace(node, link_group=draw(st.none() | st.integers(0, U64)))  # type: ignore[arg-type]
     if kind == read.FILE:
@@ -186,6 +188,9 @@ def one_node(**fields: object) -> bytes:
         one_node(kind=3, target=b"t" * 65_536),
         one_node(kind=4, changed=True),
         one_node(kind=2, partial=True),
+        one_node(kind=2, entries_left_out=True, file_system_left_out=True),
+        one_node(entries_left_out=True),
+        one_node(kind=3, target=b"t", file_system_left_out=True),
         one_node(xattrs=((b"n" * 256, b""),)),
         one_node(size=9, content=(Extent(9, 0, ID, (16 << 20) - 8),)),
         write.extent_page([]),

@@ -187,6 +187,8 @@ def node_json(node: Node) -> dict[str, Any]:
     def time(value: tuple[int, int]) -> list[Any]:
         return [str(value[0]), value[1]]
 
+    left_out = "entries" if node.entries_left_out else "file system"
+    is_left_out = node.entries_left_out or node.file_system_left_out
     return {
         "key": node.key.hex(), "kind": node.kind, "mode": node.mode, "uid": node.uid, "gid": node.gid,
         "flags": node.flags, "xattrs": [[name.hex(), value.hex()] for name, value in node.xattrs],
@@ -195,6 +197,7 @@ def node_json(node: Node) -> dict[str, Any]:
         "link_group": None if node.link_group is None else str(node.link_group),
         "digest": node.digest.hex() if node.digest else None, "body": body_json(node),
         "unstable": node.changed, "unreadable": node.unreadable, "partial": node.partial,
+        **({"left_out": left_out} if is_left_out else {}),
     }  # fmt: skip
 
 

@@ -5,8 +5,13 @@
 //! nothing of the same budget, or that acquire in the order in which permits are given back.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::broker::lock;
+use crate::error::Result;
+
+/// How often who waits asks whether to go on.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// A number of bytes that permits are cut from.
 #[derive(Debug)]
@@ -40,6 +45,24 @@ impl Budget {
         Permit { budget: Arc::clone(self), bytes }
     }
 
+    /// The same for those whose partners may have stopped for good: asks `check` now and then, and gives
+    /// up with its error. What lies in a queue that nobody empties any more keeps its permits.
+    pub fn acquire_while(
+        self: &Arc<Self>,
+        bytes: u64,
+        mut check: impl FnMut() -> Result<()>,
+    ) -> Result<Permit> {
+        let bytes = bytes.min(self.capacity);
+        let mut used = lock(&self.used);
+        while *used + bytes > self.capacity {
+            check()?;
+            let waited = self.freed.wait_timeout(used, LOOK);
+            used = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *used += bytes;
+        Ok(Permit { budget: Arc::clone(self), bytes })
+    }
+
     /// Bytes in use now.
     pub fn used(&self) -> u64 {
         *lock(&self.used)
@@ -57,6 +80,21 @@ impl Drop for Permit {
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicU64, Ordering};
+
+    #[test]
+    fn who_waits_for_nobody_gives_up_when_told() {
+        let budget = Budget::new(100);
+        let never_given_back = budget.acquire(100);
+        let mut asked = 0;
+        let result = budget.acquire_while(1, || {
+            asked += 1;
+            if asked < 3 { Ok(()) } else { Err(crate::Error::internal("over")) }
+        });
+        assert!(result.is_err());
+        assert_eq!(budget.used(), 100);
+        drop(never_given_back);
+        assert!(budget.acquire_while(1, || Err(crate::Error::internal("over"))).is_ok());
+    }
 
     #[test]
     fn the_capacity_holds_under_contention_and_an_oversized_request_passes() {

@@ -103,6 +103,8 @@ struct View {
 pub struct Index {
     views: Vec<View>,
     damaged: Vec<Error>,
+    /// Runs that were left out because whoever signed them has been revoked.
+    revoked_count: usize,
 }
 
 impl Index {
@@ -136,6 +138,7 @@ impl Index {
         let mut memory_left = memory_bytes;
         let mut views = Vec::with_capacity(options.runs.len());
         let mut damaged = Vec::new();
+        let mut revoked_count = 0;
         for run in &options.runs {
             let is_whole = run.size <= memory_left;
             if is_whole {
@@ -146,7 +149,7 @@ impl Index {
                     views.push(view);
                     continue;
                 }
-                Ok(_) => {}
+                Ok(_) => revoked_count += 1,
                 Err(error) if purpose != Purpose::Read && error.kind == ErrorKind::NotFound => {}
                 Err(error) if purpose != Purpose::Check && error.kind == ErrorKind::Damaged => {
                     let what = format!("a part of the index is left out: {}", error.what);
@@ -159,7 +162,7 @@ impl Index {
                 memory_left += run.size;
             }
         }
-        Ok(Self { views, damaged })
+        Ok(Self { views, damaged, revoked_count })
     }
 
     /// What was wrong with runs that were left out. What only they list cannot be found.
@@ -176,6 +179,11 @@ impl Index {
                 .at(one.key.clone().unwrap_or_default()),
             [_, ..] => Error::damaged(format!("{missing}, parts of which are damaged")),
         }
+    }
+
+    /// How many runs [`Self::load_trusted`] left out because whoever signed them has been revoked.
+    pub fn revoked_count(&self) -> usize {
+        self.revoked_count
     }
 
     /// One place where the blob with this short id lies, if there is any.

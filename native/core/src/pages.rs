@@ -18,6 +18,7 @@ use crate::tree::PageSource;
 pub struct PageStore {
     blobs: BlobStore,
     opener: Mutex<BlobOpener>,
+    lost: Mutex<Vec<Id>>,
 }
 
 impl PageStore {
@@ -29,7 +30,13 @@ impl PageStore {
         let source = *source;
         let page_key = Box::new(move |envelope: &_| keys.source(&source)?.open_page_key(envelope));
         let blobs = BlobStore::new(scope, index, Some(page_key));
-        Ok(Self { blobs, opener: Mutex::new(BlobOpener::new()?) })
+        let opener = Mutex::new(BlobOpener::new()?);
+        Ok(Self { blobs, opener, lost: Mutex::default() })
+    }
+
+    /// The pages that could not be had since this was asked last, for whatever reason.
+    pub fn take_lost(&self) -> Vec<Id> {
+        std::mem::take(&mut *lock(&self.lost))
     }
 }
 
@@ -67,11 +74,23 @@ impl PageSource for PageStore {
                 }
             }
         }
-        ids.iter()
-            .map(|id| match pages.get(id) {
+        let mut found = Vec::with_capacity(ids.len());
+        let mut failure = None;
+        for id in ids {
+            let page = match pages.get(id) {
                 Some(page) => Ok(page.clone()),
                 None => self.blobs.fetch(&mut opener, id, PackKind::Metadata),
-            })
-            .collect()
+            };
+            match page {
+                Ok(page) => found.push(page),
+                Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
+                // The others are looked at, too: what is lost together is told together.
+                Err(error) => {
+                    lock(&self.lost).push(*id);
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        failure.map_or(Ok(found), Err)
     }
 }

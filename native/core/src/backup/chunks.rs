@@ -67,6 +67,8 @@ pub(super) struct Known {
     seen: Seen,
     /// Packs that this run relies on.
     used_packs: Mutex<HashSet<PackName>>,
+    /// Blobs that the index has and that could not be read: they are stored again.
+    distrusted: Mutex<HashSet<ShortId>>,
 }
 
 impl Known {
@@ -75,6 +77,7 @@ impl Known {
             index: RwLock::new(Arc::new(index)),
             seen: Seen(std::array::from_fn(|_| Mutex::default())),
             used_packs: Mutex::default(),
+            distrusted: Mutex::default(),
         }
     }
 
@@ -95,7 +98,20 @@ impl Known {
         Ok(self.seen.insert(*id) && !self.is_indexed(id)?)
     }
 
+    /// These could not be read: whoever claims one stores it once more. Those that only this run has are
+    /// sound, and must not stand twice in a pack.
+    pub(super) fn distrust(&self, ids: impl IntoIterator<Item = ShortId>) {
+        for id in ids {
+            if matches!(self.is_indexed(&id), Ok(true)) && lock(&self.distrusted).insert(id) {
+                lock(self.seen.shard(&id)).remove(&id);
+            }
+        }
+    }
+
     fn is_indexed(&self, id: &ShortId) -> Result<bool> {
+        if lock(&self.distrusted).contains(id) {
+            return Ok(false);
+        }
         // The lock is held until the pack is noted, so that a change of the view sees every use.
         let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
         let Some(place) = index.lookup(id)? else {

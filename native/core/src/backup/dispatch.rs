@@ -6,16 +6,17 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
 
-use super::compare::{Comparison, Verdict};
+use super::compare::{Comparison, Verdict, Why};
 use super::entries::link_group;
 use super::files::stopped;
 use super::items::{At, Entry, Group, GroupDone, Item, Large, PartialNode, Task, TaskDone};
 use super::progress::Change;
+use super::recheck::Recheck;
 use super::slot::{Signal, Slot};
 use crate::budget::Budget;
 use crate::error::{Error, Result};
 use crate::fs::{Dir, Event, FileKind, Names, NotEntered, Stat, Walk, stat_at, stat_batch};
-use crate::tree::{Content, Node};
+use crate::tree::{Content, LeftOut, Node};
 
 /// Most entries, and most bytes of small files, that a reader takes at a time.
 const GROUP_COUNT_MAX: usize = 64;
@@ -26,8 +27,8 @@ const STRETCH_NAMES_MAX: usize = 512;
 
 /// One step of the walk with what `statx` said.
 pub(super) enum Scanned {
-    /// A directory, and what went wrong if it could not be listed whole.
-    Dir(Arc<Dir>, Option<Error>),
+    /// A directory, what of it is left out on purpose, and what went wrong if it could not be listed.
+    Dir(Arc<Dir>, Option<LeftOut>, Option<Error>),
     Batch(Arc<Dir>, Names, StatSlot),
     Closed {
         dir: Arc<Dir>,
@@ -92,19 +93,22 @@ pub(super) fn scan(
         signal.check()?;
         match event {
             Event::Enter(dir) => {
-                // Comes next, if it does: the directory's node has to say so.
+                // Both come next, if they do: the directory's node has to say so.
+                let left_out = walk.next_if(|next| matches!(next, Event::LeftOut(_)));
                 let failed = walk.next_if(|next| matches!(next, Event::ListingFailed(..)));
                 let failure = match failed {
                     Some(Event::ListingFailed(_, error)) => Some(error),
                     _ => None,
                 };
-                stretch.steps.push(Scanned::Dir(dir, failure));
+                stretch.steps.push(Scanned::Dir(dir, left_out.map(|_| LeftOut::Entries), failure));
             }
             Event::Names(dir, names) => stretch.add(dir, names, signal),
             Event::NotEntered { dir, name, why } => {
                 stretch.steps.push(Scanned::Closed { dir, name, why });
             }
-            Event::ListingFailed(..) => return Err(Error::internal("a listing failed too late")),
+            Event::LeftOut(_) | Event::ListingFailed(..) => {
+                return Err(Error::internal("something of a directory came too late"));
+            }
             Event::Leave(_) => {}
         }
         if stretch.is_full() {
@@ -160,11 +164,13 @@ impl<'a> Dispatcher<'a> {
         for event in scanned.iter().flatten() {
             self.setup.signal.check()?;
             match event {
-                Scanned::Dir(dir, failure) => {
+                Scanned::Dir(dir, left_out, failure) => {
                     let (key, stat) = (key_of(&dir, None), dir.stat().clone());
+                    let mut entry = Entry::new(key, At::Dir(dir), stat, Change::Changed);
+                    entry.left_out = left_out;
                     match failure {
-                        None => self.entry(key, At::Dir(dir), stat)?,
-                        Some(error) => self.unlisted(key, At::Dir(dir), stat, error)?,
+                        None => self.entry(entry)?,
+                        Some(error) => self.unlisted(entry, error)?,
                     }
                 }
                 Scanned::Batch(dir, names, slot) => {
@@ -173,7 +179,8 @@ impl<'a> Dispatcher<'a> {
                         match stat {
                             Ok(stat) => {
                                 let at = At::Entry(Arc::clone(&dir), name.to_vec());
-                                self.entry(join(&prefix, name), at, stat.clone())?;
+                                let (key, change) = (join(&prefix, name), Change::New);
+                                self.entry(Entry::new(key, at, stat.clone(), change))?;
                             }
                             Err(error) => self.push(Task::Lost(error.clone()), 0, true)?,
                         }
@@ -191,78 +198,89 @@ impl<'a> Dispatcher<'a> {
         let (key, at) = (key_of(dir, Some(name)), At::Entry(Arc::clone(dir), name.to_vec()));
         match (stat, why) {
             (Ok(stat), NotEntered::OtherDevice) => {
-                let change = Change::Changed;
-                let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
+                let is_dir = stat.kind == FileKind::Dir;
+                let mut entry = Entry::new(key, at, stat, Change::Changed);
+                entry.left_out = is_dir.then_some(LeftOut::FileSystem);
                 self.push(Task::Read(entry), 0, true)
             }
-            (Ok(stat), NotEntered::Failed(error)) => self.unlisted(key, at, stat, error),
+            (Ok(stat), NotEntered::Failed(error)) => {
+                self.unlisted(Entry::new(key, at, stat, Change::Changed), error)
+            }
             (Err(error), _) => self.push(Task::Lost(error), 0, true),
         }
     }
 
     /// A directory whose entries are not known, or not all of them: the node says so, so that nobody
     /// takes it for an empty one.
-    fn unlisted(&mut self, key: Vec<u8>, at: At, stat: Stat, error: Error) -> Result<()> {
+    fn unlisted(&mut self, mut entry: Entry, error: Error) -> Result<()> {
         self.push(Task::Lost(error), 0, true)?;
-        let is_unlisted = stat.kind == FileKind::Dir;
-        let entry = Entry { key, at, stat, change: Change::Changed, carry: None, is_unlisted };
+        entry.is_unlisted = entry.stat.kind == FileKind::Dir;
         self.push(Task::Read(entry), 0, true)
     }
 
-    fn entry(&mut self, key: Vec<u8>, at: At, stat: Stat) -> Result<()> {
+    fn entry(&mut self, mut entry: Entry) -> Result<()> {
+        let stat = &entry.stat;
         if stat.kind != FileKind::Dir && stat.nlink > 1 {
-            let group = link_group(&stat, self.setup.root_dev);
+            let group = link_group(stat, self.setup.root_dev);
             if let Some(left) = self.links.get_mut(&group) {
                 *left -= 1;
                 let is_last = *left == 0;
                 if is_last {
                     self.links.remove(&group);
                 }
-                let change = Change::New;
-                let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
                 let entry = Box::new(entry);
                 return self.push(Task::Link { entry, group, is_last }, 0, false);
             }
             self.links.insert(group, stat.nlink - 1);
         }
-        let mut lost = Vec::new();
-        let verdict = self.comparison.judge(&key, &stat, &mut lost)?;
-        for error in lost {
-            self.push(Task::Lost(error), 0, true)?;
-        }
-        let (change, resume) = match verdict {
-            Verdict::Same(found) => return self.carry(key, at, stat, *found),
-            Verdict::Read { change, resume } => (change, resume),
+        let (resume, recheck) = match self.comparison.judge(&entry.key, stat)? {
+            Verdict::Same(found) => return self.carry(entry, *found),
+            Verdict::Read { change, resume, before } => {
+                (entry.change, entry.before) = (change, before);
+                (resume, None)
+            }
+            Verdict::Recheck(recheck, before) => {
+                (entry.change, entry.before) = (Change::Changed, Some(before));
+                (None, Some(recheck))
+            }
         };
-        let entry = Entry { key, at, stat, change, carry: None, is_unlisted: false };
-        if entry.stat.kind == FileKind::File && entry.stat.size >= self.setup.small_bytes {
-            return self.large(entry, resume);
+        let is_file = entry.stat.kind == FileKind::File;
+        if entry.before.as_ref().is_some_and(|before| before.why == Why::Attributes) {
+            return self.push(Task::Read(entry), 0, true);
         }
-        let bytes = if entry.stat.kind == FileKind::File { entry.stat.size } else { 0 };
+        if is_file && (entry.stat.size >= self.setup.small_bytes || recheck.is_some()) {
+            return self.large(entry, resume, recheck);
+        }
+        let bytes = if is_file { entry.stat.size } else { 0 };
         self.push(Task::Read(entry), bytes, true)
     }
 
-    fn carry(&mut self, key: Vec<u8>, at: At, stat: Stat, mut found: Node) -> Result<()> {
-        if self.comparison.rules.ignore_ctime && stat.kind == FileKind::File {
-            let (change, carry) = (Change::None, Some(Box::new(found)));
-            let entry = Entry { key, at, stat, change, carry, is_unlisted: false };
-            return self.push(Task::Read(entry), 0, true);
-        }
+    /// Takes over what the parent has.
+    #[allow(clippy::needless_pass_by_value, reason = "nothing is left to do with it")]
+    fn carry(&mut self, entry: Entry, mut found: Node) -> Result<()> {
+        // The parent may have been made with other patterns.
+        found.left_out = entry.left_out;
+        let stat = &entry.stat;
         // The inode's other names are looked up by today's number: on another device than the root's it
         // is made of the device's, which differs from mount to mount.
         found.ino = stat.ino;
         let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
-        found.link_group = is_linked.then(|| link_group(&stat, self.setup.root_dev));
+        found.link_group = is_linked.then(|| link_group(stat, self.setup.root_dev));
         self.push(Task::Same(found), 0, false)
     }
 
-    fn large(&mut self, entry: Entry, resume: Option<(Content, u64)>) -> Result<()> {
+    fn large(
+        &mut self,
+        entry: Entry,
+        resume: Option<(Content, u64)>,
+        recheck: Option<Recheck>,
+    ) -> Result<()> {
         self.flush()?;
         let slot = Slot::new(self.setup.signal);
         let partial = Arc::new(PartialNode::default());
         let item = Item::Large(Arc::clone(&slot), Arc::clone(&partial));
         self.outputs.items.send(item).map_err(|_| stopped())?;
-        let large = Large { entry, resume, slot, partial };
+        let large = Large { entry, resume, recheck, slot, partial };
         self.outputs.large.send(large).map_err(|_| stopped())
     }
 
@@ -285,7 +303,8 @@ impl<'a> Dispatcher<'a> {
         let slot = Slot::new(self.setup.signal);
         let item = Item::Group(Arc::clone(&slot));
         // In the order of keys, which is the order in which the sequencer gives permits back.
-        let permit = self.setup.budget.acquire(bytes);
+        let signal = self.setup.signal;
+        let permit = self.setup.budget.acquire_while(bytes, || signal.check())?;
         self.outputs.items.send(item).map_err(|_| stopped())?;
         if std::mem::take(&mut self.must_read) {
             return self.outputs.groups.send(Group { tasks, permit, slot }).map_err(|_| stopped());

@@ -2,9 +2,12 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
+use super::compare::{Before, Why};
 use super::items::{At, Entry, EntryDone, Group, GroupDone, Task, TaskDone};
 use super::progress::{Change, Counters};
+use super::recheck::unseen_change;
 use crate::crypto::IdKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fs::{
@@ -24,6 +27,8 @@ pub(super) struct EntryReader<'a> {
     /// Device of the source's root: inode numbers of other devices are not unique beside its own.
     pub(super) root_dev: u64,
     pub(super) counters: &'a Counters,
+    /// Set when a file is found changed that seemed unchanged.
+    pub(super) is_doubted: &'a AtomicBool,
 }
 
 /// An open file and its attributes.
@@ -50,7 +55,7 @@ impl EntryReader<'_> {
     }
 
     fn read(&self, entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
-        if entry.carry.is_some() {
+        if entry.before.as_ref().is_some_and(|before| before.why == Why::Attributes) {
             self.read_attributes(entry)
         } else if entry.stat.kind == FileKind::File {
             self.read_small(entry, bytes)
@@ -79,6 +84,7 @@ impl EntryReader<'_> {
         let xattrs = take_xattrs(xattrs, &mut problems);
         let mut node = self.node(entry.key, &entry.stat, flags, xattrs);
         node.unreadable = entry.is_unlisted;
+        node.left_out = entry.left_out;
         if let Body::Symlink(link) = &mut node.body {
             match target {
                 Ok(target) => *link = target,
@@ -89,7 +95,7 @@ impl EntryReader<'_> {
     }
 
     /// A regular file, whole. One that changes under the first reading is read once more.
-    fn read_small(&self, entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
+    fn read_small(&self, mut entry: Entry, bytes: &mut Vec<u8>) -> TaskDone {
         let start = bytes.len();
         let mut expected = entry.stat.clone();
         let mut last = None;
@@ -129,22 +135,42 @@ impl EntryReader<'_> {
         {
             file.node.digest = Some(*digest);
         }
+        if let Some(before) = entry.before.take() {
+            if before.digest.is_some() && before.digest == file.node.digest {
+                if before.why != Why::Repacked {
+                    take_over(&before, &mut file.node);
+                    bytes.truncate(start);
+                }
+                entry.change = before.change();
+            } else if before.is_unseen()
+                && !file.node.unstable
+                && is_same_content(&file.stat, &entry.stat)
+            {
+                file.problems.push(self.doubt(None));
+            }
+        }
         let range = start..bytes.len();
         done(&entry.at, file.node, entry.change, range, file.problems)
     }
 
     /// Attributes of a file whose content is taken over.
-    fn read_attributes(&self, mut entry: Entry) -> TaskDone {
-        let carried = entry.carry.take();
-        match (self.open(&entry, &entry.stat), carried) {
-            (Ok(Some(mut file)), Some(carried)) => {
-                file.node.body = carried.body;
-                file.node.digest = carried.digest;
+    fn read_attributes(&self, entry: Entry) -> TaskDone {
+        match (self.open(&entry, &entry.stat), &entry.before) {
+            (Ok(Some(mut file)), Some(before)) => {
+                // As it was seen to be when it was compared.
+                set_content(&mut file.node, entry.stat.size);
+                take_over(before, &mut file.node);
                 done(&entry.at, file.node, entry.change, 0..0, file.problems)
             }
             (Ok(_), _) => vanished(&entry, "was replaced while it was read"),
             (Err(error), _) => self.unreadable(entry, error),
         }
+    }
+
+    /// A file changed that seemed unchanged: says so, and that others may have.
+    pub(super) fn doubt(&self, offset: Option<u64>) -> Error {
+        self.is_doubted.store(true, Relaxed);
+        unseen_change(offset)
     }
 
     /// Opens a file that is still the one that was seen, and reads its attributes.
@@ -165,12 +191,18 @@ impl EntryReader<'_> {
     }
 
     /// What is left of a file that cannot be opened or read: its attributes.
-    pub(super) fn unreadable(&self, entry: Entry, error: Error) -> TaskDone {
+    pub(super) fn unreadable(&self, mut entry: Entry, mut error: Error) -> TaskDone {
         if error.os_error == Some(rustix::io::Errno::NOENT.raw_os_error()) {
             return vanished(&entry, "vanished before it was read");
         }
         if !matches!(entry.stat.kind, FileKind::File | FileKind::Dir) {
             return TaskDone::Lost(at_path(&entry.at, error));
+        }
+        // What seemed unchanged need not have been opened: what is stored of it is kept.
+        let kept = entry.before.take().filter(|before| before.is_trusted());
+        if kept.is_some() {
+            error.what =
+                format!("{}; it seems unchanged, and what is stored is kept", error.what).into();
         }
         let mut problems = vec![error];
         let xattrs = match &entry.at {
@@ -182,6 +214,12 @@ impl EntryReader<'_> {
         problems.extend(nothing);
         let mut node = self.node(entry.key, &entry.stat, 0, xattrs);
         node.unreadable = true;
+        node.left_out = entry.left_out;
+        if let Some(before) = kept {
+            node.unreadable = false;
+            take_over(&before, &mut node);
+            entry.change = before.change();
+        }
         done(&entry.at, node, entry.change, 0..0, problems)
     }
 
@@ -211,6 +249,14 @@ impl EntryReader<'_> {
             link_group: is_linked.then(|| link_group(stat, self.root_dev)),
             ..Node::new(key, body)
         }
+    }
+}
+
+/// Gives a file its earlier content.
+pub(super) fn take_over(before: &Before, node: &mut Node) {
+    node.digest = before.digest;
+    if let Body::File { content, .. } = &mut node.body {
+        *content = before.content.clone();
     }
 }
 

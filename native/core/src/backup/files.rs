@@ -52,7 +52,7 @@ pub(super) enum Source<'fd> {
 
 impl Source<'_> {
     /// Reads into `buffer`, at `offset` where that means something; 0 at the end.
-    fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
+    pub(super) fn read(&mut self, buffer: &mut [u8], offset: u64) -> Result<usize> {
         loop {
             let result = match self {
                 Self::File { fd, can_skip_cache } => {
@@ -181,7 +181,8 @@ impl Flow<'_, '_> {
         let mut scanned = 0;
         let mut position = start;
         loop {
-            let mut slab = self.reader.slabs.take()?;
+            let signal = Arc::clone(self.reader.signal);
+            let mut slab = self.reader.slabs.take(|| signal.check())?;
             if let Some((previous, from)) = carry.take() {
                 slab.fill(previous.bytes().get(from..).unwrap_or_default());
             }

@@ -103,8 +103,8 @@ pub(super) struct Finisher<'a> {
     /// Taken at the end.
     pub(super) builder: Option<TreeBuilder>,
     pub(super) is_dry: bool,
-    /// Nodes of inodes with more names to come.
-    pub(super) links: HashMap<u64, Node>,
+    /// Nodes of inodes with more names to come, and how they compare with the parent.
+    pub(super) links: HashMap<u64, (Node, Change)>,
     /// To the readers of large files, for names whose first one was lost. Taken when no more come: the
     /// readers end when all senders have.
     pub(super) again: Option<Sender<Large>>,
@@ -157,7 +157,7 @@ impl Finisher<'_> {
                     self.links.get(&group).cloned()
                 };
                 match first {
-                    Some(first) => self.append(&Node { key: entry.key, ..first }, Change::None),
+                    Some((first, change)) => self.append(&Node { key: entry.key, ..first }, change),
                     None => self.orphan(*entry),
                 }
             }
@@ -215,7 +215,7 @@ impl Finisher<'_> {
         };
         let (slot, partial) = (Slot::new(self.signal), Arc::new(PartialNode::default()));
         let (to, part) = (Arc::clone(&slot), Arc::clone(&partial));
-        let large = Large { entry, resume: None, slot: to, partial: part };
+        let large = Large { entry, resume: None, recheck: None, slot: to, partial: part };
         again.send(large).map_err(|_| stopped())?;
         self.large(&slot, &partial)
     }
@@ -223,7 +223,8 @@ impl Finisher<'_> {
     /// Adds the first or only name of an inode.
     fn add(&mut self, node: &Node, change: Change) -> Result<()> {
         if let Some(group) = node.link_group {
-            self.links.insert(group, Node { key: Vec::new(), ..node.clone() });
+            let node = Node { key: Vec::new(), ..node.clone() };
+            self.links.insert(group, (node, change));
         }
         self.append(node, change)
     }

@@ -3,12 +3,14 @@
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
+use super::compare::Before;
 use super::progress::Change;
+use super::recheck::Recheck;
 use super::slot::Slot;
 use crate::budget::Permit;
 use crate::error::Error;
 use crate::fs::{Dir, Stat};
-use crate::tree::{Content, Node};
+use crate::tree::{Content, LeftOut, Node};
 
 /// Where an entry is found.
 #[derive(Clone)]
@@ -25,10 +27,19 @@ pub(super) struct Entry {
     pub(super) at: At,
     pub(super) stat: Stat,
     pub(super) change: Change,
-    /// The parent's node, where its content is to be taken over and only attributes read.
-    pub(super) carry: Option<Box<Node>>,
+    /// The content that an earlier tree has, where it may still be the file's.
+    pub(super) before: Option<Box<Before>>,
     /// Of a directory: its entries could not be listed, or not all of them.
     pub(super) is_unlisted: bool,
+    /// Of a directory: what of it is left out on purpose.
+    pub(super) left_out: Option<LeftOut>,
+}
+
+impl Entry {
+    /// An entry to be read whole.
+    pub(super) fn new(key: Vec<u8>, at: At, stat: Stat, change: Change) -> Self {
+        Self { key, at, stat, change, before: None, is_unlisted: false, left_out: None }
+    }
 }
 
 /// One entry of a group.
@@ -88,6 +99,8 @@ pub(super) struct Large {
     pub(super) entry: Entry,
     /// What an earlier run has covered of exactly this file: content and bytes.
     pub(super) resume: Option<(Content, u64)>,
+    /// Seems unchanged: these pieces are compared, and if they are the same, its content is taken over.
+    pub(super) recheck: Option<Recheck>,
     pub(super) slot: LargeSlot,
     pub(super) partial: Arc<PartialNode>,
 }

@@ -2,10 +2,14 @@
 
 use std::sync::Arc;
 
-use super::entries::{EntryReader, OpenFile, done, is_same_content, set_content, vanished};
+use super::compare::{distrust_lost, is_lost};
+use super::entries::{
+    EntryReader, OpenFile, done, is_same_content, set_content, take_over, vanished,
+};
 use super::files::FileReader;
 use super::items::{Large, PartialNode, PartialState};
 use super::metadata::Pages;
+use super::recheck::Checker;
 use crate::broker::lock;
 use crate::error::Result;
 use crate::fs::stat_fd;
@@ -28,9 +32,15 @@ pub(super) struct LargeReader<'a> {
 }
 
 impl LargeReader<'_> {
+    fn checker<'r>(&'r self, reader: &'r FileReader<'_>) -> Checker<'r> {
+        let EntryReader { ids, counters, .. } = *self.entries;
+        Checker { ids, counters, signal: reader.signal }
+    }
+
     /// Reads a file and delivers its node. Only what ends the whole run is an error.
     pub(super) fn read(&mut self, reader: &mut FileReader<'_>, large: Large) -> Result<()> {
-        let Large { entry, mut resume, slot, partial } = large;
+        let Large { mut entry, mut resume, mut recheck, slot, partial } = large;
+        let mut suspicion = None;
         let mut expected = entry.stat.clone();
         let mut attempt = 0;
         let outcome = loop {
@@ -40,12 +50,36 @@ impl LargeReader<'_> {
                 Ok(None) => break vanished(&entry, "was replaced while it was read"),
                 Err(error) => break self.entries.unreadable(entry, error),
             };
-            let OpenFile { fd, mut node, stat, problems } = file;
+            let OpenFile { fd, mut node, stat, mut problems } = file;
+            if let (Some(recheck), Some(before)) = (recheck.take(), entry.before.take()) {
+                let checker = self.checker(reader);
+                let change = match checker.find_change(&fd, &recheck) {
+                    Ok(change) => change,
+                    Err(error) if reader.signal.check().is_err() => return Err(error),
+                    // The list of its chunks, read a moment ago: then all of it is read.
+                    Err(error) if is_lost(&error) => Some(0),
+                    Err(error) => {
+                        entry.before = Some(before);
+                        break self.entries.unreadable(entry, error);
+                    }
+                };
+                let is_as_seen = stat_fd(std::os::fd::AsFd::as_fd(&fd))
+                    .is_ok_and(|now| is_same_content(&now, &entry.stat));
+                match change {
+                    None if is_as_seen => {
+                        take_over(&before, &mut node);
+                        break done(&entry.at, node, before.change(), 0..0, problems);
+                    }
+                    Some(offset) if is_as_seen => {
+                        suspicion = Some(self.entries.doubt(Some(offset)));
+                    }
+                    _ => {}
+                }
+            }
             // The prefix counts only for the file that it was taken of.
             let prefix = resume.take().filter(|_| is_same_content(&stat, &entry.stat));
-            let mut content = ContentBuilder::new(self.page_key.clone());
             let earlier = self.earlier.as_ref();
-            let start = resume_content(&mut content, prefix, earlier, reader.pages)?;
+            let (content, start) = resume_content(self.page_key, prefix, earlier, reader.pages)?;
             let read = {
                 let template = node.clone();
                 let pages = &mut *self.checkpoint_pages;
@@ -78,6 +112,7 @@ impl LargeReader<'_> {
             if let Body::File { content, .. } = &mut node.body {
                 *content = read.content;
             }
+            problems.extend(suspicion);
             break done(&entry.at, node, entry.change, 0..0, problems);
         };
         slot.set(std::sync::Mutex::new(Some(outcome)));
@@ -85,22 +120,32 @@ impl LargeReader<'_> {
     }
 }
 
-/// Fills a builder with the content that an interrupted run has covered; returns how many bytes that is.
+/// A builder with the content that an interrupted run has covered, and how many bytes that is. Where the
+/// list of that content cannot be read any more, nothing is covered: the file is read from its start.
 pub(super) fn resume_content(
-    builder: &mut ContentBuilder,
+    key: &PageKey,
     resume: Option<(Content, u64)>,
     earlier: Option<&Arc<PageStore>>,
     pages: &mut Pages,
-) -> Result<u64> {
-    let (Some((content, _)), Some(earlier)) = (resume, earlier) else { return Ok(0) };
+) -> Result<(ContentBuilder, u64)> {
+    let mut builder = ContentBuilder::new(key.clone());
+    let (Some((content, _)), Some(earlier)) = (resume, earlier) else { return Ok((builder, 0)) };
     for extent in ExtentIter::new(earlier, &content, 0) {
-        let extent = extent?.1;
+        let extent = match extent {
+            Ok((_, extent)) => extent,
+            Err(error) if is_lost(&error) => {
+                distrust_lost(&pages.known, earlier);
+                return Ok((ContentBuilder::new(key.clone()), 0));
+            }
+            Err(error) => return Err(error),
+        };
         if let ExtentKind::Data { id, .. } = extent.kind {
             pages.note(&id)?;
         }
         builder.push(extent, pages)?;
     }
-    Ok(builder.covered())
+    let covered = builder.covered();
+    Ok((builder, covered))
 }
 
 /// Leaves a partial node for a checkpoint, if one waits for it.

@@ -11,7 +11,9 @@
 //! bytes; what waits for a budget is never what frees it ([`memory`]).
 
 mod adapt;
+mod chunking;
 mod chunks;
+mod clones;
 mod compare;
 mod control;
 mod dispatch;
@@ -27,15 +29,18 @@ mod packer;
 mod problems;
 mod progress;
 mod readers;
+mod recheck;
+mod repack;
 mod run;
 mod single;
 mod slab;
 mod slot;
 mod stream;
 
+pub use clones::Evidence;
 pub use control::Control;
 pub use finish::RootJson;
 pub use metadata::{Counts, ObjectHash};
-pub use options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
+pub use options::{BackupOptions, ChunkerChoice, EarlierOptions, RecheckOptions, SourceKind};
 pub use progress::{Counters, Stats};
 pub use run::{Backup, BackupResult};

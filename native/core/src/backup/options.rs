@@ -57,6 +57,16 @@ pub struct BackupOptions {
     /// The same for the inode number.
     #[serde(default)]
     pub ignore_inode: bool,
+    /// Look whether the source is a clone of what the parent saw, whose ctimes and inode numbers say
+    /// nothing.
+    #[serde(default)]
+    pub detect_clones: bool,
+    /// The share of unchanged files that is read and compared; `None` for no such share.
+    #[serde(default)]
+    pub recheck: Option<RecheckOptions>,
+    /// Store small files again that lie in chunks of which the parent uses less than half.
+    #[serde(default)]
+    pub repack: bool,
     /// How to cut large files.
     #[serde(default)]
     pub chunker: ChunkerChoice,
@@ -73,6 +83,18 @@ pub struct BackupOptions {
 
 const fn default_pack_bytes() -> usize {
     32 << 20
+}
+
+/// Which unchanged files to read all the same.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct RecheckOptions {
+    /// Share of the bytes, 0 to 100.
+    pub percent: f64,
+    /// Bytes at most, about, for a source as large as the parent.
+    #[serde(default)]
+    pub bytes_max: Option<u64>,
+    /// The same seed draws the same share of the same tree.
+    pub seed: u64,
 }
 
 /// A tree to compare with.

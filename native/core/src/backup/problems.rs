@@ -17,13 +17,24 @@ impl Problems {
         Self { broker, counters }
     }
 
+    /// Something went wrong with a file: the snapshot is not all that it should be.
     pub(super) fn report(&self, error: &Error) -> Result<()> {
         self.counters.problem();
+        self.tell(error, false)
+    }
+
+    /// Something that people should know, though the snapshot is as it should be.
+    pub(super) fn note(&self, error: &Error) -> Result<()> {
+        self.tell(error, true)
+    }
+
+    fn tell(&self, error: &Error, is_note: bool) -> Result<()> {
         let problem = serde_json::json!({
             "path": error.key,
             "what": error.what,
             "offset": error.offset,
             "message": error.to_string(),
+            "is_note": is_note,
         });
         self.broker.output("problem", problem.to_string().into_bytes())
     }

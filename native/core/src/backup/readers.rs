@@ -8,8 +8,8 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::adapt::Gate;
 use super::chunks::ChunkTask;
-use super::compare::Verdict;
-use super::entries::{EntryReader, is_same_content, set_content};
+use super::compare::{Verdict, is_lost};
+use super::entries::{EntryReader, is_same_content, set_content, take_over};
 use super::files::{FileReader, stopped};
 use super::finish::Pending;
 use super::items::{EntryDone, Group, Large, PartialNode, TaskDone};
@@ -17,6 +17,7 @@ use super::large::{LargeReader, publish, resume_content};
 use super::options::SourceKind;
 use super::problems::Problems;
 use super::progress::Change;
+use super::recheck::{Checker, unseen_change};
 use super::run::Backup;
 use super::single;
 use super::slab::SlabPool;
@@ -45,6 +46,7 @@ impl Readers<'_> {
             small_bytes: self.backup.chunking.small_bytes,
             root_dev: self.root_dev,
             counters: &self.backup.counters,
+            is_doubted: &self.backup.is_doubted,
         }
     }
 
@@ -103,8 +105,7 @@ impl Backup {
         let slot = Slot::new(signal);
         let partial = Arc::new(PartialNode::default());
         let opened = if is_stream { None } else { Some(single::open(&self.path()?, &mut node)?) };
-        let mut builder = ContentBuilder::new(self.page_key()?);
-        let mut start = 0;
+        let (mut builder, mut start) = (ContentBuilder::new(self.page_key()?), 0);
         let mut change = Change::New;
         if let Some(opened) = &opened {
             set_content(&mut node, opened.size);
@@ -112,12 +113,31 @@ impl Backup {
                 Some(Verdict::Same(found)) => {
                     return nodes.send(Pending::Same(*found)).map_err(|_| stopped());
                 }
-                Some(Verdict::Read { change: found, resume }) => {
+                Some(Verdict::Read { before: Some(before), .. }) if before.is_trusted() => {
+                    take_over(&before, &mut node);
+                    return nodes.send(Pending::Same(node)).map_err(|_| stopped());
+                }
+                Some(Verdict::Read { change: found, resume, before: _ }) => {
                     change = found;
                     let pages_of =
                         self.options.resume.as_ref().map(|options| self.earlier(options));
                     let earlier = pages_of.transpose()?.map(|earlier| earlier.pages);
-                    start = resume_content(&mut builder, resume, earlier.as_ref(), &mut pages)?;
+                    (builder, start) =
+                        resume_content(&self.page_key()?, resume, earlier.as_ref(), &mut pages)?;
+                }
+                Some(Verdict::Recheck(recheck, before)) => {
+                    change = Change::Changed;
+                    let (ids, counters) = (&self.ids()?, &*self.counters);
+                    let checker = Checker { ids, counters, signal };
+                    match checker.find_change(&opened.fd, &recheck) {
+                        Ok(None) => {
+                            take_over(&before, &mut node);
+                            return nodes.send(Pending::Same(node)).map_err(|_| stopped());
+                        }
+                        Ok(Some(offset)) => problems.report(&unseen_change(Some(offset)))?,
+                        Err(error) if is_lost(&error) => {}
+                        Err(error) => return Err(error),
+                    }
                 }
                 None => {}
             }
@@ -165,10 +185,7 @@ impl Backup {
         problems: &Problems,
     ) -> Result<Option<Verdict>> {
         let Some(stat) = &opened.stat else { return Ok(None) };
-        let mut lost = Vec::new();
-        let verdict = self.comparison()?.judge(&[], stat, &mut lost)?;
-        lost.iter().try_for_each(|error| problems.report(error))?;
-        Ok(Some(verdict))
+        self.comparison(problems)?.judge(&[], stat).map(Some)
     }
 }
 

@@ -3,16 +3,18 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, OnceLock};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
 use super::adapt::{Gate, adjust};
+use super::chunking::Chunking;
 use super::chunks::{ChunkTask, Chunks, Known};
+use super::clones::{Evidence, Search};
 use super::compare::{CompareRules, Comparison, Earlier};
 use super::control::Control;
 use super::dispatch::{Dispatcher, Outputs, Setup, StatJob, scan};
@@ -21,19 +23,21 @@ use super::finish::{Finished, Finisher, Pending, RootJson};
 use super::items::{Group, Item, Large};
 use super::memory::Shares;
 use super::metadata::{Counts, ObjectHash, Pages, Refs, RunGate};
-use super::options::{BackupOptions, ChunkerChoice, EarlierOptions, SourceKind};
+use super::options::{BackupOptions, EarlierOptions, SourceKind};
 use super::packer::{Level, PackKey, Packer};
 use super::problems::Problems;
 use super::progress::{Counters, Stats};
 use super::readers::Readers;
+use super::recheck::{Checker, Sampler};
+use super::repack::find_idle_chunks;
 use super::slab::SlabPool;
 use super::slot::Signal;
 use super::stream::{NODES_QUEUED_MAX, Sequencer, StreamMap};
 use crate::budget::Budget;
-use crate::chunk::{Argmin, ArgminSizes, Chunker, CutKey, Fixed};
 use crate::crypto::config::ChunkerParams;
-use crate::crypto::{BlobSealer, SourceId};
+use crate::crypto::{BlobSealer, IdKey, SourceId};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::ShortId;
 use crate::format::pack::PackKind;
 use crate::fs::{Dir, Walk, WalkOptions};
 use crate::globs::Globs;
@@ -61,13 +65,9 @@ pub struct Backup {
     meta: Arc<Packer>,
     level: Arc<Level>,
     pub(super) refs: Arc<Refs>,
-}
-
-pub(super) struct Chunking {
-    argmin: Chunker,
-    fixed: Chunker,
-    /// Files from this size on are cut by themselves.
-    pub(super) small_bytes: u64,
+    /// A file was found changed that seemed unchanged.
+    pub(super) is_doubted: AtomicBool,
+    clone: OnceLock<Evidence>,
 }
 
 /// The queues that the source fills.
@@ -91,6 +91,8 @@ pub struct BackupResult {
     pub counts: Counts,
     /// Counts.
     pub stats: Stats,
+    /// Why the source was taken for a clone of what the parent saw, if it was.
+    pub clone: Option<Evidence>,
 }
 
 impl Backup {
@@ -141,6 +143,8 @@ impl Backup {
             meta,
             level,
             refs,
+            is_doubted: AtomicBool::new(false),
+            clone: OnceLock::new(),
         })
     }
 
@@ -184,6 +188,7 @@ impl Backup {
             runs: finished.runs,
             counts: self.refs.counts(),
             stats: self.counters.stats(),
+            clone: self.clone.get().copied(),
         })
     }
 
@@ -205,15 +210,13 @@ impl Backup {
     }
 
     pub(super) fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
-        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
-        let pages = Arc::new(pages);
-        let root = Root::try_from(&options.root)?;
-        let cursor = TreeReader::new(Arc::clone(&pages), root).into_cursor();
-        Ok(Earlier { pages, cursor, started_ns: i128::from(options.started_ns) })
+        let (pages, reader) = self.reader(options)?;
+        let started_ns = i128::from(options.started_ns);
+        Ok(Earlier { pages, cursor: reader.into_cursor(), started_ns })
     }
 
     /// What there is to compare with: an interrupted run first, then the parent.
-    pub(super) fn comparison(&self) -> Result<Comparison<'_>> {
+    pub(super) fn comparison<'a>(&'a self, problems: &'a Problems) -> Result<Comparison<'a>> {
         let rules = CompareRules {
             ignore_ctime: self.options.ignore_ctime,
             ignore_inode: self.options.ignore_inode,
@@ -221,7 +224,43 @@ impl Backup {
         };
         let earlier = self.options.resume.iter().chain(&self.options.parent);
         let earlier: Result<_> = earlier.map(|options| self.earlier(options)).collect();
-        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?))
+        let total = self.options.parent.as_ref().map_or(0, |parent| parent.root.bytes);
+        let sampler = Sampler::new(self.options.recheck.as_ref(), total);
+        let drawing = (sampler, &self.is_doubted);
+        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?, problems, drawing))
+    }
+
+    pub(super) fn ids(&self) -> Result<IdKey> {
+        self.scope.keys.id_key()
+    }
+
+    fn reader(
+        &self,
+        tree: &EarlierOptions,
+    ) -> Result<(Arc<PageStore>, TreeReader<Arc<PageStore>>)> {
+        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
+        let pages = Arc::new(pages);
+        let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&tree.root)?);
+        Ok((pages, reader))
+    }
+
+    /// The chunks whose files are to be stored again.
+    fn find_idle_chunks(&self, signal: &Signal) -> Result<HashSet<ShortId>> {
+        match self.options.parent.as_ref().filter(|_| self.options.repack && !self.options.force) {
+            Some(parent) => find_idle_chunks(&self.reader(parent)?.1, &self.known.index(), signal),
+            None => Ok(HashSet::new()),
+        }
+    }
+
+    /// Looks whether the directory is a clone of what the parent saw.
+    fn find_clone(&self, root: &Dir, signal: &Signal) -> Result<Option<Evidence>> {
+        let options = &self.options;
+        let is_asked = options.detect_clones && !options.force;
+        let Some(parent) = options.parent.as_ref().filter(|_| is_asked) else { return Ok(None) };
+        let (pages, reader) = self.reader(parent)?;
+        let ids = self.ids()?;
+        let checker = Checker { ids: &ids, counters: &self.counters, signal };
+        Search { reader: &reader.read_ahead(1), pages: &pages, root, checker }.run()
     }
 
     /// Where the pages of an interrupted run are.
@@ -323,6 +362,7 @@ impl Backup {
         let Queues { tasks, nodes, large: (large, large_queue) } = queues;
         let root = Dir::open_root(&self.path()?, 128)?;
         let root_dev = root.stat().dev;
+        let clone = self.find_clone(&root, signal)?;
         let globs = Globs::new(&self.options.excludes)?;
         let walk = Walk::below(
             root,
@@ -332,7 +372,12 @@ impl Backup {
                 ..WalkOptions::default()
             },
         );
-        let comparison = self.comparison()?;
+        let mut comparison = self.comparison(problems)?;
+        comparison.idle = self.find_idle_chunks(signal)?;
+        if let Some(clone) = clone {
+            comparison.trust_clone(clone)?;
+            let _ = self.clone.set(clone);
+        }
         let resumed = self.resumed(&comparison);
         let small_budget = Budget::new(self.shares.small);
         let stream_budget = Budget::new(self.shares.stream);
@@ -426,29 +471,6 @@ impl Backup {
                 let large = readers.min(large_most);
                 (Gate::new(readers, readers), Gate::new(large, large))
             }
-        }
-    }
-}
-
-impl Chunking {
-    fn new(scope: &Scope, params: &ChunkerParams) -> Result<Self> {
-        let sizes = ArgminSizes::from_stored(params.min, params.average, params.max)?;
-        let secret = scope.keys.chunker_secret()?;
-        let argmin = Argmin::new(sizes, CutKey::new(secret.expose()));
-        let fixed = usize::try_from(params.fixed).unwrap_or(usize::MAX);
-        Ok(Self {
-            small_bytes: sizes.min_bytes() as u64,
-            argmin: Chunker::Argmin(argmin),
-            fixed: Chunker::Fixed(Fixed::new(fixed)?),
-        })
-    }
-
-    /// `is_image` says that the source is a device or an image of one.
-    pub(super) fn choose(&self, choice: ChunkerChoice, is_image: bool) -> &Chunker {
-        match choice {
-            ChunkerChoice::Fixed => &self.fixed,
-            ChunkerChoice::Auto if is_image => &self.fixed,
-            ChunkerChoice::Auto | ChunkerChoice::Argmin => &self.argmin,
         }
     }
 }

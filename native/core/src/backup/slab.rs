@@ -39,9 +39,10 @@ impl SlabPool {
         Arc::new(Self { budget, capacity, free: Mutex::default() })
     }
 
-    /// An empty buffer, once one is free. Fails when there is no memory.
-    pub(super) fn take(self: &Arc<Self>) -> Result<Slab> {
-        let permit = self.budget.acquire(self.capacity as u64);
+    /// An empty buffer, once one is free. Fails as `check` does, which is asked while waiting, and when there
+    /// is no memory.
+    pub(super) fn take(self: &Arc<Self>, check: impl FnMut() -> Result<()>) -> Result<Slab> {
+        let permit = self.budget.acquire_while(self.capacity as u64, check)?;
         let bytes = lock(&self.free).pop();
         let bytes = match bytes {
             Some(bytes) => bytes,
@@ -104,7 +105,7 @@ mod tests {
     #[test]
     fn buffers_are_bounded_and_used_again() {
         let pool = SlabPool::new(1024, 2);
-        let mut first = pool.take().unwrap();
+        let mut first = pool.take(|| Ok(())).unwrap();
         first.fill(&[1, 2, 3, 4]);
         let place = first.bytes().as_ptr();
         let slab = Arc::new(first);
@@ -114,7 +115,7 @@ mod tests {
         assert_eq!(pool.budget.used(), 1024);
         drop(slice);
         assert_eq!(pool.budget.used(), 0);
-        let again = pool.take().unwrap();
+        let again = pool.take(|| Ok(())).unwrap();
         assert_eq!((again.bytes().len(), again.bytes.as_ptr()), (0, place));
     }
 }

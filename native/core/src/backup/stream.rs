@@ -216,7 +216,7 @@ impl Sequencer<'_> {
         for range in chunks.by_ref() {
             let bytes = stream.buffer.get(range.clone()).unwrap_or_default().to_vec();
             let length = bytes.len() as u64;
-            let permit = self.budget.acquire(length);
+            let permit = self.budget.acquire_while(length, || self.signal.check())?;
             let slot = Slot::new(self.signal);
             let task =
                 ChunkTask { bytes: Bytes::Own { bytes, _permit: permit }, slot: Arc::clone(&slot) };

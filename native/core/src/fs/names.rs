@@ -98,6 +98,16 @@ impl Listing {
         self.entries.dedup_by(|a, b| a.key == b.key && a.name(arena) == b.name(arena));
     }
 
+    /// Removes the entries that `is_dropped` holds for, and says whether there were any.
+    pub fn drop_entries(
+        &mut self,
+        mut is_dropped: impl FnMut(&[u8], Option<FileKind>) -> bool,
+    ) -> bool {
+        let (arena, before) = (&self.arena, self.entries.len());
+        self.entries.retain(|entry| !is_dropped(entry.name(arena), entry.kind()));
+        self.entries.len() != before
+    }
+
     /// The next entry, which [`Self::advance`] steps over.
     pub fn peek(&self) -> Option<(&[u8], Option<FileKind>)> {
         let entry = self.entries.get(self.next)?;

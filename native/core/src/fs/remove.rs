@@ -99,7 +99,7 @@ fn empty_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Round> {
     let mut round = Round::default();
     for event in Walk::below(root, options) {
         match event {
-            Event::Enter(_) => {}
+            Event::Enter(_) | Event::LeftOut(_) => {}
             Event::Names(dir, names) => round.remove_names(&dir, &names),
             Event::Leave(dir) => round.remove_dir(&dir),
             Event::NotEntered { dir, name, why: NotEntered::Failed(error) } => {

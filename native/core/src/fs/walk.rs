@@ -56,6 +56,8 @@ pub enum NotEntered {
 pub enum Event {
     /// A directory, the root of the walk first of all.
     Enter(Arc<Dir>),
+    /// Comes next after `Enter`: the exclude hook leaves out entries of this directory.
+    LeftOut(Arc<Dir>),
     /// Children of this directory that are not directories themselves, as far as its listing knows.
     Names(Arc<Dir>, Names),
     /// The child directory `name` exists, but the walk does not go into it.
@@ -67,7 +69,8 @@ pub enum Event {
         /// Why not.
         why: NotEntered,
     },
-    /// The listing of this directory broke off; what was read of it before follows.
+    /// The listing of this directory broke off; what was read of it before follows. Comes before all
+    /// else but `Enter` and `LeftOut`.
     ListingFailed(Arc<Dir>, Error),
     /// Nothing more from this directory.
     Leave(Arc<Dir>),
@@ -85,13 +88,13 @@ pub struct Walk {
 struct Frame {
     dir: Arc<Dir>,
     listing: Listing,
+    is_partly_left_out: bool,
     failure: Option<Error>,
     path_len: usize,
 }
 
 /// What to do with the next entry of a directory.
 enum Step {
-    Skip,
     Batch,
     Descend,
 }
@@ -122,12 +125,30 @@ impl Walk {
             self.path.push(b'/');
         }
         self.path.extend_from_slice(dir.name());
-        let (listing, outcome) = match dir.fd() {
+        let (mut listing, outcome) = match dir.fd() {
             Ok(fd) => Listing::read(fd.as_fd()),
             Err(error) => (Listing::default(), Err(error)),
         };
         let failure = outcome.err().map(|error| error.at(display_path(&self.path)));
-        self.stack.push(Frame { dir: Arc::clone(dir), listing, failure, path_len });
+        let is_partly_left_out = self.leave_out(dir, &mut listing);
+        let dir = Arc::clone(dir);
+        self.stack.push(Frame { dir, listing, is_partly_left_out, failure, path_len });
+    }
+
+    /// Takes what the exclude hook leaves out from the listing of `dir`, which lies at the walk's path.
+    fn leave_out(&mut self, dir: &Dir, listing: &mut Listing) -> bool {
+        let (Some(exclude), path) = (&self.options.exclude, &mut self.path) else { return false };
+        let path_len = path.len();
+        listing.drop_entries(|name, hint| {
+            if path_len != 0 {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+            let is_dir = kind_of(dir, name, hint) == Some(FileKind::Dir);
+            let is_excluded = exclude.excluded(path, is_dir);
+            path.truncate(path_len);
+            is_excluded
+        })
     }
 
     /// Opens the child directory `name` of `dir`, and says what came of it.
@@ -150,6 +171,9 @@ impl Walk {
     fn advance(&mut self) -> Option<Event> {
         let Self { options, stack, path, .. } = self;
         let frame = stack.last_mut()?;
+        if std::mem::take(&mut frame.is_partly_left_out) {
+            return Some(Event::LeftOut(Arc::clone(&frame.dir)));
+        }
         if let Some(error) = frame.failure.take() {
             return Some(Event::ListingFailed(Arc::clone(&frame.dir), error));
         }
@@ -157,8 +181,7 @@ impl Walk {
         while batch.len() < options.batch_count_max.max(1)
             && let Some((name, hint)) = frame.listing.peek()
         {
-            match classify(options, path, &frame.dir, name, hint) {
-                (Step::Skip, _) => {}
+            match classify(&frame.dir, name, hint) {
                 (Step::Batch, kind) => batch.push(name, kind),
                 (Step::Descend, _) if batch.is_empty() => {
                     let (dir, name) = (Arc::clone(&frame.dir), name.to_vec());
@@ -178,32 +201,16 @@ impl Walk {
     }
 }
 
-/// Decides about the entry `name` of `dir`, which lies at `path`. Asks the file system only if the
-/// directory did not tell the kind; if that fails too, the name goes into the batch, where whoever
-/// stats it sees the error.
-fn classify(
-    options: &WalkOptions,
-    path: &mut Vec<u8>,
-    dir: &Dir,
-    name: &[u8],
-    hint: Option<FileKind>,
-) -> (Step, Option<FileKind>) {
-    let kind = hint
-        .or_else(|| dir.fd().and_then(|fd| stat_at(fd.as_fd(), name)).ok().map(|stat| stat.kind));
-    let is_dir = kind == Some(FileKind::Dir);
-    if let Some(exclude) = &options.exclude {
-        let path_len = path.len();
-        if path_len != 0 {
-            path.push(b'/');
-        }
-        path.extend_from_slice(name);
-        let is_excluded = exclude.excluded(path, is_dir);
-        path.truncate(path_len);
-        if is_excluded {
-            return (Step::Skip, kind);
-        }
-    }
-    (if is_dir { Step::Descend } else { Step::Batch }, kind)
+/// Decides about the entry `name` of `dir`. If its kind cannot be told, the name goes into the batch,
+/// where whoever stats it sees the error.
+fn classify(dir: &Dir, name: &[u8], hint: Option<FileKind>) -> (Step, Option<FileKind>) {
+    let kind = kind_of(dir, name, hint);
+    (if kind == Some(FileKind::Dir) { Step::Descend } else { Step::Batch }, kind)
+}
+
+/// The kind of an entry; asks the file system only if the directory did not tell.
+fn kind_of(dir: &Dir, name: &[u8], hint: Option<FileKind>) -> Option<FileKind> {
+    hint.or_else(|| dir.fd().and_then(|fd| stat_at(fd.as_fd(), name)).ok().map(|stat| stat.kind))
 }
 
 impl Iterator for Walk {

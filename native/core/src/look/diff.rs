@@ -164,6 +164,7 @@ fn changed_attributes(old: &Node, new: &Node) -> Vec<&'static str> {
         ("links", old.link_group != new.link_group),
         ("unstable", old.unstable != new.unstable),
         ("unreadable", old.unreadable != new.unreadable),
+        ("left_out", old.left_out != new.left_out),
     ]
     .into_iter()
     .filter_map(|(name, differs)| differs.then_some(name))

@@ -15,6 +15,13 @@ use crate::error::Result;
 use crate::fs::names::Listing;
 use crate::fs::remove::remove_tree;
 use crate::fs::{Dir, Event, Exclude, FileKind, NotEntered, Walk, WalkOptions, stat_at};
+use crate::tree::Node;
+
+/// Whether the snapshot knows all that the directory had when it was backed up: what was not read, or
+/// left out of the backup, may be what stands in the target, and is the only copy then.
+pub(super) fn knows_all(node: &Node) -> bool {
+    !node.unreadable && node.left_out.is_none()
+}
 
 /// Where file systems keep what a check finds; it belongs to the file system, not to the tree.
 const LOST_FOUND: &[u8] = b"lost+found";
@@ -190,7 +197,7 @@ fn prune(
             }
             Event::NotEntered { why: NotEntered::Failed(error), .. }
             | Event::ListingFailed(_, error) => run.trouble(path, error),
-            Event::Enter(_) | Event::NotEntered { .. } => {}
+            Event::Enter(_) | Event::LeftOut(_) | Event::NotEntered { .. } => {}
         }
     }
     match dir.parent() {

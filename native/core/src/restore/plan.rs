@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::dirs::DirRef;
 use super::entry::attributes_of;
-use super::extras::Extras;
+use super::extras::{Extras, knows_all};
 use super::gaps::Gap;
 use super::journal::Journal;
 use super::links::LinkGroup;
@@ -204,8 +204,7 @@ impl<'a> Planner<'a> {
     fn push(&mut self, key: Vec<u8>, choice: Choice, dir: Option<DirRef>, node: &Node) {
         let is_root = key.is_empty();
         let extras = dir.as_ref().filter(|dir| {
-            // Of a directory that could not be read nobody knows what it had.
-            self.is_delete && !node.unreadable && !dir.is_new() && dir.dir().is_some()
+            self.is_delete && knows_all(node) && !dir.is_new() && dir.dir().is_some()
         });
         let extras = extras.and_then(|dir| Extras::read(self.run, dir, choice, is_root));
         if node.unreadable && choice == Choice::Taken && self.run.mode != Mode::Verify {

@@ -23,7 +23,7 @@ pub mod reader;
 
 pub use builder::TreeBuilder;
 pub use content::ContentBuilder;
-pub use node::{Body, Content, Extent, ExtentKind, Kind, Node, Time, Xattr, Xattrs};
+pub use node::{Body, Content, Extent, ExtentKind, Kind, LeftOut, Node, Time, Xattr, Xattrs};
 pub use reader::{Cursor, TreeIter, TreeReader};
 
 /// What roots a tree; stands in the snapshot's record.

@@ -199,6 +199,16 @@ fn sum(mut lengths: impl Iterator<Item = u64>) -> Option<u64> {
     lengths.try_fold(0_u64, u64::checked_add)
 }
 
+/// What the backup was told to leave out of a directory: nobody can say from the tree that the
+/// directory did not have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LeftOut {
+    /// Some entries, with all that is below them.
+    Entries,
+    /// Everything: another file system is mounted there.
+    FileSystem,
+}
+
 /// What a node holds besides its attributes; says what it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
@@ -259,6 +269,8 @@ pub struct Node {
     pub unreadable: bool,
     /// Files in checkpoints only: the content covers a prefix of the file.
     pub partial: bool,
+    /// Directories only: what is missing here was left out on purpose.
+    pub left_out: Option<LeftOut>,
 }
 
 impl Node {
@@ -281,6 +293,7 @@ impl Node {
             unstable: false,
             unreadable: false,
             partial: false,
+            left_out: None,
         }
     }
 
@@ -324,6 +337,7 @@ impl Node {
         let marked = self.digest.is_some() || self.partial;
         if (marked && kind != Kind::File)
             || ((self.unstable || self.unreadable) && !matches!(kind, Kind::File | Kind::Directory))
+            || (self.left_out.is_some() && kind != Kind::Directory)
         {
             return Err("mark that this kind of node cannot have");
         }

@@ -1,7 +1,7 @@
 //! Pages of nodes (section 9.3): each node is written as its difference from the one before.
 
 use super::node::{
-    Body, Content, Kind, Node, SYMLINK_BYTES_MAX, Time, XATTR_NAME_BYTES_MAX, Xattrs,
+    Body, Content, Kind, LeftOut, Node, SYMLINK_BYTES_MAX, Time, XATTR_NAME_BYTES_MAX, Xattrs,
 };
 use super::page::{Entry, PageHead, PageType, PageWriter, Progress, expect};
 use crate::Result;
@@ -18,7 +18,9 @@ const DIGEST: u32 = 128;
 const UNSTABLE: u32 = 256;
 const UNREADABLE: u32 = 512;
 const PARTIAL: u32 = 1024;
-const ALL: u32 = 2047;
+const ENTRIES_LEFT_OUT: u32 = 2048;
+const FILE_SYSTEM_LEFT_OUT: u32 = 4096;
+const ALL: u32 = 8191;
 
 /// What the next node is compared with.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +118,8 @@ impl NodePageWriter {
             (UNSTABLE, node.unstable),
             (UNREADABLE, node.unreadable),
             (PARTIAL, node.partial),
+            (ENTRIES_LEFT_OUT, node.left_out == Some(LeftOut::Entries)),
+            (FILE_SYSTEM_LEFT_OUT, node.left_out == Some(LeftOut::FileSystem)),
         ]
         .into_iter()
         .fold(0, |mask, (bit, set)| if set { mask | bit } else { mask })
@@ -224,6 +228,12 @@ fn read_node(entry: &mut Entry<'_>, previous: &mut Previous, first: bool) -> Res
     let btime = if has(BTIME) { Some(read_time(entry, mtime.seconds)?) } else { None };
     let link_group = if has(LINK_GROUP) { Some(entry.reader.varint()?) } else { None };
     let digest = if has(DIGEST) { Some(entry.reader.array()?) } else { None };
+    let left_out = match (has(ENTRIES_LEFT_OUT), has(FILE_SYSTEM_LEFT_OUT)) {
+        (false, false) => None,
+        (true, false) => Some(LeftOut::Entries),
+        (false, true) => Some(LeftOut::FileSystem),
+        (true, true) => return Err(entry.reader.damaged("directory left out twice")),
+    };
     let node = Node {
         key: previous.key.clone(),
         mode,
@@ -241,6 +251,7 @@ fn read_node(entry: &mut Entry<'_>, previous: &mut Previous, first: bool) -> Res
         unstable: has(UNSTABLE),
         unreadable: has(UNREADABLE),
         partial: has(PARTIAL),
+        left_out,
     };
     node.check().map_err(|what| entry.reader.damaged(what))?;
     previous.remember(&node);

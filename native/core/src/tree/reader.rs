@@ -69,6 +69,19 @@ impl<S: PageSource> TreeReader<S> {
         iter
     }
 
+    /// Keys at which nodes from all over the tree can be read, at most `count` of them, in order. Reads
+    /// one page; in a small tree the only one is the start.
+    pub fn spread(&self, count: usize) -> Result<Vec<Vec<u8>>> {
+        if self.root.level == 0 {
+            return Ok(vec![Vec::new()]);
+        }
+        let raw = get_page(&self.source, self.root.page)?;
+        let entries = parse_inner(&raw, self.root.level)
+            .map_err(|error| error.at(page_name(&self.root.page)))?;
+        let step = entries.len().div_ceil(count.max(1)).max(1);
+        Ok(entries.into_iter().step_by(step).map(|entry| entry.key).collect())
+    }
+
     /// The node with this key: reads one page of each level.
     pub fn find(&self, key: &[u8]) -> Result<Option<Node>> {
         let mut iter = self.range(Some(key), None);

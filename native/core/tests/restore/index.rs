@@ -36,7 +36,7 @@ fn a_damaged_part_of_the_index_costs_what_only_it_lists() {
     assert!(error.to_string().contains("a part of which is damaged"), "{error}");
 
     // A backup stores again what it cannot find, and says why.
-    let (again, problems) = repo.backup_with_problems(&old, "directory");
+    let (again, problems) = repo.backup_with_problems(&old, "directory", json!({}));
     assert_eq!(problems.len(), 1);
     let (result, _) = repo.restore(&again, &scratch.path("again"), json!({}));
     assert_same(&old, &scratch.path("again"));

@@ -49,6 +49,39 @@ fn includes_and_excludes() {
 }
 
 #[test]
+fn delete_spares_what_may_have_been_left_out_of_the_backup() {
+    let scratch = Scratch::new();
+    let source = scratch.dir("source");
+    plant(&source, &["a/1", "a/cache/x", "a/whole/1", "b/1"]);
+    let repo = Repo::new(64 << 10);
+    let snapshot = repo.backup_with(&source, "directory", json!({"excludes": ["cache"]}));
+    let target = scratch.dir("target");
+    plant(&target, &["a/cache/mine", "a/other/mine", "a/whole/old", "b/old", "old"]);
+    repo.restore_well(&snapshot, &target, json!({"delete": true}));
+    let left = ["a", "a/1", "a/cache", "a/cache/mine", "a/other", "a/other/mine"];
+    assert_eq!(paths(&target), [&left[..], &["a/whole", "a/whole/1", "b", "b/1"]].concat());
+
+    // Of a snapshot that had it all, nothing is spared.
+    let whole = repo.backup(&source, "directory");
+    repo.restore_well(&whole, &target, json!({"delete": true}));
+    assert_same(&source, &target);
+}
+
+#[test]
+fn delete_spares_what_stands_where_another_file_system_was() {
+    // Wherever this runs, it is one of its own.
+    let source = Path::new("/dev");
+    let scratch = Scratch::new();
+    let repo = Repo::new(64 << 10);
+    let hidden = json!({"one_file_system": true, "excludes": ["/[!s]*", "/s[!h]*"]});
+    let snapshot = repo.backup_with(source, "directory", hidden);
+    let target = scratch.dir("target");
+    plant(&target, &["shm/mine"]);
+    repo.restore_well(&snapshot, &target, json!({"delete": true}));
+    assert_eq!(paths(&target), ["shm", "shm/mine"]);
+}
+
+#[test]
 fn delete_removes_what_the_snapshot_does_not_have() {
     let scratch = Scratch::new();
     let source = scratch.dir("source");

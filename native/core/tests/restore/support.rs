@@ -162,21 +162,34 @@ impl Repo {
 
     /// Backs up `path`; `kind` as the options call it.
     pub fn backup(&self, path: &Path, kind: &str) -> Snapshot {
-        let (snapshot, problems) = self.backup_with_problems(path, kind);
+        self.backup_with(path, kind, json!({}))
+    }
+
+    /// The same, with options of `more` added.
+    pub fn backup_with(&self, path: &Path, kind: &str, more: Value) -> Snapshot {
+        let (snapshot, problems) = self.backup_with_problems(path, kind, more);
         assert_eq!(problems, Vec::<Value>::new());
         snapshot
     }
 
     /// The same, whatever it tells.
-    pub fn backup_with_problems(&self, path: &Path, kind: &str) -> (Snapshot, Vec<Value>) {
+    pub fn backup_with_problems(
+        &self,
+        path: &Path,
+        kind: &str,
+        more: Value,
+    ) -> (Snapshot, Vec<Value>) {
         let keys = self.keyring.scope(&self.scope).unwrap();
         let source = keys.source_id("a source").unwrap().to_string();
         let number = self.first_number.fetch_add(1, Ordering::SeqCst);
-        let options = json!({
+        let mut options = json!({
             "scope": self.scope.to_string(), "memory_bytes": 256 << 20, "threads": 2,
             "index": self.index(), "snapshot": format!("{number:032x}"), "gen": 1,
             "source_id": source, "kind": kind, "path_b64": b64(path.as_os_str().as_bytes()),
         });
+        for (key, value) in more.as_object().unwrap() {
+            options[key] = value.clone();
+        }
         let options: BackupOptions = serde_json::from_value(options).unwrap();
         let (result, outputs) = self.serve(2, |scope| {
             Backup::new(scope.clone(), options, &self.chunker).and_then(|backup| backup.run())

@@ -202,11 +202,17 @@ fn what_is_excluded_is_not_entered() {
             Event::Names(dir, names) => {
                 seen.extend(names.iter().map(|(name, _)| super::support::join(&dir.path(), name)));
             }
+            // Right behind the directory.
+            Event::LeftOut(dir) => {
+                assert_eq!(*seen.last().unwrap(), dir.path());
+                seen.push(b"left out".to_vec());
+            }
             Event::Leave(_) => {}
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(seen, [&b""[..], b"cache", b"cache/d", b"keep", b"keep/a"]);
+    let expected = [&b""[..], b"left out", b"cache", b"cache/d", b"keep", b"left out", b"keep/a"];
+    assert_eq!(seen, expected);
 }
 
 #[test]

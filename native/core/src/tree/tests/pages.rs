@@ -85,6 +85,10 @@ prop_compose! {
         (ino, link_group, digest) in
             (any::<u64>(), any::<Option<u64>>(), any::<Option<[u8; 16]>>()),
         (unstable, unreadable, partial) in any::<(bool, bool, bool)>(),
+        left_out in prop::option::of(prop_oneof![
+            Just(LeftOut::Entries),
+            Just(LeftOut::FileSystem)
+        ]),
     ) -> Node {
         let mut node = Node::new(Vec::new(), body);
         let is_file = node.kind() == Kind::File;
@@ -96,6 +100,7 @@ prop_compose! {
         node.unstable = unstable && (is_file || is_directory);
         node.unreadable = unreadable && (is_file || is_directory);
         node.partial = partial && is_file;
+        node.left_out = left_out.filter(|_| is_directory);
         if let Body::File { size, content } = &mut node.body {
             if node.unreadable {
                 *content = Content::empty();
@@ -278,7 +283,8 @@ fn nodes_that_cannot_be() {
         Node::new(b"f".to_vec(), Body::File { size, content })
     };
     #[allow(clippy::type_complexity)]
-    let refused: [(&str, fn(&mut Node)); 14] = [
+    let refused: [(&str, fn(&mut Node)); 15] = [
+        ("mark", |n| n.left_out = Some(LeftOut::Entries)),
         ("07777", |n| n.mode = 0o10000),
         ("nanoseconds", |n| n.mtime.nanoseconds = 1_000_000_000),
         ("nanoseconds", |n| n.btime = Some(Time { seconds: 0, nanoseconds: u32::MAX })),
@@ -384,7 +390,7 @@ fn json_node(node: &Node) -> Value {
         Body::Directory | Body::Fifo | Body::Socket => json!({}),
     };
     let xattrs = node.xattrs.as_slice().iter();
-    json!({
+    let mut value = json!({
         "key": hex(&node.key), "kind": node.kind() as u8, "mode": node.mode, "uid": node.uid,
         "gid": node.gid, "flags": node.flags,
         "xattrs": xattrs.map(|(name, value)| json!([hex(name), hex(value)])).collect::<Vec<_>>(),
@@ -392,7 +398,14 @@ fn json_node(node: &Node) -> Value {
         "ino": node.ino.to_string(), "link_group": node.link_group.map(|g| g.to_string()),
         "digest": node.digest.map(|digest| hex(&digest)), "body": body,
         "unstable": node.unstable, "unreadable": node.unreadable, "partial": node.partial,
-    })
+    });
+    if let Some(left_out) = node.left_out {
+        value["left_out"] = match left_out {
+            LeftOut::Entries => json!("entries"),
+            LeftOut::FileSystem => json!("file system"),
+        };
+    }
+    value
 }
 
 fn json_extent(extent: &Extent) -> Value {
@@ -451,10 +464,20 @@ fn sample_nodes() -> Vec<Node> {
     nodes
 }
 
+/// Directories of which something was left out on purpose.
+fn partial_directories() -> Vec<Node> {
+    let marked = |path, left_out| Node { left_out: Some(left_out), ..directory(path) };
+    let mut both = marked("a", LeftOut::Entries);
+    both.unreadable = true;
+    vec![marked("", LeftOut::Entries), both, marked("b", LeftOut::FileSystem), directory("c")]
+}
+
 fn vectors() -> Value {
     let page = |name: &str, raw: &[u8], holds: Value| json!({"name": name, "page": hex(raw), "id": page_key().page_id(raw).to_string(), "holds": holds});
     let nodes = sample_nodes();
     let raw = node_page(&nodes);
+    let partial = partial_directories();
+    let partial_raw = node_page(&partial);
     let extents =
         [Extent::data(id(1), 0, 1000), Extent::hole(1 << 33), Extent::data(id(1), 2000, 3)];
     let refs = [(id(3), 1 << 35), (id(4), 7), (id(3), 9)];
@@ -485,6 +508,7 @@ fn vectors() -> Value {
             page("inner", &inner_page(&entries, 2), entries_json.collect()),
             page("extents", &extent_page(&extents), extents_json.into()),
             page("extent inner", &extent_inner_page(&refs, 1), refs_json.into()),
+            page("left out", &partial_raw, partial.iter().map(json_node).collect()),
         ],
         "damaged": [
             bad("byte after the end", &|raw| raw.push(0)),
