@@ -117,16 +117,21 @@ class SystemRandom:
 
     def below(self, bound: int) -> int:
         """A whole number in [0, bound)."""
-        # Loaded here, as below: it brings OpenSSL, which few runs need.
-        from secrets import randbelow  # noqa: PLC0415
-
-        return randbelow(bound)
+        # Not by the library's `secrets`: it brings OpenSSL, which takes longer to load than all else here.
+        bits = (bound - 1).bit_length()
+        while (number := self._bits(bits)) >= bound:
+            pass
+        return number
 
     def fraction(self) -> float:
         """A number in [0, 1)."""
-        from secrets import randbits  # noqa: PLC0415
+        return self._bits(53) / (1 << 53)
 
-        return randbits(53) / (1 << 53)
+    @staticmethod
+    def _bits(count: int) -> int:
+        """A whole number of so many random bits."""
+        byte_count = (count + 7) // 8
+        return int.from_bytes(os.urandom(byte_count)) >> (8 * byte_count - count)
 
 
 class SeededRandom:

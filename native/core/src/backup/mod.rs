@@ -17,6 +17,7 @@ mod clones;
 mod compare;
 mod control;
 mod dispatch;
+mod ending;
 mod entries;
 mod files;
 mod finish;

@@ -18,7 +18,7 @@ use super::clones::{Evidence, Search};
 use super::compare::{CompareRules, Comparison, Earlier};
 use super::control::Control;
 use super::dispatch::{Dispatcher, Outputs, Setup, StatJob, scan};
-use super::files::is_echo;
+use super::ending::{drain, fail, guard};
 use super::finish::{Finished, Finisher, Pending, RootJson};
 use super::items::{Group, Item, Large};
 use super::memory::Shares;
@@ -482,27 +482,4 @@ fn work(queue: &Receiver<ChunkTask>, chunks: &Chunks) -> Result<()> {
         task.slot.set(id);
     }
     Ok(())
-}
-
-/// Takes what is left in a queue, until nobody fills it any more. What lies there holds parts of budgets, and
-/// whoever fills the queue may be waiting for them: a stage that failed must not leave it to itself.
-fn drain<T>(queue: &Receiver<T>) {
-    queue.iter().for_each(drop);
-}
-
-/// Notes a failure that is not the echo of another.
-fn fail(signal: &Signal, error: &Error) {
-    if !is_echo(error) {
-        signal.fail(error);
-    }
-}
-
-/// Runs a stage; its failure is the run's.
-fn guard(signal: &Arc<Signal>, stage: impl FnOnce() -> Result<()>) {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(stage));
-    match result {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => fail(signal, &error),
-        Err(_) => signal.fail(&Error::internal("a stage of the backup broke off")),
-    }
 }
