@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crossbeam_channel::Receiver;
 
 use super::compare::read_exact;
+use super::lane::Delivery;
 use super::progress::Counters;
 use super::run::{Job, Mode, Run};
 use super::window::{Piece, Plan};
@@ -80,9 +81,19 @@ impl BlobJob {
             other => other,
         };
         match raw {
-            Ok(raw) => {
+            Ok(raw) if run.mode == Mode::Verify => {
                 for piece in plan.pieces_of(chunk) {
-                    deliver(run, piece, &raw);
+                    verify(run, piece, &raw);
+                }
+            }
+            Ok(raw) => {
+                let raw = Arc::new(raw);
+                for number in plan.numbers_of(chunk) {
+                    let (plan, chunk) = (Arc::clone(&plan), Arc::clone(&raw));
+                    let Some(file) = plan.piece(number).map(|piece| Arc::clone(&piece.file)) else {
+                        continue;
+                    };
+                    file.lane.deliver(run, Delivery { plan, piece: number, chunk });
                 }
             }
             Err(error) if matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound) => {
@@ -98,26 +109,33 @@ fn is_worth_another_copy(error: &Error) -> bool {
     matches!(error.kind, ErrorKind::Damaged | ErrorKind::NotFound | ErrorKind::Storage)
 }
 
-fn deliver(run: &Run, piece: &Piece, raw: &[u8]) {
+/// The bytes of a piece; where its chunk has none for it, it is lost.
+fn slice<'a>(run: &Run, piece: &Piece, chunk: &'a [u8]) -> Option<&'a [u8]> {
     let start = piece.chunk_offset as usize;
     let end = start.saturating_add(piece.len as usize);
-    let Some(bytes) = raw.get(start..end) else {
-        let why = Error::damaged("an extent reaches beyond its chunk");
-        return piece.lose(run, &why);
-    };
-    if run.mode == Mode::Verify {
-        let mut there = vec![0; bytes.len()];
-        let is_same = piece
-            .file
-            .readable(run)
-            .and_then(|fd| read_exact(fd.as_fd(), &mut there, piece.offset));
-        match is_same {
-            Ok(true) if there == bytes => piece.settle(run),
-            Ok(_) => piece.lose(run, &Error::damaged("differs from the snapshot")),
-            Err(error) => piece.lose(run, &error),
-        }
-        return;
+    let bytes = chunk.get(start..end);
+    if bytes.is_none() {
+        piece.lose(run, &Error::damaged("an extent reaches beyond its chunk"));
     }
-    piece.file.write(run, piece.offset, bytes);
-    piece.settle(run);
+    bytes
+}
+
+fn verify(run: &Run, piece: &Piece, chunk: &[u8]) {
+    let Some(bytes) = slice(run, piece, chunk) else { return };
+    let mut there = vec![0; bytes.len()];
+    let is_same =
+        piece.file.readable(run).and_then(|fd| read_exact(fd.as_fd(), &mut there, piece.offset));
+    match is_same {
+        Ok(true) if there == bytes => piece.settle(run),
+        Ok(_) => piece.lose(run, &Error::damaged("differs from the snapshot")),
+        Err(error) => piece.lose(run, &error),
+    }
+}
+
+/// Writes a piece to its file.
+pub(super) fn write(run: &Run, piece: &Piece, chunk: &[u8]) {
+    if let Some(bytes) = slice(run, piece, chunk) {
+        piece.file.write(run, piece.offset, bytes);
+        piece.settle(run);
+    }
 }

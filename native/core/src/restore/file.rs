@@ -9,6 +9,7 @@ use rustix::io::Errno;
 
 use super::compare::is_zero;
 use super::dirs::DirRef;
+use super::lane::Lane;
 use super::links::LinkGroup;
 use super::orphans::{copy_name, part_name};
 use super::progress::Counters;
@@ -56,6 +57,8 @@ pub(super) struct FileTask {
     /// is made under this name.
     pub(super) early_name: Option<Box<[u8]>>,
     pub(super) group: Option<Arc<LinkGroup>>,
+    /// Who writes to it.
+    pub(super) lane: Lane,
     /// Pieces that are still to come, and one for whoever adds pieces.
     pending: AtomicU64,
     /// Whether the existing content has the digest.
@@ -111,6 +114,7 @@ impl FileTask {
             is_kept: false,
             early_name: None,
             group: None,
+            lane: Lane::default(),
             pending: AtomicU64::new(1),
             is_equal: OnceLock::new(),
             state: Mutex::new(State { handle, ..State::default() }),

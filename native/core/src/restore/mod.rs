@@ -25,6 +25,7 @@ mod file;
 mod finish;
 mod gaps;
 mod journal;
+mod lane;
 mod links;
 mod nodes;
 mod options;

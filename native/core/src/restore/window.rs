@@ -178,6 +178,17 @@ impl Plan {
         }
     }
 
+    /// A piece by its number.
+    pub(super) fn piece(&self, number: usize) -> Option<&Piece> {
+        self.pieces.get(number)
+    }
+
+    /// The numbers of the pieces of a chunk that still want it.
+    pub(super) fn numbers_of(&self, chunk: &Chunk) -> impl Iterator<Item = usize> {
+        let is_open = |number: &usize| self.piece(*number).is_some_and(|piece| !piece.is_settled());
+        chunk.pieces.clone().filter(is_open)
+    }
+
     /// The pieces of a chunk that still want it.
     pub(super) fn pieces_of(&self, chunk: &Chunk) -> impl Iterator<Item = &Piece> {
         let pieces = self.pieces.get(chunk.pieces.clone()).unwrap_or_default();
