@@ -266,6 +266,8 @@ def main(argv: list[str] | None = None) -> int:
     if not programs:
         print("error: there is no program to measure", file=sys.stderr)
         return 3
+    if options.work is not None:
+        options.work.mkdir(parents=True, exist_ok=True)
     machine = describe_machine(programs, options.work or Path(tempfile.gettempdir()))
     document: dict[str, Any] = {"machine": machine, "scale": options.scale, "seed": options.seed}
     results: list[Result] = []
