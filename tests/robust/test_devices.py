@@ -137,8 +137,9 @@ def test_a_damaged_chunk_leaves_zeros_on_the_device(
     assert "is not what was written" in done.err
     restored = target.read_bytes()
     wrong = [at for at, (one, other) in enumerate(zip(restored, content, strict=True)) if one != other]
-    assert 0 < wrong[-1] - wrong[0] < 400_000, "more than the damaged segment was lost"
-    assert not any(restored[wrong[0] : wrong[-1] + 1])
+    # The segment may hold parts of two chunks, which need not be neighbours in the stream.
+    assert 0 < len(wrong) < 400_000, "more than the damaged segment was lost"
+    assert not any(restored[at] for at in wrong), "neither what was stored nor zeros"
 
 
 def test_a_device_that_does_not_fit_is_left_alone(world: World, loop: Loop, seed: int) -> None:
