@@ -4,7 +4,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::sync::Arc;
 
 use super::dirs::DirRef;
+use super::finish::take_name;
 use super::links::LinkGroup;
+use super::options::Overwrite;
+use super::orphans::part_name;
 use super::progress::{Counters, Problem};
 use super::run::{Mode, Run};
 use super::windows::Ticket;
@@ -14,6 +17,7 @@ use crate::fs::remove::remove_tree;
 use crate::fs::target::{make_special, make_symlink};
 use crate::fs::{
     Attributes, Denied, FileKind, Stat, Subject, Timestamp, apply_attributes_but_flags, read_link,
+    stat_at,
 };
 use crate::tree::{Body, Kind, Node, Time};
 
@@ -78,19 +82,37 @@ impl EntryTask {
             }
             return Ok(is_kept);
         }
-        if !is_kept {
-            if self.found.is_some() {
-                remove_tree(fd, &self.name)?;
-            }
-            if self.wanted.stat.kind == FileKind::Symlink {
-                make_symlink(fd, &self.name, &self.wanted.link_target)?;
-            } else if !make_special(fd, &self.name, &self.wanted.stat, path, denied)? {
-                return Ok(false);
-            }
+        if !is_kept && self.found.is_some() {
+            remove_tree(fd, &self.name)?;
         }
-        let subject = Subject::open(fd, &self.name)?;
+        // Where what is there is left alone, it must not be there before it is complete.
+        let is_early = !is_kept && run.overwrite == Overwrite::Never;
+        let early = is_early.then(|| part_name(&run.ids, path));
+        let name = early.as_deref().unwrap_or(&self.name);
+        if is_early && stat_at(fd, name).is_ok() {
+            remove_tree(fd, name)?;
+        }
+        if !is_kept && !self.make_as(fd, name, path, denied)? {
+            return Ok(false);
+        }
+        let subject = Subject::open(fd, name)?;
         apply_attributes_but_flags(&subject, &self.wanted, path, denied)?;
+        early.map_or(Ok(()), |early| take_name(fd, &early, &self.name))?;
         Ok(true)
+    }
+
+    /// False where it is not permitted.
+    fn make_as(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        path: &[u8],
+        denied: &mut Denied,
+    ) -> Result<bool> {
+        if self.wanted.stat.kind == FileKind::Symlink {
+            return make_symlink(dir, name, &self.wanted.link_target).map(|()| true);
+        }
+        make_special(dir, name, &self.wanted.stat, path, denied)
     }
 
     fn is_as_wanted(&self, run: &Run, found: &Stat, dir: BorrowedFd<'_>) -> Result<bool> {

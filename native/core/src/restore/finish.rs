@@ -1,7 +1,7 @@
 //! Completing a file: its attributes, its other names, and what is told about it.
 
 use std::borrow::Cow;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 
 use rustix::fs::{RenameFlags, renameat, renameat_with};
 use rustix::io::Errno;
@@ -102,14 +102,7 @@ impl FileTask {
         let Some(early) = &self.early_name else {
             return Ok(());
         };
-        let dir = self.dir.fd()?;
-        let flags = RenameFlags::NOREPLACE;
-        match renameat_with(&dir, &**early, &dir, &*self.name, flags) {
-            // Not every file system can promise that; nothing was there when it was looked at.
-            Err(Errno::INVAL) => renameat(&dir, &**early, &dir, &*self.name),
-            other => other,
-        }
-        .map_err(|errno| Error::os("cannot give it its name", errno))
+        take_name(self.dir.fd()?.as_fd(), early, &self.name)
     }
 
     fn apply(
@@ -216,6 +209,16 @@ fn merged(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 pub(super) fn unreadable() -> Error {
     let what = "its content could not be read when it was backed up";
     Error::new(ErrorKind::NotFound, what)
+}
+
+/// Gives what was made as `early` in `dir` its own name, unless somebody has taken that since.
+pub(super) fn take_name(dir: BorrowedFd<'_>, early: &[u8], name: &[u8]) -> Result<()> {
+    match renameat_with(dir, early, dir, name, RenameFlags::NOREPLACE) {
+        // Not every file system can promise that; nothing was there when it was looked at.
+        Err(Errno::INVAL) => renameat(dir, early, dir, name),
+        other => other,
+    }
+    .map_err(|errno| Error::os("cannot give it its name", errno))
 }
 
 #[cfg(test)]

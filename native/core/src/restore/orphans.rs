@@ -93,7 +93,7 @@ impl Planner<'_> {
 fn remove_file(dir: &DirRef, name: &[u8]) -> Result<()> {
     let fd = dir.fd()?;
     let stat = stat_at(fd.as_fd(), name)?;
-    if stat.kind == FileKind::File && stat.nlink == 1 {
+    if stat.kind != FileKind::Dir && stat.nlink == 1 {
         remove_tree(fd.as_fd(), name)?;
     }
     Ok(())
