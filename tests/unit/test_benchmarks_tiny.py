@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import demo, run
+from benchmarks import demo, run, store_requests
 from benchmarks.corpora import GENERATED, Corpus, checkout_corpus, copy_tree, list_files
 from benchmarks.measure import CommandFailed, run_measured
 from benchmarks.report import render_markdown, render_svg, summarize
@@ -336,3 +336,18 @@ def test_own_program_passes_the_tiny_run(tmp_path: Path) -> None:
         pytest.skip("pvback is not built")
     assert run.main(["--tiny", "--tools", "pvback", "--work", str(tmp_path), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "results.svg").exists()
+
+
+def test_requests_to_the_store_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store_requests, "cache_dir", lambda: tmp_path)
+    assert store_requests.main(["--scale", "0.005"]) == 0
+    header, _, *rows = [line.split("|")[2:-1] for line in capsys.readouterr().out.splitlines()]
+    assert [row[0].strip() for row in rows] == ["first", "unchanged", "changed", "restore"]
+    for row in rows:
+        found = dict(zip(map(str.strip, header), map(str.strip, row), strict=True))
+        counts = {name: int(count) for name, count in found.items() if name != "step"}
+        assert counts.pop("all") == sum(counts.values()) > 0
+        # A backup makes objects and swaps one register; a restore changes nothing.
+        assert (counts["create"] > 0) == (counts["swap"] == 1) == (found["step"] != "restore")
