@@ -71,6 +71,7 @@ def key_add(
     The new password is asked for on a terminal when no option says where it is. A recovery key is a
     password that is made here, to be written down.
     """
+    # click has checked what it passes on; here it is just named values.
     chosen = _NewWay.from_options(**way)  # type: ignore[arg-type]
     output = invocation.output
     with invocation.repository(is_writer=True) as access, chosen.offering_secret(output) as secret:

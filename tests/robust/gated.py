@@ -83,6 +83,7 @@ def run(plan: dict[str, Any], words: list[str]) -> None:
             setattr(os, name, gate.wrap(getattr(os, name), is_method=False))
     elif "at" in plan:
         setattr(LocalStore, plan["at"], gate.wrap(getattr(LocalStore, plan["at"]), is_method=True))
+    # Replaced on purpose: the program under test is otherwise as it is.
     DataJob.cancel = gate.listen(DataJob.cancel)  # type: ignore[method-assign]
     DataJob.command = gate.listen(DataJob.command)  # type: ignore[method-assign]
     try:

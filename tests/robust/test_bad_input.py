@@ -1,6 +1,7 @@
 """What people get wrong, and what machines do to them: a message, the right exit code, and nothing lost."""
 
 import errno
+import json
 import os
 import random
 import shutil
@@ -153,8 +154,6 @@ def test_ambiguous_snapshots(world: World, tmp_path: Path) -> None:
 )
 def test_a_format_from_the_future(world: World, name: str, value: object, code: int | None) -> None:
     """A changed configuration is not the owner's any more; but people hear first that theirs is too old."""
-    import json  # noqa: PLC0415
-
     path = world.repository / "config"
     line, rest = path.read_bytes().split(b"\n", 1)
     path.write_bytes(json.dumps({**json.loads(line), name: value}).encode() + b"\n" + rest)

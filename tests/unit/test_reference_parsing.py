@@ -87,6 +87,7 @@ def nodes(draw: Callable[..., object]) -> Node:
     node = Node(draw(keys), kind, **{name: draw(one) for name, one in fields.items()})  # type: ignore[arg-type]
     if kind == read.DIRECTORY:
         node = replace(node, changed=draw(st.booleans()), unreadable=draw(st.booleans()))  # type: ignore[arg-type]
+        # Strategies of tuples have no type of their elements.
         left_out = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
         node = replace(node, entries_left_out=left_out[0], file_system_left_out=left_out[1])  # type: ignore[index]
     else:

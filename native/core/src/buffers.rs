@@ -111,7 +111,7 @@ pub fn with_room<T>(len: usize) -> Result<Vec<T>> {
 }
 
 /// Tells the kernel that all of these bytes will be used. It may refuse: then nothing changes.
-#[allow(unsafe_code, reason = "the interface takes an address")]
+#[expect(unsafe_code, reason = "the interface takes an address")]
 fn ask_for_huge_pages(address: *mut u8, len: usize) {
     if len < HUGE_BYTES {
         return;
@@ -132,7 +132,6 @@ fn ask_for_huge_pages(address: *mut u8, len: usize) {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

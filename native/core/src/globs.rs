@@ -69,7 +69,6 @@ impl Exclude for Globs {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

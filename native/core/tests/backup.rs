@@ -1,7 +1,10 @@
 //! Backups of real trees of files, read back through tree, index and packs, and checked whole.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(clippy::unnecessary_debug_formatting)] // names here need their escapes
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by it, and helpers of tests are not seen as such"
+)]
+#![expect(clippy::unnecessary_debug_formatting, reason = "names here need their escapes")]
 
 mod support;
 

@@ -6,7 +6,7 @@
 //! to that object. Rust neither reads, changes nor moves them while a view exists: [`Lent::release`] and
 //! [`Lent::reclaim`] take them only when no view does, under the same lock that views are made under.
 
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "the buffer protocol is a C interface")]
 
 use std::os::raw::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -151,7 +151,7 @@ impl Request {
         });
     }
 
-    #[allow(unsafe_code, reason = "the buffer protocol is a C interface")]
+    #[expect(unsafe_code, reason = "the buffer protocol is a C interface")]
     unsafe fn __getbuffer__(
         slf: Bound<'_, Self>,
         view: *mut ffi::Py_buffer,
@@ -161,7 +161,7 @@ impl Request {
         unsafe { slf.get().data.fill(slf.as_any(), view, flags) }
     }
 
-    #[allow(unsafe_code, reason = "the buffer protocol is a C interface")]
+    #[expect(unsafe_code, reason = "the buffer protocol is a C interface")]
     unsafe fn __releasebuffer__(&self, _view: *mut ffi::Py_buffer) {
         self.data.unfill();
     }

@@ -145,7 +145,7 @@ impl Keyring {
         })
     }
 
-    #[allow(clippy::too_many_arguments, reason = "the fields of one record, as the stub has them")]
+    #[expect(clippy::too_many_arguments, reason = "the fields of one record, as the stub has them")]
     fn open_record(
         &self,
         py: Python<'_>,
@@ -174,7 +174,7 @@ impl Keyring {
         Ok(py.detach(|| keys::describe(&self.0, &key_objects)).to_string())
     }
 
-    #[allow(clippy::too_many_arguments, reason = "one new key, as the stub has it")]
+    #[expect(clippy::too_many_arguments, reason = "one new key, as the stub has it")]
     fn add_key(
         &self,
         py: Python<'_>,

@@ -3,7 +3,7 @@
 //! Every function takes owned arguments, releases the GIL once for all its work, and converts the
 //! result; no lock is held across that.
 
-#![allow(
+#![expect(
     clippy::needless_pass_by_value,
     reason = "Python's arguments are extracted as owned values"
 )]

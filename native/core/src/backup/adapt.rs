@@ -117,7 +117,7 @@ pub(super) fn adjust(
     while !is_over.load(SeqCst) {
         std::thread::park_timeout(TICK);
         let now = work();
-        #[allow(clippy::cast_precision_loss, reason = "a rate to compare with another")]
+        #[expect(clippy::cast_precision_loss, reason = "a rate to compare with another")]
         let rate = now.saturating_sub(last) as f64;
         last = now;
         gate.set(climber.step(gate.limit(), rate, gate.is_full() && is_idle()));
@@ -126,7 +126,7 @@ pub(super) fn adjust(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::cast_precision_loss, reason = "readers are few")]
+    #![expect(clippy::cast_precision_loss, reason = "readers are few")]
 
     use super::*;
 

@@ -256,7 +256,7 @@ impl<'a> Dispatcher<'a> {
     }
 
     /// Takes over what the parent has.
-    #[allow(clippy::needless_pass_by_value, reason = "nothing is left to do with it")]
+    #[expect(clippy::needless_pass_by_value, reason = "nothing is left to do with it")]
     fn carry(&mut self, entry: Entry, mut found: Node) -> Result<()> {
         // The parent may have been made with other patterns.
         found.left_out = entry.left_out;

@@ -116,7 +116,7 @@ pub(super) struct Finisher<'a> {
 impl Finisher<'_> {
     /// Takes nodes until there are no more. Takes the queue itself, too: whoever fills it must not
     /// wait for us once we have failed.
-    #[allow(clippy::needless_pass_by_value, reason = "the queue ends with this call")]
+    #[expect(clippy::needless_pass_by_value, reason = "the queue ends with this call")]
     pub(super) fn run(mut self, nodes: Receiver<Pending>) -> Result<Finished> {
         loop {
             self.checkpoint_if_asked(None)?;

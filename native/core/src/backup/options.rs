@@ -7,7 +7,7 @@ use crate::index::IndexOptions;
 
 /// Options of a backup; see the table in `docs/architecture.md`.
 #[derive(Clone, Debug, Deserialize)]
-#[allow(clippy::struct_excessive_bools, reason = "each is an option of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct BackupOptions {
     /// Scope id in hex.
     pub scope: String,

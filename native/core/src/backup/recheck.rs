@@ -33,7 +33,7 @@ impl Sampler {
     pub(super) fn new(options: Option<&RecheckOptions>, total: u64) -> Self {
         let Some(options) = options else { return Self { threshold: 0, state: 0 } };
         let parts = |share: f64| {
-            #[allow(
+            #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
                 clippy::cast_precision_loss,
@@ -42,7 +42,7 @@ impl Sampler {
             let parts = (share.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
             parts
         };
-        #[allow(clippy::cast_precision_loss, reason = "a share")]
+        #[expect(clippy::cast_precision_loss, reason = "a share")]
         let most = match options.bytes_max {
             Some(bytes) if bytes < total => bytes as f64 / total as f64,
             _ => 1.0,
@@ -163,7 +163,6 @@ pub(super) fn content_of(body: &Body) -> Content {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

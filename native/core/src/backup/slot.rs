@@ -105,7 +105,6 @@ impl<T> Slot<T> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

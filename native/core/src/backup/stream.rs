@@ -232,7 +232,6 @@ impl Sequencer<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::broker::Broker;

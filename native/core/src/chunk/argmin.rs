@@ -165,7 +165,6 @@ impl Argmin {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

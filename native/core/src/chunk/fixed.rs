@@ -48,7 +48,7 @@ impl Fixed {
     /// [`Chunker::cut`](super::Chunker::cut).
     pub fn cut(self, offset: u64, data: &[u8], at_end: bool) -> Option<usize> {
         // The remainder is less than a `usize` that was widened, so it fits one.
-        #[allow(clippy::cast_possible_truncation, reason = "a remainder of what fits")]
+        #[expect(clippy::cast_possible_truncation, reason = "a remainder of what fits")]
         let into_chunk = (offset % self.chunk_bytes as u64) as usize;
         let length = self.chunk_bytes - into_chunk;
         if data.len() >= length {
@@ -69,7 +69,6 @@ impl Default for Fixed {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

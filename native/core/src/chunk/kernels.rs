@@ -9,7 +9,7 @@
 
 // The one module of this crate with unsafe code: vector loads, reinterpretation of vector registers,
 // and calls of functions that need a CPU feature.
-#![allow(unsafe_code)]
+#![expect(unsafe_code, reason = "vector instructions are unsafe to call")]
 
 use std::fmt;
 use std::sync::OnceLock;

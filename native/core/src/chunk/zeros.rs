@@ -67,7 +67,7 @@ impl<'a> Spans<'a> {
     /// byte follows `data`, in the file or in this extent of it.
     pub fn new(offset: u64, data: &'a [u8], at_end: bool) -> Self {
         // The remainder is less than 64 Ki.
-        #[allow(clippy::cast_possible_truncation, reason = "a remainder of what fits")]
+        #[expect(clippy::cast_possible_truncation, reason = "a remainder of what fits")]
         let before = (offset % ZERO_BLOCK_BYTES as u64) as usize;
         let mut spans = Self { data, before, at_end, consumed: 0, next: None };
         spans.next = spans.piece_at(0);

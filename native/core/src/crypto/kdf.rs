@@ -23,7 +23,7 @@ macro_rules! labels {
     ($($name:ident = $text:literal),+ $(,)?) => {
         /// What a derived key is for. The list is closed: each text is used in one place only.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "each is named for its text")]
+        #[expect(missing_docs, reason = "each is named for its text")]
         pub enum Label { $($name),+ }
 
         impl Label {

@@ -373,13 +373,7 @@ impl ObjectBuilder {
     /// An empty object with room for `plaintext_bytes` before it has to grow.
     pub fn with_capacity(plaintext_bytes: usize) -> Self {
         // Without memory for all of it at once it grows, and fails where it must.
-        Self::in_buffer(with_room(sealed_len(plaintext_bytes)).unwrap_or_default())
-    }
-
-    /// An empty object in the memory of an earlier one, which saves the kernel from clearing pages
-    /// again: that takes longer than to seal them.
-    pub fn in_buffer(mut buffer: Vec<u8>) -> Self {
-        buffer.clear();
+        let mut buffer = with_room(sealed_len(plaintext_bytes)).unwrap_or_default();
         buffer.resize(HEADER_BYTES, 0);
         Self { buffer, plaintext_len: 0, segment_room: SEGMENT_BYTES }
     }

@@ -85,7 +85,6 @@ pub(super) fn failed(error: &std::io::Error) -> Error {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -102,7 +102,6 @@ const fn mix(mut hash: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::collections::HashSet;
 
     use proptest::prelude::*;

@@ -122,7 +122,6 @@ impl RefSet {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;

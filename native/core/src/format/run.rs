@@ -171,7 +171,7 @@ pub struct EnvelopeSection<'a> {
 fn span_parts(span: [u8; SPAN_BYTES]) -> (u32, u16, u16) {
     let number = u64::from_le_bytes(span);
     let [.., low, high, reserved_low, reserved_high] = span;
-    #[allow(clippy::cast_possible_truncation)] // the low half is what is wanted
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what is wanted")]
     let start = number as u32;
     (start, u16::from_le_bytes([low, high]), u16::from_le_bytes([reserved_low, reserved_high]))
 }

@@ -1,5 +1,4 @@
 //! What the tests of the formats and trees share.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::path::PathBuf;
 

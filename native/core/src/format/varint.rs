@@ -25,7 +25,6 @@ pub const fn varint_len(value: u64) -> usize {
     ((63 - (value | 1).leading_zeros() as usize) / 7) + 1
 }
 
-#[allow(clippy::cast_possible_truncation)] // masked to seven bits
 const fn low_bits(value: u64) -> u8 {
     (value & 0x7f) as u8
 }
@@ -193,7 +192,6 @@ pub(crate) fn check_zero(padding: &[u8], offset: usize) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
     use super::*;
     use proptest::prelude::*;
 

@@ -189,7 +189,6 @@ fn unpack_kind(packed: u8) -> Option<FileKind> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
 
     use super::*;
 

@@ -278,7 +278,6 @@ impl Iterator for Merge<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::format::Id;

@@ -344,7 +344,7 @@ impl Clock {
                 bytes += work()?;
                 let elapsed = began.elapsed();
                 if elapsed >= self.time {
-                    #[allow(clippy::cast_precision_loss)] // a rate
+                    #[expect(clippy::cast_precision_loss, reason = "a rate to show")]
                     return Ok(bytes as f64 / elapsed.as_secs_f64() / 1e9);
                 }
             }
@@ -362,7 +362,6 @@ impl Clock {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -95,7 +95,6 @@ fn list_keys<S: PageSource>(
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use std::cell::RefCell;
 

@@ -68,7 +68,7 @@ pub(super) struct FileTask {
 
 /// What changes while the file is written.
 #[derive(Default)]
-#[allow(clippy::struct_excessive_bools)] // independent facts about one file
+#[expect(clippy::struct_excessive_bools, reason = "independent facts about one file")]
 pub(super) struct State {
     handle: Handle,
     /// Device and inode number of what is written to.

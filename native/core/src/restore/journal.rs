@@ -177,7 +177,6 @@ pub fn write_again(bytes: &[u8], restore: &[u8; 32]) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::fs::Target;

@@ -58,7 +58,7 @@ pub struct ReadOptions {
 
 /// Options of the verb `restore`.
 #[derive(Clone, Debug, Deserialize)]
-#[allow(clippy::struct_excessive_bools)] // as the document of the seam has them
+#[expect(clippy::struct_excessive_bools, reason = "as the document of the seam has them")]
 pub struct RestoreOptions {
     /// Where from.
     #[serde(flatten)]
@@ -171,7 +171,6 @@ fn root<'de, D: Deserializer<'de>>(from: D) -> Result<Root, D::Error> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

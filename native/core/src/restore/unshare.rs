@@ -91,7 +91,6 @@ fn copy_by_hand(from: BorrowedFd<'_>, to: BorrowedFd<'_>, offset: u64, len: u64)
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::fs::Target;

@@ -118,7 +118,6 @@ impl Drop for Ticket {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

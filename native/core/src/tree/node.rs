@@ -235,7 +235,6 @@ pub enum Body {
 
 /// One entry of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools)] // three marks that are three bits of the format
 pub struct Node {
     /// Path below the source's root, components joined by zero bytes; the root's is empty.
     pub key: Vec<u8>,

@@ -1,8 +1,11 @@
 //! A repository in memory, and whoever answers the requests of a job: what integration tests of the
 //! data path share. No network, no Python, no state outside the process but for source directories.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
-#![allow(dead_code, unreachable_pub)] // each test file uses its own part
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by it, and helpers of tests are not seen as such"
+)]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::collections::BTreeMap;
 use std::path::Path;

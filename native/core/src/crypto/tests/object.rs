@@ -212,39 +212,3 @@ fn names_are_bounded() {
     let error = keys().seal_object(ObjectType::Run, &name, b"").unwrap_err();
     assert_eq!(error.kind, ErrorKind::Usage);
 }
-
-/// Not a test of correctness: prints what one core does, with
-/// `cargo test --release -p pvback-core throughput -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn throughput() {
-    const LEN: usize = 32 << 20;
-    let whole = plaintext(LEN);
-    let (mut buffer, mut opened): (Vec<u8>, Vec<u8>) = (Vec::new(), Vec::new());
-    let rate = |seconds: f64| LEN as f64 / 1e6 / seconds;
-    for suite in [Suite::Aes256Gcm, Suite::ChaCha20Poly1305] {
-        let keys = keys().with_suite(suite);
-        for round in 0..4 {
-            let start = std::time::Instant::now();
-            let mut builder = ObjectBuilder::in_buffer(std::mem::take(&mut buffer));
-            whole.chunks(300_000).for_each(|blob| builder.extend(blob));
-            let filled = start.elapsed().as_secs_f64();
-            let sealed = builder.finish(&keys, ObjectType::DataPack, NAME).unwrap();
-            let finished = start.elapsed().as_secs_f64();
-            opened.clear();
-            let header = sealed.first_chunk().unwrap();
-            let reader =
-                keys.reader(ObjectType::DataPack, NAME, header, sealed.len() as u64).unwrap();
-            reader.open_segments(0, &sealed[HEADER_BYTES..], &mut opened).unwrap();
-            let all = start.elapsed().as_secs_f64();
-            assert_eq!(blake3::hash(&opened), blake3::hash(&whole));
-            buffer = sealed;
-            println!(
-                "{suite:?} round {round}: extend {:.0} MB/s, finish {:.0} MB/s, open {:.0} MB/s",
-                rate(filled),
-                rate(finished - filled),
-                rate(all - finished),
-            );
-        }
-    }
-}

@@ -1,9 +1,3 @@
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::semicolon_if_nothing_returned
-)]
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;

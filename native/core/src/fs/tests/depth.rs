@@ -236,38 +236,3 @@ fn other_file_systems_are_shown_but_not_entered() {
     let shm = Walk::new(Path::new("/dev/shm"), options()).unwrap().next();
     assert!(matches!(shm, Some(Event::Enter(_))));
 }
-
-/// Bytes of memory that this process owns.
-fn resident_bytes() -> usize {
-    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages: usize = status.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * 4096
-}
-
-#[test]
-#[ignore = "takes many seconds; run alone, as it measures memory"]
-fn two_million_names_cost_thirty_bytes_each_besides_the_name() {
-    const COUNT: usize = 2_000_000;
-    let scratch = Scratch::in_memory();
-    let root = scratch.dir("wide");
-    let dir = open_root(&root);
-    create_file(dir.as_fd(), b"first").unwrap();
-    for index in 0..COUNT {
-        let name = format!("file-with-a-usual-name-{index:09}");
-        crate::fs::target::make_link(dir.as_fd(), b"first", dir.as_fd(), name.as_bytes()).unwrap();
-    }
-    let before = resident_bytes();
-    let started = std::time::Instant::now();
-    let (mut peak, mut found, mut name_bytes) = (0, 0, 0);
-    for event in Walk::new(&root, WalkOptions::default()).unwrap() {
-        if let Event::Names(_, names) = event {
-            found += names.len();
-            name_bytes += names.iter().map(|(name, _)| name.len()).sum::<usize>();
-            peak = peak.max(resident_bytes() - before);
-        }
-    }
-    let overhead = peak.saturating_sub(name_bytes) / COUNT;
-    println!("{found} names in {:?}, peak {peak}, {overhead} bytes each", started.elapsed());
-    assert_eq!(found, COUNT + 1);
-    assert!(overhead <= 30, "{overhead} bytes");
-}

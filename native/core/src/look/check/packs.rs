@@ -249,11 +249,12 @@ impl<'a> PackCheck<'a> {
         };
         let mut names: Vec<PackName> = self.catalog.packs.keys().copied().collect();
         names.sort_by_cached_key(rank);
-        #[allow(
+        #[expect(
             clippy::cast_precision_loss,
             clippy::cast_sign_loss,
-            clippy::cast_possible_truncation
-        )] // a share of a number of packs, rounded up on purpose
+            clippy::cast_possible_truncation,
+            reason = "a share of a number of packs, rounded up on purpose"
+        )]
         let count = (names.len() as f64 * percent / 100.0).ceil() as usize;
         names.truncate(count);
         names.into_iter().collect()

@@ -1,11 +1,8 @@
 //! Building trees: equal to what is read back, and cheap where little changed.
 
-use std::time::Instant;
-
 use proptest::prelude::*;
 
 use super::super::builder::PAGE_BYTES_TARGET_MAX;
-use super::super::node_page::{NodePage, NodePageWriter};
 use super::*;
 
 proptest! {
@@ -142,44 +139,4 @@ fn a_million_entries_cost_what_changed() {
     let (added, _, changes) = cost(&mut pages, before, &nodes);
     assert_eq!(changes.len(), 1002);
     assert!(added <= 20, "{added} new pages for a block");
-}
-
-/// Run with `--release --ignored --nocapture`: prints nodes per second.
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    let count = 1_000_000;
-    let nodes = flat(count);
-    let rate = |what: &str, start: Instant| {
-        let seconds = start.elapsed().as_secs_f64();
-        println!("{what}: {:.2} million nodes/s", count as f64 / seconds / 1e6);
-    };
-    let start = Instant::now();
-    let mut writer = NodePageWriter::new();
-    let mut raw = Vec::new();
-    for node in &nodes {
-        if writer.page.size() > 48 << 10 {
-            raw.push(writer.page.finish().unwrap());
-        }
-        writer.push(node);
-    }
-    raw.push(writer.page.finish().unwrap());
-    rate("encode", start);
-    let start = Instant::now();
-    let read: usize = raw.iter().map(|raw| NodePage::parse(&raw[..]).unwrap().count()).sum();
-    rate("parse", start);
-    assert_eq!(read as u64, count + 2);
-    let start = Instant::now();
-    let mut pages = Pages::default();
-    let root = build(&nodes, &mut pages);
-    rate("build, with ids", start);
-    let start = Instant::now();
-    assert_eq!(TreeReader::new(&pages, root).nodes().count() as u64, count + 2);
-    rate("read in order", start);
-    let start = Instant::now();
-    let mut cursor = TreeReader::new(&pages, root).into_cursor();
-    assert!(nodes.iter().all(|node| cursor.advance_to(&node.key).unwrap().is_some()));
-    rate("cursor along a walk", start);
-    let bytes: usize = raw.iter().map(Vec::len).sum();
-    println!("{:.1} bytes a node, ids included", bytes as f64 / count as f64);
 }

@@ -282,7 +282,7 @@ fn nodes_that_cannot_be() {
         let content = Content::Inline(extents);
         Node::new(b"f".to_vec(), Body::File { size, content })
     };
-    #[allow(clippy::type_complexity)]
+    #[expect(clippy::type_complexity, reason = "a table of cases")]
     let refused: [(&str, fn(&mut Node)); 15] = [
         ("mark", |n| n.left_out = Some(LeftOut::Entries)),
         ("07777", |n| n.mode = 0o10000),
