@@ -1,0 +1,134 @@
+"""The seam to the work on index runs, reference sets and packs that prune and merges need done in bulk.
+
+The protocol is Python and knows names and counts; what goes through millions of entries is native and is
+reached through `IndexWork`. Every method reads and writes through the same store as its caller, puts only
+objects under fresh names, and changes no register: done twice, or broken off, it leaves at most objects that
+nothing names, which the next prune removes.
+
+Ids are counted, never seen here: a maintainer's key suffices, and no content is opened.
+"""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from pvback.repository.gcstate import IndexView
+from pvback.repository.sealed import Named
+
+__all__ = ["IndexWork", "Marks", "PackUse", "Rebuilt", "Repacked", "Usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How often each id is needed by the snapshots counted so far, as sorted immutable parts in `gc/`."""
+
+    parts: tuple[Named, ...] = ()
+    id_count: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackUse:
+    """What the index and the marks say about one pack."""
+
+    name: str
+    kind: Literal["data", "meta"]
+    object_bytes: int
+    """Of the sealed object in the store."""
+    entry_count: int
+    entry_bytes: int
+    """Sealed lengths of all its blobs."""
+    used_count: int
+    used_bytes: int
+    """Of those that are needed and that no other pack was chosen for."""
+    is_spared: bool = False
+    """One of the runs to be spared lists it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The index joined with everything that is needed."""
+
+    packs: Mapping[str, PackUse] = field(default_factory=dict)
+    needed_count: int = 0
+    """Distinct ids."""
+    missing_count: int = 0
+    """Needed ids without any usable entry: prune must delete nothing."""
+    missing_examples: tuple[str, ...] = ()
+    """Short ids in hex, a few."""
+    revived: frozenset[str] = frozenset()
+    """Condemned packs that hold the only copy of something that is needed: they must live."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repacked:
+    """What a repack wrote."""
+
+    packs: tuple[str, ...]
+    runs: tuple[str, ...]
+    moved_count: int
+    moved_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rebuilt:
+    """What reading pack directories gave."""
+
+    runs: tuple[str, ...]
+    problems: Mapping[str, str]
+    """Pack name -> why its directory cannot be used."""
+
+
+class IndexWork(Protocol):
+    """Raises StorageError; DamagedError for an object that is missing or is not what was named.
+
+    ObjectNotFound with the key of a run: another prune has replaced it, begin again with `gc/state`.
+    """
+
+    def count(self, marks: Marks, *, add: Sequence[Named], remove: Sequence[Named], generation: int) -> Marks:
+        """New marks: those given, plus one for each id of each part in `add`, less one for `remove`.
+
+        Ids whose count falls to zero are left out; one that would fall below means damage. `add` and `remove`
+        are parts of reference sets; what several parts list counts as often.
+        """
+        ...
+
+    def usage(
+        self,
+        view: IndexView,
+        *,
+        marks: Marks,
+        refs: Sequence[Named],
+        keep: AbstractSet[str] = frozenset(),
+        spare_runs: Sequence[str] = (),
+    ) -> Usage:
+        """Join the usable entries of `view` with what `marks` and the parts `refs` need.
+
+        An id that lies in several packs is used in one of them only: one that is not condemned before one
+        that is, then the one that is used most. Packs in `view.condemned` but not in `keep` are given up:
+        an id that only they hold revives one of them, preferably one that is revived anyway. Packs in `keep`
+        count as not condemned. Dead packs do not count at all.
+        """
+        ...
+
+    def merge(self, view: IndexView, *, drop: AbstractSet[str], generation: int) -> tuple[str, ...]:
+        """Write the entries of all runs of `view` as new runs of `generation`, and return their names.
+
+        Left out are entries of packs in `drop` or `view.dead`; those of condemned ones stay. Each new run
+        covers a range of ids, so that no single one grows without bound; none when nothing is left.
+        """
+        ...
+
+    def repack(
+        self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
+    ) -> Repacked:
+        """Copy what is needed out of `packs` into new packs, byte for byte, and list those in new runs.
+
+        Needed ids that a usable pack outside `packs` also holds are not copied. Order: as they lay, packs
+        in the order given, so that what was written together is read together.
+        """
+        ...
+
+    def rebuild(self, packs: Sequence[tuple[str, int]], *, generation: int) -> Rebuilt:
+        """Runs made from the directories of packs, given by name below the scope and size in bytes."""
+        ...
