@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::backup::{Backup, BackupOptions};
+use crate::bulk;
 use crate::broker::{Broker, Request, lock};
 use crate::crypto::{Keyring, ScopeId};
 use crate::error::{Error, ErrorKind, Result};
@@ -129,6 +130,7 @@ impl Job {
             "diff" => look_verb(scope, options, look::diff::diff),
             "stats" => look_verb(scope, options, look::stats::stats),
             "check" => look_verb(scope, options, look::check::check),
+            "count" => look_verb(scope, options, bulk::count::count),
             "limits" => look_verb(scope, options, |_, options| look::limits::limits(options)),
             _ => Err(Error::new(ErrorKind::Usage, format!("no verb `{verb}`"))),
         }

@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod broker;
 pub mod budget;
 pub mod buffers;
+pub mod bulk;
 pub mod chunk;
 pub mod crypto;
 pub mod documents;

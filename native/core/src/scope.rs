@@ -82,8 +82,19 @@ impl Scope {
     }
 
     /// Signs and seals a body that is already padded.
-    pub fn seal_body(&self, kind: ObjectType, name: &str, mut body: Vec<u8>) -> Result<Vec<u8>> {
-        let block = self.keys.sign_block(kind, name, Action::Add, &body)?;
+    pub fn seal_body(&self, kind: ObjectType, name: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+        self.seal_body_as(Action::Add, kind, name, body)
+    }
+
+    /// The same, as what does more than add.
+    pub fn seal_body_as(
+        &self,
+        action: Action,
+        kind: ObjectType,
+        name: &str,
+        mut body: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        let block = self.keys.sign_block(kind, name, action, &body)?;
         body.extend_from_slice(&block);
         self.keys.objects().seal_object(kind, name, &body)
     }
