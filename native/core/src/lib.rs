@@ -10,6 +10,7 @@ pub mod buffers;
 pub mod bulk;
 pub mod chunk;
 pub mod crypto;
+pub mod directory;
 pub mod documents;
 pub mod error;
 pub mod format;

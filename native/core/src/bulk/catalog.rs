@@ -50,7 +50,9 @@ impl Catalog {
             let known = self.packs.get_mut(*number as usize);
             let known = known.ok_or_else(|| Error::internal("a pack without a record"))?;
             if (known.kind, known.object_bytes) != (record.kind, record.object_bytes) {
-                return Err(Error::damaged("two index runs disagree about the kind or size of a pack"));
+                return Err(Error::damaged(
+                    "two index runs disagree about the kind or size of a pack",
+                ));
             }
             known.is_spared |= is_spared;
             return Ok(Some(*number));
@@ -86,7 +88,8 @@ impl Catalog {
         if used <= self.memory_bytes {
             return Ok(());
         }
-        let what = format!("the index lists {} packs, too many for this job's memory", self.packs.len());
+        let what =
+            format!("the index lists {} packs, too many for this job's memory", self.packs.len());
         Err(Error::new(ErrorKind::Usage, what))
     }
 

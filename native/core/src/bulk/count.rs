@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::join::{Item, Join, Source};
 use super::lists::{MarksStream, Part, RefsOpening};
 use super::put::put;
-use super::{BulkOptions, MarksOptions, ahead};
+use super::{BulkOptions, MarksOptions, OPENINGS_MAX, ahead};
 use crate::crypto::ObjectType;
 use crate::error::{Error, Result};
 use crate::format::marks::MarksBuilder;
@@ -48,7 +48,8 @@ pub struct Counted {
 /// of which writes marks: those that are added first, so that no pass falls below zero unless the whole does.
 pub fn count(scope: &Scope, options: &CountOptions) -> Result<Counted> {
     let added = options.add.iter().map(|part| (part, false));
-    let all: Vec<(&Part, bool)> = added.chain(options.remove.iter().map(|part| (part, true))).collect();
+    let all: Vec<(&Part, bool)> =
+        added.chain(options.remove.iter().map(|part| (part, true))).collect();
     // Marks are two streams: the part that is read, and the next.
     let at_once = options.bulk.streams_max().saturating_sub(2).max(1);
     let mut marks = options.marks.parts.clone();
@@ -75,7 +76,7 @@ fn pass(
         sources.push(Source::Marks(Box::new(MarksStream::start(scope, marks, block)?)));
     }
     let start = |(part, _): &(&Part, bool)| RefsOpening::start(scope, part, block);
-    ahead(parts, start, |(_, is_removed), opening| {
+    ahead(parts, OPENINGS_MAX, start, |(_, is_removed), opening| {
         let refs = Box::new(opening.finish()?);
         sources.push(if *is_removed { Source::Removed(refs) } else { Source::Refs(refs) });
         Ok(())
@@ -84,7 +85,7 @@ fn pass(
     let mut writer = MarksWriter::new(scope, options)?;
     loop {
         let (mut needed, mut released, mut who) = (0_u64, 0_u64, None);
-        let look = |item, source| {
+        let look = |_, item, source| {
             match item {
                 Item::Needed(count) => needed += u64::from(count),
                 Item::Released => (released, who) = (released + 1, Some(source)),

@@ -77,11 +77,12 @@ impl Join {
     /// have ended, and so have been verified.
     pub(super) fn next_id(
         &mut self,
-        mut look: impl FnMut(Item, usize) -> Result<()>,
+        mut look: impl FnMut(ShortId, Item, usize) -> Result<()>,
     ) -> Result<Option<ShortId>> {
         let Some(Reverse((id, _))) = self.heap.peek().copied() else {
             return Ok(None);
         };
+        let short = ShortId(id.to_be_bytes());
         while let Some(mut top) = self.heap.peek_mut() {
             let Reverse((found, number)) = *top;
             if found != id {
@@ -92,7 +93,7 @@ impl Join {
             else {
                 return Err(crate::Error::internal("a source that is not there"));
             };
-            look(*item, number)?;
+            look(short, *item, number)?;
             match source.next()? {
                 Some((next, said)) => {
                     *item = said;
@@ -101,7 +102,7 @@ impl Join {
                 None => drop(PeekMut::pop(top)),
             }
         }
-        Ok(Some(ShortId(id.to_be_bytes())))
+        Ok(Some(short))
     }
 
     /// The source with this number.

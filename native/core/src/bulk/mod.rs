@@ -16,9 +16,15 @@ mod catalog;
 pub mod count;
 mod join;
 mod lists;
+pub mod merge;
 mod put;
+pub mod rebuild;
+pub mod repack;
 mod runs;
+mod select;
 mod sequence;
+pub mod usage;
+mod writer;
 
 use catalog::Catalog;
 use join::Source;
@@ -107,7 +113,12 @@ impl BulkOptions {
     }
 
     /// Opens runs, marks and parts of reference sets side by side.
-    fn open(&self, scope: &Scope, catalog: &mut Catalog, wanted: &Wanted<'_>) -> Result<Vec<Source>> {
+    fn open(
+        &self,
+        scope: &Scope,
+        catalog: &mut Catalog,
+        wanted: &Wanted<'_>,
+    ) -> Result<Vec<Source>> {
         let others = wanted.refs.len() + usize::from(!wanted.marks.is_empty());
         let runs: u64 = wanted.runs.iter().map(Self::run_cost).sum();
         if runs + others as u64 * STREAM_BYTES > self.stream_memory().max(4 * STREAM_BYTES) {
@@ -126,7 +137,7 @@ impl BulkOptions {
         let block = (each / STREAM_BYTES).clamp(1, BLOCK_SEGMENTS_MAX);
         let mut sources = Vec::with_capacity(wanted.runs.len() + others);
         let opening = |run| RunOpening::start(scope, run, block);
-        ahead(wanted.runs, opening, |run, opening: RunOpening| {
+        ahead(wanted.runs, OPENINGS_MAX, opening, |run, opening: RunOpening| {
             let is_spared = wanted.spared.contains(&run.name);
             let stream = opening.finish(catalog, is_spared, wanted.with_sections)?;
             sources.push(Source::Run(Box::new(stream)));
@@ -137,7 +148,7 @@ impl BulkOptions {
             sources.push(Source::Marks(Box::new(marks)));
         }
         let opening = |part| RefsOpening::start(scope, part, block);
-        ahead(wanted.refs, opening, |_, opening: RefsOpening| {
+        ahead(wanted.refs, OPENINGS_MAX, opening, |_, opening: RefsOpening| {
             sources.push(Source::Refs(Box::new(opening.finish()?)));
             Ok(())
         })?;
@@ -156,16 +167,17 @@ struct Wanted<'a> {
     refs: &'a [Part],
 }
 
-/// Starts with up to [`OPENINGS_MAX`] of `all`, and goes on with each in order.
+/// Starts with up to `most` of `all`, and goes on with each in order.
 fn ahead<'a, T, O>(
     all: &'a [T],
+    most: usize,
     start: impl Fn(&'a T) -> Result<O>,
     mut go_on: impl FnMut(&'a T, O) -> Result<()>,
 ) -> Result<()> {
     let mut waiting = std::collections::VecDeque::new();
     let mut next = all.iter();
     loop {
-        while waiting.len() < OPENINGS_MAX
+        while waiting.len() < most.clamp(1, OPENINGS_MAX)
             && let Some(one) = next.next()
         {
             waiting.push_back((one, start(one)?));

@@ -209,8 +209,8 @@ impl RunStream {
             reader.feed(piece, |bytes, section| {
                 let pack = packs.next();
                 let pack = pack.filter(|pack| {
-                    let covers = pack.least == u32::MAX
-                        || section.first_offset() <= u64::from(pack.least);
+                    let covers =
+                        pack.least == u32::MAX || section.first_offset() <= u64::from(pack.least);
                     u64::from(pack.section_offset) == end && covers
                 });
                 end += bytes.len() as u64;

@@ -190,7 +190,8 @@ impl Sequence {
             }
             let length = usize::try_from(count).unwrap_or(usize::MAX).min(here.len());
             let at = self.position();
-            look(here.get(..length).unwrap_or_default()).map_err(|error| self.fault(error.offset(at)))?;
+            look(here.get(..length).unwrap_or_default())
+                .map_err(|error| self.fault(error.offset(at)))?;
             self.at += length;
             count -= length as u64;
         }
@@ -256,8 +257,7 @@ impl Sequence {
         let end = total.min(start + self.what.block * SEGMENT_BYTES as u64);
         let range = layout.segments_of(start..end)?.object;
         let length = range.end - range.start;
-        self.pending =
-            Some(self.scope.broker.get_later(&self.key, range.start, Some(length))?);
+        self.pending = Some(self.scope.broker.get_later(&self.key, range.start, Some(length))?);
         Ok(())
     }
 
