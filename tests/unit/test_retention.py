@@ -86,7 +86,7 @@ counts = st.integers(0, 6)
     st.lists(times, max_size=40), st.builds(Policy, last=counts, daily=counts, weekly=counts, monthly=counts)
 )
 def test_each_rule_adds(moments: list[datetime], policy: Policy) -> None:
-    """A policy keeps what its rules keep one by one, in any order of the candidates; no more than they count."""
+    """A policy keeps what its rules keep one by one, whatever the order; no more than they count."""
     candidates = [Candidate(f"{number:02}", "a", time, {}) for number, time in enumerate(moments)]
     alone = (
         Policy(last=policy.last),
