@@ -1,13 +1,13 @@
 """One seed: users at once, then everybody stops, prunes drain, and all that was promised is looked at."""
 
 import random
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from pvback.errors import (
     ConflictError,
     ObjectNotFound,
-    PvbackError,
     SessionFencedError,
     StorageError,
     StorageUnavailable,
@@ -25,7 +25,7 @@ from tests.simulation.parts import SCOPE, SOURCES, first_state, installed, make_
 from tests.simulation.reader import LostError, restore
 from tests.simulation.scopes import SCOPES, Scope
 from tests.simulation.work import ModelIndexWork
-from tests.simulation.world import Process, StuckError, World
+from tests.simulation.world import Process, World
 
 __all__ = ["Outcome", "Simulation", "simulate"]
 
@@ -77,8 +77,9 @@ class Simulation:
                 self._prepare()
                 self._play()
                 self._drain()
-            except (PvbackError, StuckError, LostError, AssertionError) as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever a client did not expect is a finding
                 self._failure = f"{type(exc).__name__}: {exc}"
+                self.world.note("".join(traceback.format_exception(exc)))
         return Outcome(
             seed=self.seed,
             scope=self.scope.name,
