@@ -18,9 +18,9 @@ from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem, parse_problem
 from pvback.ops.sources import Source, open_source
 from pvback.repository.gcstate import list_index
-from pvback.repository.records import RecordDetails, Root, plan_record, read_record
+from pvback.repository.records import FinishedTree, RecordDetails, Root, plan_record, read_record
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.session import FinishedTree, WriterSession
+from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import (
     Catalog,
     CommittedSnapshot,

@@ -59,9 +59,17 @@ pub enum Action {
     /// Adds and takes nothing away: packs with the signer's own envelopes, runs, reference sets.
     /// Writers (of any source), maintainers, owners.
     Add,
-    /// Stands for a source's state: snapshot records, registers OPEN or COMMITTED. Writers of that
-    /// source, owners. `sequence` is the source's snapshot number.
+    /// Stands for a source's state: snapshot records, registers OPEN. Writers of that source, owners.
+    /// `sequence` is the source's snapshot number.
     Snapshot {
+        /// The source.
+        source: SourceId,
+        /// Its snapshot number.
+        sequence: u64,
+    },
+    /// Says that a snapshot exists: registers COMMITTED. Who may sign its record, and maintainers: they
+    /// bring back what was forgotten, and the record that is named says by itself what is true.
+    Commit {
         /// The source.
         source: SourceId,
         /// Its snapshot number.
@@ -93,8 +101,8 @@ impl Action {
         match (self, certificate.role) {
             (_, Role::Owner)
             | (Self::Add, Role::Writer | Role::Maintainer)
-            | (Self::Replace, Role::Maintainer) => true,
-            (Self::Snapshot { source, .. }, Role::Writer) => {
+            | (Self::Replace | Self::Commit { .. }, Role::Maintainer) => true,
+            (Self::Snapshot { source, .. } | Self::Commit { source, .. }, Role::Writer) => {
                 certificate.source == source || certificate.source == SourceId::ANY
             }
             _ => false,
@@ -342,10 +350,12 @@ impl Verifier {
             return Ok(Standing::Good);
         };
         match (action, kind) {
-            (Action::Snapshot { source, sequence }, _) => match revoked.sequences.get(&source) {
-                Some(last) if sequence <= *last => Ok(Standing::Good),
-                _ => Err(wrong_key("a snapshot signed by a principal after it was revoked")),
-            },
+            (Action::Snapshot { source, sequence } | Action::Commit { source, sequence }, _) => {
+                match revoked.sequences.get(&source) {
+                    Some(last) if sequence <= *last => Ok(Standing::Good),
+                    _ => Err(wrong_key("a snapshot signed by a principal after it was revoked")),
+                }
+            }
             (
                 _,
                 ObjectType::Register
