@@ -9,17 +9,20 @@ import contextlib
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from pvback import datapath
+from pvback import datapath, limits
 from pvback.errors import DamagedError
-from pvback.repository import session
+from pvback.repository import prune, session
 from pvback.repository.gcstate import first_gc_state
+from pvback.repository.index_work import Usage
 from pvback.repository.layout import ObjectType, ScopeLayout
+from pvback.repository.prune_plan import ListedPack, PrunePlan, plan_prune
 from pvback.repository.sealed import ScopeObjects
 from pvback.storage import ObjectStore
 from tests.simulation.world import Lock, World
@@ -99,8 +102,26 @@ def installed(world: World) -> Iterator[None]:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)
         patch.setattr(datapath, "_CLOCK", _CurrentClock(world))
+        patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
+        patch.setattr(prune, "plan_prune", _make_plan(world))
         patch.setattr(session, "threading", SimpleNamespace(RLock=lambda: Lock(world), Lock=threading.Lock))
         yield
+
+
+def _make_plan(world: World) -> Callable[..., PrunePlan]:
+    """The real plan, and at random more: whatever is condemned, nothing may be lost."""
+
+    def plan(usage: Usage, listed: Mapping[str, ListedPack], **options: Any) -> PrunePlan:
+        made = plan_prune(usage, listed, **options)
+        assert world.current is not None, "only tasks prune"
+        process = world.current.process
+        there = sorted(name for name in usage.packs if name in listed and name not in made.condemned)
+        chance = process.random.source
+        unused = [name for name in there if chance.random() < process.condemn_share]
+        again = [name for name in there if name not in unused and chance.random() < process.repack_share]
+        return replace(made, unused=[*made.unused, *unused], repack=[*made.repack, *again])
+
+    return plan
 
 
 class _CurrentClock:

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 
 from pvback.errors import (
     ConflictError,
-    ObjectNotFound,
     SessionFencedError,
     StorageError,
     StorageUnavailable,
 )
+from pvback import limits
+from pvback.repository import forget, prune
 from pvback.repository.layout import ScopeLayout
+from pvback.repository.prune import PruneSeams
+from pvback.repository.prune_plan import PruneOptions
 from pvback.repository.registers import RegisterState
 from pvback.repository.sealed import ScopeObjects
+from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import CommittedSnapshot, load_catalog
 from pvback.storage.retry import RetryingStore
-from tests.simulation import prune, writer
+from tests.simulation import merge, writer
 from tests.simulation.bucket import Bucket, ClientStore
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracle import Oracle
@@ -149,11 +153,15 @@ class Simulation:
 
     def _back_up(self, process: Process, plan: writer.BackupPlan) -> None:
         objects = self.objects(process)
-        merge = None
         if process.random.fraction() < self.scope.merge_share:
             work = self.work(process, objects)
-            merge = lambda session: prune.merge_runs(objects, work, session)  # noqa: E731
-        writer.back_up(process, objects, plan, ledger=self.ledger, before_commit=merge)
+
+            def before_commit(session: WriterSession) -> None:
+                merge.merge_runs(objects, work, session)
+
+            writer.back_up(process, objects, plan, ledger=self.ledger, before_commit=before_commit)
+        else:
+            writer.back_up(process, objects, plan, ledger=self.ledger)
 
     def _plan(self, chance: random.Random) -> writer.BackupPlan:
         count = chance.randint(1, self.scope.chunks_max)
@@ -170,38 +178,25 @@ class Simulation:
         for _ in range(self.scope.prunes):
             chance = process.random.source
             process.sleep(chance.choice((0.0, 60.0, 600.0)))
-            options = self.prune_options(
-                condemn_share=chance.choice((0.0, self.scope.condemn_share_max)),
-                repack_share=chance.choice((0.0, self.scope.repack_share_max)),
-                is_sparing=chance.random() < 0.5,
+            process.condemn_share = chance.choice((0.0, self.scope.condemn_share_max))
+            process.repack_share = chance.choice((0.0, self.scope.repack_share_max))
+            options = PruneOptions(
+                unused_share_max=chance.choice((0.0, 0.3)),
+                repack_bytes_max=chance.choice((None, 0, 20)),
+                unused_seconds=chance.choice((0.0, 300.0)),
+                grace_seconds=self.scope.grace_seconds,
+                fence_seconds=chance.choice((0.0, 120.0, self.scope.fence_seconds)),
+                is_forced=chance.random() < 0.5,
             )
-            self._prune_once(process, options)
+            try:
+                self._prune_once(process, options)
+            except (ConflictError, StorageUnavailable) as exc:
+                self.ledger.give_up(exc)
 
-    def _prune_once(self, process: Process, options: prune.PruneOptions) -> None:
+    def _prune_once(self, process: Process, options: PruneOptions) -> None:
         objects = self.objects(process)
-        try:
-            prune.run_prune(
-                objects,
-                self.work(process, objects),
-                options=options,
-                clock=process,
-                random=process.random,
-            )
-        except StorageUnavailable as exc:
-            self.ledger.give_up(exc)
-
-    def prune_options(
-        self, *, condemn_share: float = 0.0, repack_share: float = 0.0, is_sparing: bool = True
-    ) -> prune.PruneOptions:
-        """As this scope has it."""
-        return prune.PruneOptions(
-            fence_seconds=self.scope.fence_seconds,
-            grace_seconds=self.scope.grace_seconds,
-            condemn_share=condemn_share,
-            repack_share=repack_share,
-            lag_seconds=self.scope.rates.list_lag_seconds,
-            is_sparing=is_sparing,
-        )
+        seams = PruneSeams(work=self.work(process, objects), clock=process)
+        prune.run_prune(objects, seams, options=options)
 
     def _forget(self, process: Process) -> None:
         objects = self.objects(process)
@@ -209,7 +204,7 @@ class Simulation:
             process.sleep(process.random.source.choice((0.0, 60.0, 400.0)))
             try:
                 self._forget_one(process, objects)
-            except (ConflictError, ObjectNotFound, StorageUnavailable) as exc:
+            except StorageUnavailable as exc:
                 self.ledger.give_up(exc)
 
     def _forget_one(self, process: Process, objects: ScopeObjects) -> None:
@@ -221,11 +216,11 @@ class Simulation:
             return
         name = chance.choice(names)
         if wanted is RegisterState.FORGOTTEN:
-            prune.undelete_snapshots(objects, [name], clock=process)
-            self.ledger.report_undeleted(name[17:])
+            if forget.undelete_snapshots(objects, [name], clock=process).changed:
+                self.ledger.report_undeleted(name[17:])
         else:
             self.ledger.begin_forgetting(name[17:])
-            prune.forget_snapshots(objects, [name], clock=process)
+            forget.forget_snapshots(objects, [name], clock=process)
             self.ledger.end_forgetting(name[17:])
 
     def _read(self, process: Process) -> None:
@@ -274,13 +269,12 @@ class Simulation:
             world.run()
 
     def _drain_prunes(self, process: Process) -> None:
+        options = PruneOptions(
+            unused_share_max=0.3, unused_seconds=300.0, grace_seconds=self.scope.grace_seconds
+        )
         for _ in range(_DRAIN_PRUNES):
-            objects = self.objects(process)
-            work = self.work(process, objects)
-            process.sleep(self.scope.fence_seconds)
-            prune.run_prune(
-                objects, work, options=self.prune_options(), clock=process, random=process.random
-            )
+            process.sleep(limits.FENCE_QUIET_SECONDS + 1)
+            self._prune_once(process, options)
 
     def _restore_all(self, process: Process) -> None:
         objects = self.objects(process)

@@ -53,6 +53,10 @@ class Process:
         self.name = name
         self.is_dead = False
         self.weight = 1.0
+        self.condemn_share = 0.0
+        """Of the packs that are needed, how many its prunes condemn all the same: a mark may be wrong."""
+        self.repack_share = 0.0
+        """And how many they write again."""
         self.tasks: list[Task] = []
         self.random = ProcessRandom(random.Random(world.random.getrandbits(64)))
 

@@ -14,9 +14,9 @@ from pvback import datapath
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.gcstate import IndexView
 from pvback.repository.layout import ObjectType, generation_name
-from pvback.repository.records import RecordDetails, Root, SourceIdentity, plan_record, read_record
+from pvback.repository.records import FinishedTree, RecordDetails, Root, SourceIdentity, plan_record, read_record
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.session import FinishedTree, WriterSession
+from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import latest_checkpoint, load_catalog
 from tests.simulation.ledger import Ledger
 from tests.simulation.parts import chunk_id, seal_part
