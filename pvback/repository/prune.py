@@ -27,6 +27,7 @@ from pvback.repository.gcstate import (
     swap_gc_state,
 )
 from pvback.repository.index_work import IndexWork, Repacked, Usage
+from pvback.repository.layout import Area
 from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
@@ -97,14 +98,20 @@ class _Prune:
                 if self._go_on(stored):
                     return self._report
             except (DamagedError, ObjectNotFound) as exc:
-                # What is missing may have been another prune's to remove: then there is a newer state.
-                if load_gc_state(self._objects).nonce in (stored.nonce, self._nonce):
+                # What is missing may have been another prune's to remove: then there is a newer state. A run
+                # that was listed a moment ago may also have been merged into another one by a session.
+                is_unchanged = load_gc_state(self._objects).nonce in (stored.nonce, self._nonce)
+                if is_unchanged and not self._is_run(exc):
                     raise _as_damage(exc) from None
         raise ConflictError(
             "other prunes were faster each time",
             key=self._objects.layout.key("gc/state"),
             hint="run it again when they have ended",
         )
+
+    def _is_run(self, exc: DamagedError | ObjectNotFound) -> bool:
+        prefix = self._objects.layout.area(Area.INDEX)
+        return isinstance(exc, ObjectNotFound) and exc.key is not None and exc.key.startswith(prefix)
 
     _nonce = ""
     """Of the version that this prune wrote last."""
