@@ -31,7 +31,7 @@ from pvback.repository.layout import Area
 from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.sweep import Swept, list_packs, sweep
+from pvback.repository.sweep import list_packs, sweep
 from pvback.runtime import Cancel, Clock, Counters, NoProgress, Progress
 
 __all__ = ["PruneReport", "PruneSeams", "plan_only", "run_prune"]
@@ -147,7 +147,7 @@ class _Prune:
             )
         is_merged = {name for name, _ in view.runs} == state.base
         if not (plan.condemned or not is_merged or facts.has_quiet or self._options.is_forced):
-            self._count_swept(sweep(self._objects, stored, registers=facts.registers))
+            self._sweep(stored, facts.registers)
             return stored
         moved = self._repack(plan, facts, generation=state.n)
         known = frozenset((*(name for name, _ in view.runs), *moved.runs)) - state.base
@@ -173,6 +173,8 @@ class _Prune:
         self._step("references")
         marks, refs = self._need(state, registers) if is_dry else (self._count(state, registers), ())
         self._step("index")
+        # Runs and packs of what was just seen committed have to be in these lists.
+        self._wait_for_lists()
         view = list_index(self._objects, state)
         spared = [run for one in registers.unfinished().values() for run in one.runs]
         usage = self._seams.work.usage(view, marks=marks, refs=refs, spare_runs=spared)
@@ -259,7 +261,7 @@ class _Prune:
         doomed = self._swap(stored, new)
         if doomed is not None:
             self._step("removing")
-            self._count_swept(sweep(self._objects, doomed, registers=registers))
+            self._sweep(doomed, registers)
         return doomed
 
     def _decide(self, state: GcState, registers: Registers) -> GcState:
@@ -301,7 +303,8 @@ class _Prune:
         if lag:
             self._seams.clock.sleep(lag, self._seams.cancel)
 
-    def _count_swept(self, swept: Swept) -> None:
+    def _sweep(self, stored: StoredGcState, registers: Registers) -> None:
+        swept = sweep(self._objects, stored, registers=registers, settle=self._wait_for_lists)
         self._report.removed_pack_count += swept.pack_count
         self._report.removed_bytes += swept.pack_bytes
         self._report.removed_object_count += swept.object_count

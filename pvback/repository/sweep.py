@@ -4,7 +4,7 @@ Names are never used again, void is never valid again, and terminal states are n
 lands days late does no harm. What cannot be told is left to the next prune.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pvback.repository.barrier import Registers
@@ -37,11 +37,13 @@ def list_packs(objects: ScopeObjects) -> dict[str, ListedPack]:
     }
 
 
-def sweep(objects: ScopeObjects, stored: StoredGcState, *, registers: Registers) -> Swept:
+def sweep(
+    objects: ScopeObjects, stored: StoredGcState, *, registers: Registers, settle: Callable[[], None]
+) -> Swept:
     """Remove dead packs, void runs, terminal and void registers and what only they name, unnamed lists.
 
-    `stored` is IDLE; `registers` were read under it or under the version before it. Raises StorageError after
-    having removed some.
+    `stored` is IDLE; `registers` were read under it or under the version before it. `settle` returns when a
+    list shows everything that was written before it was called. Raises StorageError after having removed some.
     """
     state = stored.state
     assert not state.is_condemning, "what is condemned is not yet dead"
@@ -53,6 +55,7 @@ def sweep(objects: ScopeObjects, stored: StoredGcState, *, registers: Registers)
     ]
     # What belongs to a snapshot is written after its register is: so it is listed before.
     refs, records = _names(objects, Area.REFS), _names(objects, Area.RECORDS)
+    settle()
     names = _names(objects, Area.SNAPSHOTS)
     terminal = {name for name in registers.terminal() if name in names}
     void = {name for name in names if not state.is_register_valid(name)}
