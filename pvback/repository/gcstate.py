@@ -18,6 +18,7 @@ from pvback.runtime import Clock
 from pvback.storage.retry import plan_pause
 
 __all__ = [
+    "LIST_FIELDS",
     "GcState",
     "IndexView",
     "Marks",
@@ -30,7 +31,8 @@ __all__ = [
     "swap_gc_state",
 ]
 
-_LISTS = ("condemned", "known", "dead", "base", "roster", "counted")
+LIST_FIELDS = ("condemned", "known", "dead", "base", "roster", "counted")
+"""Fields of sets of names, each of which may lie in an object `gc/<gen>-<field>-...` of its own."""
 _NEW_LISTS = ("counted",)
 """Lists that repositories made before them lack."""
 
@@ -147,7 +149,7 @@ def load_gc_state(objects: ScopeObjects) -> StoredGcState:
 
 def first_gc_state(nonce: str) -> bytes:
     """The body that `init` writes: generation 1, nothing pruned yet."""
-    lists: dict[str, list[str]] = {name: [] for name in _LISTS}
+    lists: dict[str, list[str]] = {name: [] for name in LIST_FIELDS}
     return dump_body({"v": 1, "nonce": nonce, "n": 1, "phase": "IDLE", "floor": 0, **lists, "marks": None})
 
 
@@ -183,7 +185,7 @@ def swap_gc_state(
 def named_lists(body: Body) -> list[Named]:
     """The objects in `gc/` that a body names. Raises DamagedError."""
     found = [
-        parse_named(body.inner(name), Area.GC) for name in _LISTS if isinstance(body.raw.get(name), dict)
+        parse_named(body.inner(name), Area.GC) for name in LIST_FIELDS if isinstance(body.raw.get(name), dict)
     ]
     marks = body.inner_or_none("marks") if "marks" in body.raw else None
     return found + ([parse_named(one, Area.GC) for one in marks.inners("parts")] if marks else [])
@@ -205,7 +207,7 @@ def _parse(objects: ScopeObjects, body: Body) -> GcState:
     if n < 1 or floor > n:
         raise body.fail("floor", "is above n")
     lists = {
-        name: _load_list(objects, body, name) for name in _LISTS if name in body.raw or name not in _NEW_LISTS
+        name: _load_list(objects, body, name) for name in LIST_FIELDS if name in body.raw or name not in _NEW_LISTS
     }
     for name in ("known", "base", "roster"):
         if not all(map(split_generation, lists[name])):
@@ -222,7 +224,7 @@ def _dump(objects: ScopeObjects, state: GcState, nonce: str, *, clock: Clock) ->
     """The body, and the objects in `gc/` that it names."""
     lists: dict[str, object] = {}
     named = [one.name for one in state.marks.parts]
-    for name in _LISTS:
+    for name in LIST_FIELDS:
         values = sorted(getattr(state, name))
         lists[name] = values
         if len(values) > limits.GC_LIST_COUNT_MAX:

@@ -27,10 +27,11 @@ from pvback.repository.gcstate import (
     swap_gc_state,
 )
 from pvback.repository.index_work import IndexWork, Repacked, Usage
+from pvback.repository.layout import Area
 from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.sweep import Swept, list_packs, sweep
+from pvback.repository.sweep import list_packs, sweep
 from pvback.runtime import Cancel, Clock, Counters, NoProgress, Progress
 
 __all__ = ["PruneReport", "PruneSeams", "plan_only", "run_prune"]
@@ -97,14 +98,20 @@ class _Prune:
                 if self._go_on(stored):
                     return self._report
             except (DamagedError, ObjectNotFound) as exc:
-                # What is missing may have been another prune's to remove: then there is a newer state.
-                if load_gc_state(self._objects).nonce in (stored.nonce, self._nonce):
+                # What is missing may have been another prune's to remove: then there is a newer state. A run
+                # that was listed a moment ago may also have been merged into another one by a session.
+                is_unchanged = load_gc_state(self._objects).nonce in (stored.nonce, self._nonce)
+                if is_unchanged and not self._is_run(exc):
                     raise _as_damage(exc) from None
         raise ConflictError(
             "other prunes were faster each time",
             key=self._objects.layout.key("gc/state"),
             hint="run it again when they have ended",
         )
+
+    def _is_run(self, exc: DamagedError | ObjectNotFound) -> bool:
+        prefix = self._objects.layout.area(Area.INDEX)
+        return isinstance(exc, ObjectNotFound) and exc.key is not None and exc.key.startswith(prefix)
 
     _nonce = ""
     """Of the version that this prune wrote last."""
@@ -140,7 +147,7 @@ class _Prune:
             )
         is_merged = {name for name, _ in view.runs} == state.base
         if not (plan.condemned or not is_merged or facts.has_quiet or self._options.is_forced):
-            self._count_swept(sweep(self._objects, stored, registers=facts.registers))
+            self._sweep(stored, facts.registers)
             return stored
         moved = self._repack(plan, facts, generation=state.n)
         known = frozenset((*(name for name, _ in view.runs), *moved.runs)) - state.base
@@ -166,6 +173,8 @@ class _Prune:
         self._step("references")
         marks, refs = self._need(state, registers) if is_dry else (self._count(state, registers), ())
         self._step("index")
+        # Runs and packs of what was just seen committed have to be in these lists.
+        self._wait_for_lists()
         view = list_index(self._objects, state)
         spared = [run for one in registers.unfinished().values() for run in one.runs]
         usage = self._seams.work.usage(view, marks=marks, refs=refs, spare_runs=spared)
@@ -252,7 +261,7 @@ class _Prune:
         doomed = self._swap(stored, new)
         if doomed is not None:
             self._step("removing")
-            self._count_swept(sweep(self._objects, doomed, registers=registers))
+            self._sweep(doomed, registers)
         return doomed
 
     def _decide(self, state: GcState, registers: Registers) -> GcState:
@@ -294,7 +303,8 @@ class _Prune:
         if lag:
             self._seams.clock.sleep(lag, self._seams.cancel)
 
-    def _count_swept(self, swept: Swept) -> None:
+    def _sweep(self, stored: StoredGcState, registers: Registers) -> None:
+        swept = sweep(self._objects, stored, registers=registers, settle=self._wait_for_lists)
         self._report.removed_pack_count += swept.pack_count
         self._report.removed_bytes += swept.pack_bytes
         self._report.removed_object_count += swept.object_count

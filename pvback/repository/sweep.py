@@ -4,11 +4,11 @@ Names are never used again, void is never valid again, and terminal states are n
 lands days late does no harm. What cannot be told is left to the next prune.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pvback.repository.barrier import Registers
-from pvback.repository.gcstate import StoredGcState
+from pvback.repository.gcstate import LIST_FIELDS, StoredGcState
 from pvback.repository.layout import Area, split_generation
 from pvback.repository.prune_plan import ListedPack
 from pvback.repository.sealed import ScopeObjects
@@ -37,11 +37,13 @@ def list_packs(objects: ScopeObjects) -> dict[str, ListedPack]:
     }
 
 
-def sweep(objects: ScopeObjects, stored: StoredGcState, *, registers: Registers) -> Swept:
+def sweep(
+    objects: ScopeObjects, stored: StoredGcState, *, registers: Registers, settle: Callable[[], None]
+) -> Swept:
     """Remove dead packs, void runs, terminal and void registers and what only they name, unnamed lists.
 
-    `stored` is IDLE; `registers` were read under it or under the version before it. Raises StorageError after
-    having removed some.
+    `stored` is IDLE; `registers` were read under it or under the version before it. `settle` returns when a
+    list shows everything that was written before it was called. Raises StorageError after having removed some.
     """
     state = stored.state
     assert not state.is_condemning, "what is condemned is not yet dead"
@@ -49,12 +51,11 @@ def sweep(objects: ScopeObjects, stored: StoredGcState, *, registers: Registers)
     packs = [listed[name] for name in state.dead if name in listed]
     runs = [f"{Area.INDEX}/{name}" for name in _names(objects, Area.INDEX) if not state.is_run_valid(name)]
     lists = [
-        name
-        for name in _names(objects, Area.GC)
-        if (parts := name.partition("-"))[1] and int(parts[0], 16) < state.n and name not in stored.lists
+        name for name in _names(objects, Area.GC) if name not in stored.lists and _is_over(name, state.n)
     ]
     # What belongs to a snapshot is written after its register is: so it is listed before.
     refs, records = _names(objects, Area.REFS), _names(objects, Area.RECORDS)
+    settle()
     names = _names(objects, Area.SNAPSHOTS)
     terminal = {name for name in registers.terminal() if name in names}
     void = {name for name in names if not state.is_register_valid(name)}
@@ -80,6 +81,18 @@ def sweep(objects: ScopeObjects, stored: StoredGcState, *, registers: Registers)
     others += [f"{Area.SNAPSHOTS}/{name}" for name in sorted(terminal | void)]
     _delete(objects, _keys(objects, others))
     return Swept(len(packs), sum(pack.size for pack in packs), len(dropped) + len(others))
+
+
+def _is_over(name: str, n: int) -> bool:
+    """Whether no prune that can still win is about to name this object of `gc/`, in the IDLE state n.
+
+    Marks and clocks of generation n may be those of a prune that prepares n + 1; lists are made for the
+    version that names them, and there is none of generation n any more.
+    """
+    generation, _, what = name.partition("-")
+    if not what:
+        return False
+    return int(generation, 16) < n + (what.partition("-")[0] in LIST_FIELDS)
 
 
 def _names(objects: ScopeObjects, area: Area) -> list[str]:
