@@ -67,6 +67,10 @@ FENCE_SECONDS_MIN = 15 * 60.0
 FENCE_QUIET_SECONDS = 3600.0
 """A session that has written nothing for so long is taken for dead, and is waited for less."""
 FENCE_QUIET_WAIT_SECONDS = 3 * GENERATION_POLL_SECONDS
+TIMED_VIEW_SECONDS = 3600.0
+"""Without conditional writes: a session commits by a view of `gc/state` that is no older."""
+TIMED_WAIT_SECONDS = 24 * 3600.0
+"""Without conditional writes: how long a prune lets pass after each step. See `pvback.repository.timing`."""
 RUN_MERGE_COUNT = 16
 """So many index runs on top of those of the last prune, and a backup merges them first."""
 GC_LIST_COUNT_MAX = 2000
@@ -122,5 +126,6 @@ assert READ_REQUEST_BYTES <= PACK_BYTES_DEFAULT
 assert 0 < RETRY_SECONDS_MIN < RETRY_SECONDS_MAX < GENERATION_POLL_SECONDS
 assert FENCE_SECONDS_MIN >= 10 * GENERATION_POLL_SECONDS
 assert 2 * GENERATION_POLL_SECONDS < FENCE_QUIET_WAIT_SECONDS < FENCE_SECONDS_MIN < FENCE_QUIET_SECONDS
+assert 10 * TIMED_VIEW_SECONDS < TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS
 assert 6 * GC_LIST_COUNT_MAX * 64 < SWAPPED_BYTES_MAX
 assert CHECKPOINT_SECONDS + GENERATION_POLL_SECONDS <= 300.0

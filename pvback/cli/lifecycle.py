@@ -103,6 +103,7 @@ def undelete(invocation: Invocation, ids: tuple[str, ...], *, is_all: bool) -> i
 @click.option(
     "--grace", metavar="SPAN", help="How long forgotten snapshots can be brought back; default: 7d."
 )
+@click.option("--alone", is_flag=True, help="No other prune is configured: for stores without conditions.")
 @click.option("--force", is_flag=True, help="A whole cycle, although there seems to be nothing to do.")
 @click.option("--dry-run", "-n", is_flag=True, help="Show the plan, change nothing.")
 @global_options()
@@ -122,6 +123,7 @@ def prune(invocation: Invocation, /, **options: object) -> int:
         unused_seconds=_seconds(options, "keep_unused", default=defaults.unused_seconds),
         grace_seconds=_seconds(options, "grace", default=defaults.grace_seconds),
         is_forced=bool(options["force"]),
+        is_alone=bool(options["alone"]),
     )
     with invocation.repository() as access:
         return _prune(invocation.output, access, used, is_dry=bool(options["dry_run"]))
@@ -165,6 +167,8 @@ def _show_report(output: Output, report: PruneReport) -> None:
         f"{format_count(report.removed_object_count, 'other object')}; "
         f"{format_count(report.ended_count, 'forgotten snapshot')} ended"
     )
+    if report.waits_until is not None:
+        output.line(f"to be gone on with by a prune after {format_moment(report.waits_until)}")
     if report.spared_count:
         output.line(f"spared, as a backup needs them: {format_count(report.spared_count, 'pack')}")
 

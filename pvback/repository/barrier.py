@@ -45,6 +45,11 @@ class Registers:
         """Those that nothing will ever need again."""
         return {name: one for name, one in self.found.items() if one.state in _TERMINAL}
 
+    def newest_fence(self) -> datetime | None:
+        """When the last session was fenced that is still there."""
+        times = [self.mtimes[name] for name, one in self.found.items() if one.state is RegisterState.FENCED]
+        return max(times, default=None)
+
     def refs(self, names: frozenset[str] | None = None) -> tuple[Named, ...]:
         """Parts of the reference sets of those named, or of all."""
         chosen = [one for name, one in self.found.items() if names is None or name in names]
@@ -88,6 +93,7 @@ def await_sessions(
         for name in late:
             if waited >= _patience(registers.mtimes[name], now, fence_seconds):
                 _update(registers, name, _fence(objects, name, state.n, clock=clock))
+                registers.mtimes[name] = now
             else:
                 _update(registers, name, _read_or_none(objects, name))
         if any(_is_late(registers.found[name], state.n) for name in late if name in registers.found):

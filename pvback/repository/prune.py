@@ -32,6 +32,7 @@ from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.repository.sweep import list_packs, sweep
+from pvback.repository.timing import WAIT, is_timed, state_wait
 from pvback.runtime import Cancel, Clock, Counters, NoProgress, Progress
 
 __all__ = ["PruneReport", "PruneSeams", "plan_only", "run_prune"]
@@ -66,6 +67,8 @@ class PruneReport:
     """Index runs that are left."""
     helped_count: int = 0
     """Cycles of other prunes that were finished."""
+    waits_until: datetime | None = None
+    """On a store without conditional writes: a later run goes on, by the store's clock not before this."""
 
 
 def run_prune(objects: ScopeObjects, seams: PruneSeams, *, options: PruneOptions) -> PruneReport:
@@ -89,6 +92,7 @@ class _Prune:
     def __init__(self, objects: ScopeObjects, seams: PruneSeams, options: PruneOptions) -> None:
         self._objects, self._seams, self._options = objects, seams, options
         self._report = PruneReport()
+        self._is_timed = is_timed(objects)
 
     def run(self) -> PruneReport:
         """The cycle, begun again as often as somebody else was faster."""
@@ -120,16 +124,22 @@ class _Prune:
         """Whether this prune's own cycle has ended; False: look at `gc/state` again."""
         is_own = not stored.state.is_condemning
         now = store_time(self._objects, stored.state.n, clock=self._seams.clock)
+        if self._is_timed and (stored.state.is_condemning or stored.state.dead):
+            self._report.waits_until = state_wait(self._objects, now)
+            if self._report.waits_until is not None:
+                return True
         if is_own:
             published = self._publish(stored, now)
             if published is None:
                 return False
-            if not published.state.is_condemning:
+            if self._is_timed and published.state.is_condemning:
+                self._report.waits_until = now + WAIT
+            if self._is_timed or not published.state.is_condemning:
                 return True
             stored = published
         doomed = self._finish(stored, now)
         if doomed is None:
-            return False
+            return self._report.waits_until is not None
         self._report.helped_count += not is_own
         return is_own
 
@@ -145,6 +155,9 @@ class _Prune:
                 f"{len(plan.lost)} packs that are needed are not in the store: {plan.lost[0]}",
                 hint="`pvback check` says what is affected; `pvback repair` mends what can be mended",
             )
+        if self._is_timed and state.dead:
+            # Enough time has passed since they were named.
+            self._sweep(stored, facts.registers)
         is_merged = {name for name, _ in view.runs} == state.base
         if not (plan.condemned or not is_merged or facts.has_quiet or self._options.is_forced):
             self._sweep(stored, facts.registers)
@@ -195,7 +208,10 @@ class _Prune:
 
     def _end_grace(self, registers: Registers, now: datetime, *, is_dry: bool) -> None:
         """Make snapshots DEAD that were forgotten long enough ago."""
-        until = now - timedelta(seconds=self._options.grace_seconds)
+        # With time alone, nobody may still be about to bring back what ends here.
+        until = (
+            now - timedelta(seconds=self._options.grace_seconds) - (WAIT if self._is_timed else timedelta())
+        )
         for name, one in registers.alive().items():
             if one.state is not RegisterState.FORGOTTEN or registers.mtimes[name] > until:
                 continue
@@ -245,7 +261,7 @@ class _Prune:
     # --- barrier and doom ---------------------------------------------------------------------------
 
     def _finish(self, stored: StoredGcState, now: datetime) -> StoredGcState | None:
-        """From CONDEMNED to IDLE and removed; None when somebody else has done it."""
+        """From CONDEMNED to IDLE and removed; None when somebody else has done it, or it is too early."""
         state = stored.state
         self._step("sessions")
         self._wait_for_lists()
@@ -253,13 +269,19 @@ class _Prune:
             self._objects,
             state,
             now=now,
-            fence_seconds=self._options.fence_seconds,
+            # With time alone, it has been waited for long before this.
+            fence_seconds=0.0 if self._is_timed else self._options.fence_seconds,
             clock=self._seams.clock,
             cancel=self._seams.cancel,
         )
-        new = self._decide(state, registers)
-        doomed = self._swap(stored, new)
-        if doomed is not None:
+        fenced = registers.newest_fence()
+        if self._is_timed and fenced is not None and now < fenced + WAIT:
+            self._report.waits_until = fenced + WAIT
+            return None
+        doomed = self._swap(stored, self._decide(state, registers))
+        if doomed is not None and self._is_timed:
+            self._report.waits_until = now + WAIT
+        elif doomed is not None:
             self._step("removing")
             self._sweep(doomed, registers)
         return doomed

@@ -30,6 +30,10 @@ class PruneOptions:
     """How long a session that does not take note is waited for."""
     is_forced: bool = False
     """Go through a whole cycle although there seems to be nothing to do."""
+    is_alone: bool = False
+    """No other prune of this repository is ever configured: asked for where a store has no conditional
+    writes.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from pvback import datapath, limits
 from pvback.datapath import JobControl
-from pvback.errors import StorageError
+from pvback.errors import SessionFencedError, StorageError
 from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
 from pvback.repository.layout import record_name
 from pvback.repository.records import FinishedTree, RecordDetails, seal_record
@@ -24,6 +24,7 @@ from pvback.repository.registers import (
     swap_register,
 )
 from pvback.repository.sealed import Named, ScopeObjects
+from pvback.repository.timing import is_timed
 from pvback.runtime import Clock
 
 __all__ = ["WriterSession"]
@@ -112,8 +113,14 @@ class WriterSession:
     def commit(
         self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
     ) -> Register:
-        """Make the snapshot exist. Its packs, runs and reference sets are durable already."""
+        """Make the snapshot exist. Its packs, runs and reference sets are durable already.
+
+        Raises SessionFencedError when prune has ended the session; StorageUnavailable leaves open what
+        happened.
+        """
         with self._lock:
+            if is_timed(self._objects):
+                self._require_recent_view()
             named, twin = self._write_record(record_name(self.snapshot), tree, details, place)
             self._swap(
                 replace(
@@ -126,7 +133,25 @@ class WriterSession:
                     twin=twin,
                 )
             )
+            if is_timed(self._objects):
+                self._require_validity()
             return self._stored.register
+
+    def _require_recent_view(self) -> None:
+        """Without conditional writes a commit is only as good as the view that it rests on is young."""
+        if self._clock.monotonic() - self._polled > limits.TIMED_VIEW_SECONDS:
+            self._polled = self._clock.monotonic()
+            if read_gc_state(self._objects).n > self._stored.register.ack:
+                raise self._fenced()
+
+    def _require_validity(self) -> None:
+        """Without conditional writes a register may have been written although prune had given it up."""
+        if not read_gc_state(self._objects).is_register_valid(self._stored.register.name):
+            raise self._fenced()
+
+    def _fenced(self) -> SessionFencedError:
+        key = self._objects.layout.key(self._stored.register.object_name)
+        return SessionFencedError("prune has moved on", key=key, hint="run the backup again")
 
     def _write_record(
         self, name: str, tree: FinishedTree, details: RecordDetails, place: tuple[int, str | None]
