@@ -8,7 +8,7 @@ Entries of condemned packs stay, for a prune under way may yet find that they ar
 
 from pvback import limits
 from pvback.errors import ObjectNotFound, StorageError
-from pvback.repository.gcstate import IndexView, list_index
+from pvback.repository.gcstate import IndexView
 from pvback.repository.index_work import IndexWork
 from pvback.repository.layout import Area, split_generation
 from pvback.repository.sealed import ScopeObjects
@@ -22,16 +22,16 @@ def merge_runs(
     work: IndexWork,
     *,
     session: WriterSession,
+    view: IndexView,
     count_min: int = limits.RUN_MERGE_COUNT,
 ) -> int:
     """Merge the runs on top of the base if there are at least `count_min`, and return how many went.
 
-    For a session whose own runs are not being written, with a key that may remove: an owner's. A run that is
-    gone or cannot be removed is somebody else's business; nothing is lost by it. Raises DamagedError,
-    StorageError.
+    `view` is what the session may dedup against, listed since it began. For a session whose own runs are not
+    being written, with a key that may remove: an owner's. A run that is gone or cannot be removed is
+    somebody else's business; nothing is lost by it. Raises DamagedError, StorageError.
     """
     state, ack = session.state, session.register.ack
-    view = list_index(objects, state)
     inputs = tuple(
         (name, size)
         for name, size in view.runs
