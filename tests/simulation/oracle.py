@@ -206,14 +206,16 @@ class Oracle:
         self.check()
         assert self._state is not None, "there was one from the beginning"
         expected, needed = self._expected()
+        used = {pack for pack, blobs in self._packs.items() if any(one in needed for one, _ in blobs)}
         for key in self._bucket.objects:
             name = key.removeprefix(self._prefix)
             folder, _, rest = name.partition("/")
             if folder in ("data", "meta"):
-                if not any(one in needed for one, _ in self._packs[rest[3:]]):
+                if rest[3:] not in used:
                     self._fail(f"S3: pack {rest} is left, and nobody needs it")
             elif folder == "index":
-                if not self._is_valid(rest, "base") or not any(one[0] in needed for one in self._runs[rest]):
+                # What is unused in a pack that is used stays listed: it may be needed again.
+                if not self._is_valid(rest, "base") or not any(one[1] in used for one in self._runs[rest]):
                     self._fail(f"S3: run {rest} is left, and nobody needs it")
             elif name not in expected and not self._is_in_the_making(rest):
                 self._fail(f"S3: {name} is left")
