@@ -67,6 +67,8 @@ FENCE_SECONDS_MIN = 15 * 60.0
 FENCE_QUIET_SECONDS = 3600.0
 """A session that has written nothing for so long is taken for dead, and is waited for less."""
 FENCE_QUIET_WAIT_SECONDS = 3 * GENERATION_POLL_SECONDS
+RUN_MERGE_COUNT = 16
+"""So many index runs on top of those of the last prune, and a backup merges them first."""
 GC_LIST_COUNT_MAX = 2000
 """Names in a list inside `gc/state`; a longer one becomes an object of its own."""
 UNUSED_PACK_SECONDS = 24 * 3600.0

@@ -207,7 +207,9 @@ def _parse(objects: ScopeObjects, body: Body) -> GcState:
     if n < 1 or floor > n:
         raise body.fail("floor", "is above n")
     lists = {
-        name: _load_list(objects, body, name) for name in LIST_FIELDS if name in body.raw or name not in _NEW_LISTS
+        name: _load_list(objects, body, name)
+        for name in LIST_FIELDS
+        if name in body.raw or name not in _NEW_LISTS
     }
     for name in ("known", "base", "roster"):
         if not all(map(split_generation, lists[name])):

@@ -57,6 +57,12 @@ class WriterSession:
         with self._lock:
             return self._stored.register
 
+    @property
+    def state(self) -> GcState:
+        """`gc/state` as this session has acknowledged it."""
+        with self._lock:
+            return self._state
+
     def index_view(self) -> IndexView:
         """The runs that this session may dedup against, under the generation that it has acknowledged."""
         return list_index(self._objects, self._state, is_writer=True)

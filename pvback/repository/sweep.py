@@ -43,7 +43,8 @@ def sweep(
     """Remove dead packs, void runs, terminal and void registers and what only they name, unnamed lists.
 
     `stored` is IDLE; `registers` were read under it or under the version before it. `settle` returns when a
-    list shows everything that was written before it was called. Raises StorageError after having removed some.
+    list shows everything that was written before it was called. Raises StorageError after having removed
+    some.
     """
     state = stored.state
     assert not state.is_condemning, "what is condemned is not yet dead"

@@ -58,9 +58,7 @@ def run_many(first: int, seeds: int, *, scope: str | None, jobs: int | None) -> 
     starts = list(range(first, first + seeds, _BATCH))
     sizes = [min(_BATCH, first + seeds - start) for start in starts]
     with ProcessPoolExecutor(jobs) as pool:
-        for number, (bad, counts) in zip(
-            count(1), pool.map(run_batch, starts, sizes, [scope] * len(starts))
-        ):
+        for number, (bad, counts) in zip(count(1), pool.map(run_batch, starts, sizes, [scope] * len(starts))):
             failed += bad
             for name, value in counts.items():
                 total[name] = total.get(name, 0) + value

@@ -70,9 +70,7 @@ def canary(
 @canary("prunes")
 def no_remark(patch: Patch) -> None:
     """What was condemned is doomed, whatever has been committed since."""
-    patch.setattr(
-        prune.Prune, "doomed", lambda self, state, refs, *, keep: set(state.condemned - keep)
-    )
+    patch.setattr(prune.Prune, "doomed", lambda self, state, refs, *, keep: set(state.condemned - keep))
 
 
 @canary()
@@ -84,9 +82,7 @@ def delete_before_the_doom(patch: Patch) -> None:
         dead = real(self, state, refs, keep=keep)
         objects = self._objects
         for area in (Area.DATA, Area.META):
-            objects.store.delete_many(
-                [info.key for name, info in objects.list_area(area) if name in dead]
-            )
+            objects.store.delete_many([info.key for name, info in objects.list_area(area) if name in dead])
         return dead
 
     patch.setattr(prune.Prune, "doomed", doomed)
@@ -249,9 +245,7 @@ def no_second_look(patch: Patch) -> None:
 def acknowledged_without_keep(patch: Patch) -> None:
     """The register says that the session knows, and not what it needs."""
     real = writer.Job._acknowledge
-    patch.setattr(
-        writer.Job, "_acknowledge", lambda self, options: {**real(self, options), "keep": []}
-    )
+    patch.setattr(writer.Job, "_acknowledge", lambda self, options: {**real(self, options), "keep": []})
 
 
 @canary("storm")
@@ -319,9 +313,7 @@ def merge_drops_condemned(patch: Patch) -> None:
 @canary("all", merge_share=1.0, readers=3, restores=4, seeds_max=1500)
 def merged_name_sorts_anywhere(patch: Patch) -> None:
     """The output may come before its inputs in a list that is read in pages."""
-    patch.setattr(
-        work.ModelIndexWork, "_suffix", lambda self, generation, after: self._random_id()
-    )
+    patch.setattr(work.ModelIndexWork, "_suffix", lambda self, generation, after: self._random_id())
 
 
 def _change_doom(patch: Patch, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:

@@ -30,7 +30,17 @@ from tests.simulation.world import Lock, World
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
 
-__all__ = ["SCOPE", "SOURCES", "Seals", "chunk_id", "digest", "installed", "make_objects", "open_part", "seal_part"]
+__all__ = [
+    "SCOPE",
+    "SOURCES",
+    "Seals",
+    "chunk_id",
+    "digest",
+    "installed",
+    "make_objects",
+    "open_part",
+    "seal_part",
+]
 
 SCOPE = "5c" * 16
 SOURCES = ("a0" * 16, "b0" * 16)

@@ -91,9 +91,7 @@ class ModelIndexWork:
         self._clock = clock
         self._random_id = random_id
 
-    def count(
-        self, marks: Marks, *, add: Sequence[Named], remove: Sequence[Named], generation: int
-    ) -> Marks:
+    def count(self, marks: Marks, *, add: Sequence[Named], remove: Sequence[Named], generation: int) -> Marks:
         """See `IndexWork.count`."""
         counts = Counter(self._load_marks(marks))
         for part in add:
@@ -155,9 +153,7 @@ class ModelIndexWork:
     ) -> Repacked:
         """See `IndexWork.repack`."""
         needed, entries = self._needed(marks, refs), self._load(view, ())[0]
-        elsewhere = {
-            one.id for one in entries if one.pack not in packs and one.pack not in view.condemned
-        }
+        elsewhere = {one.id for one in entries if one.pack not in packs and one.pack not in view.condemned}
         wanted = needed - elsewhere
         kinds = {one.pack: one.kind for one in entries}
         listed = {(one.pack, one.id) for one in entries}
@@ -231,9 +227,7 @@ class ModelIndexWork:
 
     def _put_run(self, entries: Iterable[Entry], generation: int, after: str) -> str:
         run = generation_name(generation, self._suffix(generation, after))
-        data = seal_part(
-            self._objects, ObjectType.INDEX_RUN, name=f"index/{run}", body=run_body(entries)
-        )
+        data = seal_part(self._objects, ObjectType.INDEX_RUN, name=f"index/{run}", body=run_body(entries))
         self._objects.create_own(f"index/{run}", data=data, clock=self._clock)
         return run
 
@@ -251,9 +245,7 @@ class ModelIndexWork:
         for first in range(0, len(blobs), BLOBS_PER_PACK):
             pack, some = self._random_id(), blobs[first : first + BLOBS_PER_PACK]
             name = pack_key_name(kind, pack)
-            data = seal_part(
-                self._objects, pack_type(kind), name=name, body={"kind": kind, "blobs": some}
-            )
+            data = seal_part(self._objects, pack_type(kind), name=name, body={"kind": kind, "blobs": some})
             self._objects.create_own(name, data=data, clock=self._clock)
             entries += [
                 Entry(one, pack, kind, index, len(text), len(data)) for index, (one, text) in enumerate(some)
@@ -289,9 +281,7 @@ def _choose(
     return chosen, revived
 
 
-def _describe(
-    pack: str, entries: Sequence[Entry], chosen: Mapping[str, str], *, is_spared: bool
-) -> PackUse:
+def _describe(pack: str, entries: Sequence[Entry], chosen: Mapping[str, str], *, is_spared: bool) -> PackUse:
     used = {one.id: one.length for one in entries if chosen.get(one.id) == pack}
     return PackUse(
         name=pack,

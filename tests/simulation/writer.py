@@ -14,7 +14,14 @@ from pvback import datapath
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.gcstate import IndexView
 from pvback.repository.layout import ObjectType, generation_name
-from pvback.repository.records import FinishedTree, RecordDetails, Root, SourceIdentity, plan_record, read_record
+from pvback.repository.records import (
+    FinishedTree,
+    RecordDetails,
+    Root,
+    SourceIdentity,
+    plan_record,
+    read_record,
+)
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import latest_checkpoint, load_catalog
@@ -47,7 +54,12 @@ class Job:
     """The data path of one backup. See `JobControl`."""
 
     def __init__(
-        self, process: Process, objects: ScopeObjects, plan: BackupPlan, session: WriterSession, view: IndexView
+        self,
+        process: Process,
+        objects: ScopeObjects,
+        plan: BackupPlan,
+        session: WriterSession,
+        view: IndexView,
     ) -> None:
         self._process = process
         self._objects = objects
@@ -198,9 +210,7 @@ class Job:
         entries, self._unlisted, self._packs_unlisted = self._unlisted, [], 0
         self._is_run_in_flight = True
         run = generation_name(self._generation, datapath.random_id())
-        data = seal_part(
-            self._objects, ObjectType.INDEX_RUN, name=f"index/{run}", body=run_body(entries)
-        )
+        data = seal_part(self._objects, ObjectType.INDEX_RUN, name=f"index/{run}", body=run_body(entries))
         self._put(f"index/{run}", data)
         self._is_run_in_flight = False
         self.runs.append(run)

@@ -85,7 +85,9 @@ impl Action {
         match (self, kind) {
             (_, ObjectType::Register)
             | (Self::Snapshot { .. }, ObjectType::SnapshotRecord)
-            | (Self::Replace, ObjectType::GcState | ObjectType::GcList) => self != Self::Add,
+            | (Self::Replace, ObjectType::GcState | ObjectType::GcList | ObjectType::Marks) => {
+                self != Self::Add
+            }
             (
                 Self::Add | Self::Replace,
                 ObjectType::DataPack
@@ -177,7 +179,7 @@ impl Signer {
         body: &[u8],
     ) -> Result<[u8; SIGNATURE_BLOCK_BYTES]> {
         let Certificate { repository, scope, .. } = self.certificate;
-        let message = message(kind, (repository, scope), name, body)?;
+        let message = message(kind, (repository, scope), name, &blake3::hash(body))?;
         let signature = self.key.sign(&message).to_bytes();
         let mut out = [0; SIGNATURE_BLOCK_BYTES];
         let certificate = self.certificate.to_bytes();
@@ -193,7 +195,7 @@ pub(super) fn message(
     kind: ObjectType,
     (repository, scope): (RepositoryId, ScopeId),
     name: &str,
-    body: &[u8],
+    digest: &blake3::Hash,
 ) -> Result<Vec<u8>> {
     let name_bytes = u16::try_from(name.len())
         .map_err(|_| usage("an object name of more than 65,535 bytes"))?
@@ -205,7 +207,7 @@ pub(super) fn message(
         &scope.0,
         &name_bytes,
         name.as_bytes(),
-        blake3::hash(body).as_bytes(),
+        digest.as_bytes(),
     ]
     .concat())
 }
@@ -304,7 +306,19 @@ impl Verifier {
         body: &[u8],
         block: &[u8; SIGNATURE_BLOCK_BYTES],
     ) -> Result<SignedBy> {
-        self.verify_unnamed(kind, name, action, body, block).map_err(|error| error.at(name))
+        self.verify_digest(kind, name, action, &blake3::hash(body), block)
+    }
+
+    /// The same for a body that was read piece by piece, of which the digest is at hand.
+    pub fn verify_digest(
+        &self,
+        kind: ObjectType,
+        name: &str,
+        action: Action,
+        digest: &blake3::Hash,
+        block: &[u8; SIGNATURE_BLOCK_BYTES],
+    ) -> Result<SignedBy> {
+        self.verify_unnamed(kind, name, action, digest, block).map_err(|error| error.at(name))
     }
 
     fn verify_unnamed(
@@ -312,7 +326,7 @@ impl Verifier {
         kind: ObjectType,
         name: &str,
         action: Action,
-        body: &[u8],
+        digest: &blake3::Hash,
         block: &[u8; SIGNATURE_BLOCK_BYTES],
     ) -> Result<SignedBy> {
         let short = || Error::internal("a signature block shorter than its fields");
@@ -324,7 +338,7 @@ impl Verifier {
             return Err(Error::damaged("signed for another repository or scope"));
         }
         self.owner.verify(certified, owner_signature)?;
-        let message = message(kind, (self.repository, self.scope), name, body)?;
+        let message = message(kind, (self.repository, self.scope), name, digest)?;
         verify(&verifying_key(&certificate.key)?, &message, signature)?;
         if !action.fits(kind) || !action.is_open_to(&certificate) {
             return Err(wrong_key(format!(
@@ -361,6 +375,7 @@ impl Verifier {
                 ObjectType::Register
                 | ObjectType::GcState
                 | ObjectType::GcList
+                | ObjectType::Marks
                 | ObjectType::SnapshotRecord,
             ) => Err(wrong_key("signed by a principal who was revoked")),
             _ => Ok(Standing::Revoked),

@@ -123,7 +123,7 @@ fn keys_of_small_order_are_refused() {
     weak.key = identity;
     let mut forged = [0; 64];
     forged[0] = 1;
-    let text = message(ObjectType::Run, PLACE, "x", b"").unwrap();
+    let text = message(ObjectType::Run, PLACE, "x", &blake3::hash(b"")).unwrap();
     let plain = ed25519_dalek::VerifyingKey::from_bytes(&identity).unwrap();
     let signature = ed25519_dalek::Signature::from_bytes(&forged);
     ed25519_dalek::Verifier::verify(&plain, &text, &signature).unwrap();
