@@ -101,7 +101,7 @@ class ScopeObjects:
                 try:
                     found = self.store.read(key).data
                 except ObjectNotFound:
-                    # It was there, and ours as the name is. Who may remove it has ended this session or merged
+                    # It was there, and ours as the name is. Who removed it has ended this session or merged
                     # the run: the next compare-and-swap tells.
                     break
                 if found == data:
