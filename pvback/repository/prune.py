@@ -215,11 +215,14 @@ class _Prune:
         for name, one in registers.alive().items():
             if one.state is not RegisterState.FORGOTTEN or registers.mtimes[name] > until:
                 continue
-            self._report.ended_count += 1
-            if is_dry:
-                registers.found[name] = replace(one, state=RegisterState.DEAD)
-                continue
             try:
+                # After it was listed it may have been brought back and forgotten anew, before it was read.
+                if self._objects.store.head(self._objects.layout.key(one.object_name)).mtime > until:
+                    continue
+                self._report.ended_count += 1
+                if is_dry:
+                    registers.found[name] = replace(one, state=RegisterState.DEAD)
+                    continue
                 changed = change_register(self._objects, name, change=_end(one), clock=self._seams.clock)
                 registers.found[name] = changed.register
             except ObjectNotFound:

@@ -98,7 +98,13 @@ class ScopeObjects:
                 self.store.create(key, data)
                 break
             except ObjectExists:
-                if self.store.read(key).data == data:
+                try:
+                    found = self.store.read(key).data
+                except ObjectNotFound:
+                    # It was there, and ours as the name is. Who removed it has ended this session or merged
+                    # the run: the next compare-and-swap tells.
+                    break
+                if found == data:
                     break
                 raise
             except StorageUnavailable:

@@ -42,7 +42,8 @@ def run_one(seed: int, scope: str | None) -> Outcome:
 
 def run_batch(first: int, seeds: int, scope: str | None) -> tuple[list[Outcome], dict[str, int]]:
     """Those that failed, and what was counted."""
-    failed, total = [], {}
+    failed: list[Outcome] = []
+    total: dict[str, int] = {}
     for seed in range(first, first + seeds):
         outcome = run_one(seed, scope)
         if outcome.failure:
@@ -54,7 +55,9 @@ def run_batch(first: int, seeds: int, scope: str | None) -> tuple[list[Outcome],
 
 def run_many(first: int, seeds: int, *, scope: str | None, jobs: int | None) -> int:
     """All of them, in batches."""
-    began, total, failed = time.monotonic(), {}, []
+    began = time.monotonic()
+    failed: list[Outcome] = []
+    total: dict[str, int] = {}
     starts = list(range(first, first + seeds, _BATCH))
     sizes = [min(_BATCH, first + seeds - start) for start in starts]
     with ProcessPoolExecutor(jobs) as pool:

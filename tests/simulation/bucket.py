@@ -1,4 +1,4 @@
-"""The simulated store: what is in it, and one client's way to it, where requests are lost, late and doubled."""
+"""The simulated store: what is in it, and a client's way to it: requests are lost, late and doubled."""
 
 import hashlib
 from bisect import bisect_left, bisect_right
@@ -75,7 +75,7 @@ class Bucket:
         self.objects: dict[str, Entry] = {}
         self.injected: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
-        self.on_change: Callable[[str], None] = lambda key: None
+        self.on_change: Callable[[str], None] = lambda _key: None
         self._keys: list[str] = []
         self._recent: dict[str, tuple[float, Entry | None]] = {}
 

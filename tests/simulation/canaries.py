@@ -5,6 +5,7 @@ can be taken out unnoticed is not tested.
 """
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -13,14 +14,15 @@ import pytest
 
 from pvback import datapath
 from pvback.errors import ObjectNotFound, SessionFencedError
-from pvback.repository import gcstate, registers, session
+from pvback.repository import barrier, forget, gcstate, merging, prune, registers, session
+from pvback.repository.barrier import Registers, read_registers
 from pvback.repository.gcstate import GcState
-from pvback.repository.layout import Area, generation_name
 from pvback.repository.registers import RegisterState
 from pvback.repository.sealed import ScopeObjects
+from pvback.repository.sweep import list_packs
 from pvback.storage.base import ObjectInfo, ReadBuffer
 from pvback.storage.wrap import Request, WrappedStore
-from tests.simulation import prune, work, writer
+from tests.simulation import work, writer
 from tests.simulation.scopes import SCOPES, Scope
 
 __all__ = ["CANARIES", "Canary"]
@@ -70,111 +72,154 @@ def canary(
 @canary("prunes")
 def no_remark(patch: Patch) -> None:
     """What was condemned is doomed, whatever has been committed since."""
-    patch.setattr(prune.Prune, "doomed", lambda self, state, refs, *, keep: set(state.condemned - keep))
+
+    def decide(self: prune._Prune, state: GcState, registers: Registers) -> GcState:
+        kept = {pack for one in registers.unfinished().values() for pack in one.keep}
+        return replace(real(self, state, registers), dead=state.condemned - kept)
+
+    real = prune._Prune._decide
+    patch.setattr(prune._Prune, "_decide", decide)
 
 
 @canary()
 def delete_before_the_doom(patch: Patch) -> None:
     """Packs go before `gc/state` says that they are dead."""
-    real = prune.Prune.doomed
 
-    def doomed(self: prune.Prune, state: GcState, refs: Any, *, keep: set[str]) -> set[str]:
-        dead = real(self, state, refs, keep=keep)
-        objects = self._objects
-        for area in (Area.DATA, Area.META):
-            objects.store.delete_many([info.key for name, info in objects.list_area(area) if name in dead])
-        return dead
+    def decide(self: prune._Prune, state: GcState, registers: Registers) -> GcState:
+        new = real(self, state, registers)
+        listed = list_packs(self._objects)
+        self._objects.store.delete_many([listed[name].key for name in sorted(new.dead) if name in listed])
+        return new
 
-    patch.setattr(prune.Prune, "doomed", doomed)
+    real = prune._Prune._decide
+    patch.setattr(prune._Prune, "_decide", decide)
 
 
 @canary()
 def no_barrier(patch: Patch) -> None:
     """Open sessions are not waited for."""
-
-    def barrier(self: prune.Prune, state: GcState) -> Any:
-        ends = (RegisterState.FENCED, RegisterState.DEAD)
-        return [one for one, _ in self.registers(state) if one.register.state not in ends]
-
-    patch.setattr(prune.Prune, "barrier", barrier)
+    patch.setattr(prune, "await_sessions", lambda objects, state, **_options: read_registers(objects, state))
 
 
 @canary()
 def no_roster(patch: Patch) -> None:
     """Registers below the floor are void, although they were alive."""
-    _change_doom(patch, lambda changes: {**changes, "roster": []})
-
-
-@canary("prunes", shows="S3")
-def one_base_run(patch: Patch) -> None:
-    """Of several merged runs only the first is named."""
-    _change_doom(patch, lambda changes: {**changes, "base": changes["base"][:1]})
+    real = prune._Prune._decide
+    patch.setattr(
+        prune._Prune, "_decide", lambda self, *facts: replace(real(self, *facts), roster=frozenset())
+    )
 
 
 @canary("prunes")
 def state_without_swap(patch: Patch) -> None:
     """`gc/state` is overwritten without a look at what is there."""
-    real = prune.Prune.swap_state
-
-    def swap_state(self: prune.Prune, state: GcState, **changes: object) -> None:
-        self._objects = _blind(self._objects)
-        real(self, state, **changes)
-
-    patch.setattr(prune.Prune, "swap_state", swap_state)
+    real = gcstate.swap_gc_state
+    patch.setattr(
+        prune, "swap_gc_state", lambda objects, old, **options: real(_blind(objects), old, **options)
+    )
 
 
-@canary("forget")
+@canary("forget", seeds_max=1500)
 def forgotten_without_dead(patch: Patch) -> None:
     """A register is deleted while it can still be brought back."""
 
-    def swap(self: prune.Prune, stored: Any, state: RegisterState) -> None:
-        if state is RegisterState.DEAD:
-            objects = self._objects
-            objects.store.delete(objects.layout.key(stored.register.object_name))
-        else:
-            real(self, stored, state)
+    def change_register(objects: ScopeObjects, name: str, **options: Any) -> Any:
+        objects.store.delete(objects.layout.key(f"snapshots/{name}"))
+        raise ObjectNotFound("gone", key=name)
 
-    real = prune.Prune.swap
-    patch.setattr(prune.Prune, "swap", swap)
+    patch.setattr(prune, "change_register", change_register)
 
 
 @canary("lag")
 def lag_ignored(patch: Patch) -> None:
     """Lists are believed at once."""
-    patch.setattr(prune.Prune, "wait_lag", lambda self: None)
+    patch.setattr(prune._Prune, "_wait_for_lists", lambda _self: None)
 
 
-@canary("all", merge_share=1.0, pruners=2)
+@canary("prunes", merge_share=1.0, seeds_max=1500)
 def missing_run_ignored(patch: Patch) -> None:
     """A run that is gone is passed over by prune."""
     real = work.load_run
 
-    def load_run(objects: Any, run: str) -> Any:
+    def load_run(objects: ScopeObjects, run: str) -> Any:
         try:
             return real(objects, run)
         except ObjectNotFound:
             return []
 
     patch.setattr(work, "load_run", load_run)
+    patch.setattr(prune, "_require_all", lambda _usage: None)
 
 
 @canary()
 def keep_ignored(patch: Patch) -> None:
     """What open sessions keep is doomed all the same."""
-    patch.setattr(prune.Prune, "kept", lambda self, alive: set())
+    real = barrier.await_sessions
+
+    def await_sessions(*args: Any, **options: Any) -> Registers:
+        registers = real(*args, **options)
+        registers.found = {name: replace(one, keep=()) for name, one in registers.found.items()}
+        return registers
+
+    patch.setattr(prune, "await_sessions", await_sessions)
+
+
+@canary("prunes")
+def merge_loses_a_run(patch: Patch) -> None:
+    """Of several merged runs the last one is not written."""
+    real = work.ModelIndexWork._put_run
+
+    def put_run(self: Any, entries: Any, generation: int, after: str) -> str:
+        if after and len(entries) < work.ENTRIES_PER_RUN:
+            return after
+        return real(self, entries, generation, after)
+
+    patch.setattr(work.ModelIndexWork, "_put_run", put_run)
 
 
 @canary("prunes", repack_share_max=1.0)
-def repacked_unlisted(patch: Patch) -> None:
-    """What was copied is not listed in any run."""
-    real = work.ModelIndexWork._put_run
+def repack_lists_the_wrong_place(patch: Patch) -> None:
+    """Copies are listed as if they lay where they were."""
+    real = work.ModelIndexWork._put_packs
 
-    def put_run(self: work.ModelIndexWork, entries: Any, generation: int, after: str) -> str:
-        if after:
-            return real(self, entries, generation, after)
-        return generation_name(generation, self._random_id())
+    def put_packs(self: Any, kind: str, blobs: Any) -> Any:
+        return [replace(one, index=one.index + 1) for one in real(self, kind, blobs)]
 
-    patch.setattr(work.ModelIndexWork, "_put_run", put_run)
+    patch.setattr(work.ModelIndexWork, "_put_packs", put_packs)
+
+
+@canary("prunes")
+def marks_of_the_last_prune(patch: Patch) -> None:
+    """Marks are carried on without what has been committed since."""
+    real = prune._Prune._count
+    patch.setattr(
+        prune._Prune,
+        "_count",
+        lambda self, state, registers: state.marks if state.counted else real(self, state, registers),
+    )
+
+
+@canary("forget")
+def marks_forget_who_else_needs_it(patch: Patch) -> None:
+    """What an ended snapshot needed is not needed any more, though another one needs it too."""
+
+    class Once(Counter[str]):
+        def subtract(self, *args: Any, **_counts: Any) -> None:
+            for one in args[0]:
+                self[one] = 0
+
+    patch.setattr(work, "Counter", Once)
+
+
+@canary("prunes")
+def remark_by_the_marks_alone(patch: Patch) -> None:
+    """What was committed after the marks were made is not looked at."""
+    real = work.ModelIndexWork.usage
+    patch.setattr(
+        work.ModelIndexWork,
+        "usage",
+        lambda self, view, **options: real(self, view, **{**options, "refs": ()}),
+    )
 
 
 @canary("prunes")
@@ -202,7 +247,7 @@ def dedup_against_condemned(patch: Patch) -> None:
     patch.setattr(
         writer.Job,
         "candidates",
-        lambda self, packs, view: sorted(pack for pack in set(packs) if pack not in view.dead),
+        lambda _self, packs, view: sorted(pack for pack in set(packs) if pack not in view.dead),
     )
 
 
@@ -261,11 +306,13 @@ def doubtful_pack_not_kept(patch: Patch) -> None:
 @canary()
 def run_across_an_acknowledgement(patch: Patch) -> None:
     """Runs of the old generation go up while the new one is acknowledged."""
-    patch.setattr(writer.Job, "drain", lambda self: None)
-    patch.setattr(writer.Job, "wait_for_gate", lambda self: None)
+    patch.setattr(writer.Job, "drain", lambda _self: None)
+    patch.setattr(writer.Job, "wait_for_gate", lambda _self: None)
 
 
-@canary("kills")
+@canary(
+    "all", writers=4, pruners=2, readers=0, forgetters=0, chunk_universe=3, fence_seconds=0.0, seeds_max=1500
+)
 def all_runs_trusted(patch: Patch) -> None:
     """Writers dedup against every run that is valid."""
     patch.setattr(GcState, "is_run_trusted", GcState.is_run_valid)
@@ -274,22 +321,21 @@ def all_runs_trusted(patch: Patch) -> None:
 @canary("kills")
 def no_run_floor(patch: Patch) -> None:
     """What lies below the floor counts for ever."""
-    patch.setattr(GcState, "is_run_valid", lambda self, name: True)
+    patch.setattr(GcState, "is_run_valid", lambda _self, _name: True)
 
 
 # --- forget, undelete, merge
 
 
-@canary("forget")
+@canary("forget", seeds_max=1500)
 def undelete_without_swap(patch: Patch) -> None:
     """A forgotten snapshot is brought back by overwriting its register."""
-    real = prune._turn
-
-    def turn(objects: Any, names: Any, *, states: Any, clock: Any) -> None:
-        is_forgetting = states[0] is RegisterState.COMMITTED
-        real(objects if is_forgetting else _blind(objects), names, states=states, clock=clock)
-
-    patch.setattr(prune, "_turn", turn)
+    real = forget.undelete_snapshots
+    patch.setattr(
+        forget,
+        "undelete_snapshots",
+        lambda objects, names, *, clock: real(_blind(objects), names, clock=clock),
+    )
 
 
 @canary("all", merge_share=1.0, pruners=2, seeds_max=1500)
@@ -313,22 +359,13 @@ def merge_drops_condemned(patch: Patch) -> None:
 @canary("all", merge_share=1.0, readers=3, restores=4, seeds_max=1500)
 def merged_name_sorts_anywhere(patch: Patch) -> None:
     """The output may come before its inputs in a list that is read in pages."""
-    patch.setattr(work.ModelIndexWork, "_suffix", lambda self, generation, after: self._random_id())
-
-
-def _change_doom(patch: Patch, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    real = prune.Prune.swap_state
-
-    def swap_state(self: prune.Prune, state: GcState, **changes: Any) -> None:
-        real(self, state, **(change(changes) if "roster" in changes else changes))
-
-    patch.setattr(prune.Prune, "swap_state", swap_state)
+    patch.setattr(work.ModelIndexWork, "_suffix", lambda self, _generation, _after: self._random_id())
 
 
 def _change_merge(
     patch: Patch, *, is_newer_merged: bool = False, is_deleting_first: bool = False, is_dropping: bool = False
 ) -> None:
-    def merge_runs(objects: Any, work: Any, session: Any) -> None:
+    def merge_runs(objects: Any, work: Any, *, session: Any, count_min: int) -> None:
         state, ack = gcstate.read_gc_state(objects), session.register.ack
         view = gcstate.list_index(objects, state)
         inputs = tuple(
@@ -348,7 +385,7 @@ def _change_merge(
             return
         objects.store.delete_many(keys)
 
-    patch.setattr(prune, "merge_runs", merge_runs)
+    patch.setattr(merging, "merge_runs", merge_runs)
 
 
 class _Blind(WrappedStore):

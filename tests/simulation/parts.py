@@ -1,7 +1,7 @@
 """What the simulation puts in place of the native module: ids, seals and the insides of packs and runs.
 
-Seals are a line with the type and the name: sealing is not what is tested here. The bulk objects are JSON:
-a pack `{"kind", "blobs": [[id, text]]}`, a run `{"packs": {name: [kind, bytes]}, "entries": [[id, pack, index,
+Seals are a line with the type and the name: sealing is not what is tested here. Bulk objects are JSON: a
+pack `{"kind", "blobs": [[id, text]]}`, a run `{"packs": {name: [kind, bytes]}, "entries": [[id, pack, index,
 length]]}`, a reference set `{"ids": []}`, marks `{"counts": [[id, count]]}`.
 """
 
@@ -107,7 +107,7 @@ def first_state(objects: ScopeObjects) -> bytes:
 
 @contextlib.contextmanager
 def installed(world: World) -> Iterator[None]:
-    """While `world` runs: ids from its seed, a cheap digest, its locks and its time in place of the process's."""
+    """While `world` runs: ids from its seed, a cheap digest, its locks and its time for the process's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)

@@ -5,14 +5,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from pvback import limits
 from pvback.errors import (
     ConflictError,
     SessionFencedError,
     StorageError,
     StorageUnavailable,
 )
-from pvback import limits
-from pvback.repository import forget, prune
+from pvback.repository import forget, merging, prune
 from pvback.repository.layout import ScopeLayout
 from pvback.repository.prune import PruneSeams
 from pvback.repository.prune_plan import PruneOptions
@@ -21,7 +21,7 @@ from pvback.repository.sealed import ScopeObjects
 from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import CommittedSnapshot, load_catalog
 from pvback.storage.retry import RetryingStore
-from tests.simulation import merge, writer
+from tests.simulation import writer
 from tests.simulation.bucket import Bucket, ClientStore
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracle import Oracle
@@ -109,13 +109,13 @@ class Simulation:
     def _play(self) -> None:
         scope = self.scope
         for number in range(scope.writers):
-            self._spawn(f"writer-{number}", lambda process: self._write(process))
+            self._spawn(f"writer-{number}", self._write)
         for number in range(scope.pruners):
-            self._spawn(f"prune-{number}", lambda process: self._prune(process))
+            self._spawn(f"prune-{number}", self._prune)
         for number in range(scope.forgetters):
-            self._spawn(f"forget-{number}", lambda process: self._forget(process))
+            self._spawn(f"forget-{number}", self._forget)
         for number in range(scope.readers):
-            self._spawn(f"reader-{number}", lambda process: self._read(process))
+            self._spawn(f"reader-{number}", self._read)
         self.world.run()
 
     def _spawn(self, name: str, work: Callable[[Process], None]) -> None:
@@ -153,15 +153,13 @@ class Simulation:
 
     def _back_up(self, process: Process, plan: writer.BackupPlan) -> None:
         objects = self.objects(process)
-        if process.random.fraction() < self.scope.merge_share:
-            work = self.work(process, objects)
+        work = self.work(process, objects)
 
-            def before_commit(session: WriterSession) -> None:
-                merge.merge_runs(objects, work, session)
+        def merge(session: WriterSession) -> None:
+            merging.merge_runs(objects, work, session=session, count_min=2)
 
-            writer.back_up(process, objects, plan, ledger=self.ledger, before_commit=before_commit)
-        else:
-            writer.back_up(process, objects, plan, ledger=self.ledger)
+        is_merging = process.random.fraction() < self.scope.merge_share
+        writer.back_up(process, objects, plan, ledger=self.ledger, merge=merge if is_merging else None)
 
     def _plan(self, chance: random.Random) -> writer.BackupPlan:
         count = chance.randint(1, self.scope.chunks_max)

@@ -143,10 +143,10 @@ class ModelIndexWork:
             {one for one in entries if one.pack not in drop}, key=lambda one: (one.id, one.pack, one.index)
         )
         floor = max((run for run, _ in view.runs), default="")
-        runs = []
-        for first in range(0, len(left), ENTRIES_PER_RUN):
-            runs.append(self._put_run(left[first : first + ENTRIES_PER_RUN], generation, floor))
-        return tuple(runs)
+        return tuple(
+            self._put_run(left[first : first + ENTRIES_PER_RUN], generation, floor)
+            for first in range(0, len(left), ENTRIES_PER_RUN)
+        )
 
     def repack(
         self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
@@ -271,13 +271,13 @@ def _choose(
     use = Counter(pack for packs in copies.values() for pack in packs)
     chosen: dict[str, str] = {}
     revived: set[str] = set()
-    for one in sorted(copies, key=lambda one: (len(copies[one]), one)):
-        alive = copies[one] - given_up
-        candidates = alive or copies[one] & revived or copies[one]
+    for needed_id in sorted(copies, key=lambda needed_id: (len(copies[needed_id]), needed_id)):
+        alive = copies[needed_id] - given_up
+        candidates = alive or copies[needed_id] & revived or copies[needed_id]
         pack = min(candidates, key=lambda pack: (-use[pack], pack))
         if not alive:
             revived.add(pack)
-        chosen[one] = pack
+        chosen[needed_id] = pack
     return chosen, revived
 
 

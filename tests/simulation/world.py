@@ -9,6 +9,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 from greenlet import getcurrent, greenlet
 
@@ -124,7 +125,7 @@ class World:
         """Tz of a store without conditions; None: they may land at any time."""
         self.is_over: Callable[[], bool] = lambda: False
         """Whether the run is to be broken off."""
-        self.on_killed: Callable[[Process], None] = lambda process: None
+        self.on_killed: Callable[[Process], None] = lambda _process: None
         self.tasks: list[Task] = []
         self.current: Task | None = None
         self._hub = getcurrent()
@@ -158,7 +159,7 @@ class World:
                 work()
             except Killed:
                 pass
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001 - raised again where the task is waited for
                 task.error = exc
             task.has_ended = True
 
@@ -289,7 +290,7 @@ class Lock:
         self._owner: Task | None = None
         self._depth = 0
 
-    def __enter__(self) -> "Lock":
+    def __enter__(self) -> Self:
         me = self._world.current
         if self._owner is not me and self._owner is not None:
             self._world.pause(is_ready=lambda: self._owner is None)

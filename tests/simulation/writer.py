@@ -269,7 +269,7 @@ def back_up(
     plan: BackupPlan,
     *,
     ledger: Ledger,
-    before_commit: Callable[[WriterSession], None] | None = None,
+    merge: Callable[[WriterSession], None] | None = None,
 ) -> None:
     """One attempt, from begin to commit. Raises SessionFencedError, StorageError."""
     catalog = load_catalog(objects)
@@ -280,6 +280,8 @@ def back_up(
     ]
     _look_at_checkpoint(objects, plan, catalog=catalog)
     session = WriterSession(objects, plan.source, clock=process)
+    if merge is not None:
+        merge(session)
     job = Job(process, objects, plan, session, session.index_view())
     job.place = plan_record(heads)
     task = process.start(f"{process.name}/job", job.run)
@@ -294,8 +296,6 @@ def back_up(
         raise
     process.wait_for(task)
     assert job.result is not None, "a job that ends well has a result"
-    if before_commit is not None:
-        before_commit(session)
     ledger.contents[session.snapshot] = plan.texts
     session.commit(job.result, job.details(is_complete=True), place=job.place)
     ledger.report_saved(session.snapshot)
