@@ -77,6 +77,8 @@ class StoredObject:
 
     May be empty for an object of more than `limits.SWAPPED_BYTES_MAX`, which is never swapped.
     """
+    mtime: datetime
+    """When it was last written, as `head` says it: by the store's clock, in UTC."""
 
 
 class ObjectStore(Protocol):

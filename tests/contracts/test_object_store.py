@@ -232,6 +232,7 @@ def test_times_are_the_stores(store: ObjectStore) -> None:
     mtime = store.head("a").mtime
     assert abs(mtime - datetime.now(UTC)) < timedelta(minutes=5)
     assert [info.mtime for info in store.list_objects("")] == [mtime]
+    assert store.read("a").mtime == mtime
 
 
 # "-" and "." sort before "/", "0" and letters after it: order by directory is not order by key.
