@@ -49,6 +49,9 @@ RETRY_COUNT_MAX = 8
 RETRY_SECONDS_MIN = 0.2
 RETRY_SECONDS_MAX = 20.0
 """Pause between attempts: doubles from the least to the most, and is then drawn from its upper half."""
+PROBE_THREAD_COUNT = 6
+PROBE_ROUND_COUNT = 3
+"""Requests that race when a new repository tries its store's conditional writes, and how often."""
 READ_REQUEST_BYTES = 8 * MIB
 """Ranges that a restore asks for are joined up to about this size."""
 READS_IN_FLIGHT = 32
