@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from pvback import limits
 from pvback.errors import ObjectChanged, ObjectExists, StorageError, StorageUnavailable
@@ -60,8 +61,8 @@ def probe_conditions(
         store.delete(keys[0])
         with ThreadPoolExecutor(thread_count) as pool:
             probe = _Probe(store, pool, thread_count)
-            creates = probe.judge("create", [lambda key=key: probe.race_creates(key) for key in keys])
-            swaps = probe.judge("swap", [lambda key=key: probe.race_swaps(key) for key in keys])
+            creates = probe.judge("create", [partial(probe.race_creates, key) for key in keys])
+            swaps = probe.judge("swap", [partial(probe.race_swaps, key) for key in keys])
     finally:
         # What made the probe fail is worth more than that its keys could not be removed.
         with contextlib.suppress(StorageError):

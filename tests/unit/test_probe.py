@@ -19,7 +19,7 @@ MEETING_SECONDS = 10
 
 
 class Late(MemoryStore):
-    """Looks at conditions before the write, not with it: all who come at once have looked before one writes."""
+    """Looks at conditions before the write, not with it: all who race have looked before one writes."""
 
     def __init__(self, racer_count: int) -> None:
         super().__init__()
