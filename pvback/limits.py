@@ -45,7 +45,9 @@ LIST_PAGE_COUNT = 1000
 """Objects in one answer to a list request, as S3 has it."""
 DELETE_BATCH_COUNT = 1000
 """Objects in one delete request, as S3 has it."""
-RETRY_COUNT_MAX = 8
+RETRY_COUNT_MAX = 12
+RETRY_COUNT_FIRST_MAX = 5
+"""While a store has not answered once."""
 RETRY_SECONDS_MIN = 0.2
 RETRY_SECONDS_MAX = 20.0
 """Pause between attempts: doubles from the least to the most, and is then drawn from its upper half."""

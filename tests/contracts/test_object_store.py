@@ -316,6 +316,12 @@ def test_behaves_like_a_dictionary(
     name: str, steps: list[tuple[str, str]], seed_value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = FACTORIES[name](tmp_path_factory.mktemp("store"), seed_value)
+    check_like_a_dictionary(store, steps)
+    store.close()
+
+
+def check_like_a_dictionary(store: ObjectStore, steps: list[tuple[str, str]]) -> None:
+    """After each step the store holds what a dictionary would."""
     model: dict[str, bytes] = {}
     for number, (step, key) in enumerate(steps):
         data = b"%d" % number
@@ -340,4 +346,3 @@ def test_behaves_like_a_dictionary(
             else:
                 model[key] = data
         assert {info.key: store.read(info.key).data for info in store.list_objects("")} == model
-    store.close()
