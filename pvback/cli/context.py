@@ -112,6 +112,21 @@ def _flag(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F
     )
 
 
+def _list(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F], F]]:  # noqa: ANN401
+    """An option that may be repeated, and goes to a field that `load_config` reads as a list."""
+
+    def _remember(context: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+        if value:
+            flags = context.ensure_object(Invocation).flags
+            before = flags.get(to, ())
+            assert isinstance(before, tuple), "only this option writes it"
+            flags[to] = (*before, *value)
+
+    return lambda is_hidden: click.option(
+        *names, expose_value=False, callback=_remember, hidden=is_hidden, multiple=True, **settings
+    )
+
+
 def _mark(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F], F]]:  # noqa: ANN401
     """An option that goes to a field of Invocation."""
 
@@ -158,6 +173,12 @@ _OPTIONS = (
     _flag("--key-file", to="key_file", metavar="FILE", help="A private key, in place of a password."),
     _mark("--scope", to="scope", metavar="NAME", help="Which scope of the repository; default: `default`."),
     _flag("--s3-endpoint", to="s3_endpoint", metavar="URL", help="An S3 service other than AWS."),
+    _list(
+        "--s3-option",
+        to="s3_options",
+        metavar="NAME=VALUE",
+        help="How S3 is spoken to; docs/operations.md lists the names. May be repeated.",
+    ),
     _flag("--cache-dir", to="cache_dir", metavar="DIR", help="What this machine remembers."),
     _no_cache,
     _flag("--memory", to="memory_bytes", metavar="SIZE", help="Ceiling for the data path; default: 256MiB."),

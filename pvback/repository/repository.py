@@ -16,7 +16,6 @@ from pvback.config import Config, Secret, load_password
 from pvback.errors import (
     ConflictError,
     FileError,
-    ObjectChanged,
     ObjectExists,
     ObjectNotFound,
     RepositoryNotFound,
@@ -35,6 +34,7 @@ from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
 from pvback.storage.paced import PacedStore
+from pvback.storage.probe import probe_conditions
 from pvback.storage.retry import RetryingStore
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def create_repository(
         _refuse_occupied(inner, where)
         if isinstance(address, LocalAddress) and store is None:
             _refuse_foreign_files(address.path)
-        _probe(inner)
+        _require_conditions(inner)
         argon2 = (limits.ARGON2_MEMORY_KIB, limits.ARGON2_PASSES, limits.ARGON2_LANES)
         made = datapath.create_keys(
             label, chunker=chunker, passphrase=password.reveal().encode(), argon2=argon2
@@ -281,40 +281,15 @@ def _refuse_foreign_files(path: Path) -> None:
             raise ConflictError(f"`{path}` is not empty", key=entry.name, hint="choose an empty place")
 
 
-def _probe(store: ObjectStore) -> None:
+def _require_conditions(store: ObjectStore) -> None:
     """Raise StorageError when the store does not keep its promise about conditional writes.
 
     Some servers accept the conditions and ignore them; commit and prune rest on them.
     """
-    key = f"probe-{datapath.random_id()}"
-    etag = store.create(key, b"1")
-    try:
-        lies = _creates(store, key)
-        newer = store.swap(key, b"3", etag=etag)
-        lies = lies or _swaps(store, key, etag) or store.read(key).etag != newer
-        store.delete(key)
-        lies = lies or _swaps(store, key, newer)
-    finally:
-        store.delete(key)
-    if lies:
+    found = probe_conditions(store)
+    if not found.hold:
         raise StorageError(
-            "the store ignores conditions on writes",
+            f"the store ignores conditions on writes ({'; '.join(found.broken)})",
             key=store.address,
             hint="use a service with conditional writes (If-None-Match and If-Match)",
         )
-
-
-def _creates(store: ObjectStore, key: str) -> bool:
-    try:
-        store.create(key, b"2")
-    except ObjectExists:
-        return False
-    return True
-
-
-def _swaps(store: ObjectStore, key: str, etag: str) -> bool:
-    try:
-        store.swap(key, b"4", etag=etag)
-    except ObjectChanged:
-        return False
-    return True
