@@ -91,6 +91,25 @@ impl OpenFile {
         }
     }
 
+    /// Where the next hole, or the next data, begins at or after `offset`; none when no data follows. The end of
+    /// the file counts as a hole.
+    pub(super) fn seek(
+        &self,
+        pages: &CachedPages,
+        offset: u64,
+        is_hole: bool,
+    ) -> Result<Option<u64>> {
+        for extent in ExtentIter::new(pages, &self.content, offset).read_ahead(1) {
+            let (start, extent) = extent?;
+            if (extent.kind == ExtentKind::Hole) == is_hole {
+                return Ok(Some(start.max(offset)));
+            }
+        }
+        // What was not stored is data that cannot be read.
+        let lost = (self.covered < self.size).then_some(self.covered.max(offset));
+        Ok(if is_hole { Some(self.size) } else { lost })
+    }
+
     /// What to read ahead of who reads `bytes`, if reading goes straight on and there is something to do.
     fn plan_ahead(&self, bytes: &Range<u64>, ahead_max: u64) -> Option<Range<u64>> {
         let mut state = lock(&self.state);

@@ -93,6 +93,18 @@ struct Close {
     file: u64,
 }
 
+#[derive(Deserialize)]
+struct Seek {
+    file: u64,
+    offset: u64,
+    is_hole: bool,
+}
+
+#[derive(Serialize)]
+struct Sought {
+    offset: Option<u64>,
+}
+
 #[derive(Serialize)]
 struct Refreshed {
     /// What was wrong with parts of the index that are left out.
@@ -162,6 +174,7 @@ impl Browse {
             "stat" => to_json(&self.stat(&parse(options)?)?),
             "list" => to_json(&self.list(&parse(options)?)?),
             "open" => to_json(&self.open(&parse(options)?)?),
+            "seek" => to_json(&self.seek(&parse(options)?)?),
             "close" => {
                 let Close { file } = parse(options)?;
                 drop(lock(&self.files).remove(&file));
@@ -174,8 +187,7 @@ impl Browse {
     /// Up to `length` bytes of an open file from `offset` on; fewer only at its end. `Damaged` or `NotFound` if any
     /// of them cannot be had.
     pub fn read(&self, file: u64, offset: u64, length: u64) -> Result<Vec<u8>> {
-        let open = lock(&self.files).get(&file).cloned();
-        let open = open.ok_or_else(|| Error::new(ErrorKind::Usage, "no such open file"))?;
+        let open = self.file(file)?;
         let end = offset.saturating_add(length.min(READ_BYTES_MAX)).min(open.size);
         if offset >= end {
             return Ok(Vec::new());
@@ -184,6 +196,20 @@ impl Browse {
         let pages = CachedPages::new(view.pages(&open.source)?, &self.pages);
         let ahead_max = AHEAD_BYTES_MAX.min(self.options.memory_bytes / 8);
         open.read(&view, &pages, &self.chunks, (offset..end, ahead_max))
+    }
+
+    fn file(&self, number: u64) -> Result<Arc<OpenFile>> {
+        let open = lock(&self.files).get(&number).cloned();
+        open.ok_or_else(|| Error::new(ErrorKind::Usage, "no such open file"))
+    }
+
+    fn seek(&self, &Seek { file, offset, is_hole }: &Seek) -> Result<Sought> {
+        let open = self.file(file)?;
+        if offset >= open.size {
+            return Ok(Sought { offset: None });
+        }
+        let pages = CachedPages::new(self.view().pages(&open.source)?, &self.pages);
+        Ok(Sought { offset: open.seek(&pages, offset, is_hole)? })
     }
 
     fn view(&self) -> Arc<View> {
