@@ -17,9 +17,8 @@ __all__ = ["mount"]
 
 _FILL_PLUS = 2
 """libfuse's FUSE_FILL_DIR_PLUS: these attributes are complete, so that the kernel need not ask for them."""
-_THREADS = 10
-_MAX_THREADS_SINCE = 12
-"""The minor version of libfuse 3 that has to be told so, or complains of what it makes up."""
+_IDLE_THREADS = 10
+"""That wait for the kernel at most. libfuse 3.14 complains of its own default."""
 _ENDED_BY_SIGNAL = 8
 """What libfuse's main returns when its loop did not end by an unmount."""
 
@@ -35,11 +34,7 @@ def mount(
     if mfusepy.fuse_version_major != 3:
         raise UsageError("libfuse 2 was found, but 3 is needed", hint="set FUSE_LIBRARY_NAME=fuse3")
     files = Files(browser, top=top, clock=clock, options=options)
-    more: dict[str, object] = (
-        {"allow_other": True, "default_permissions": True} if options.allow_other else {}
-    )
-    if mfusepy.fuse_version_minor >= _MAX_THREADS_SINCE:
-        more["max_threads"] = _THREADS
+    others = {"allow_other": True, "default_permissions": True} if options.allow_other else {}
     # libfuse ends its loop and unmounts by these signals, where nobody else has taken them.
     old = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -56,7 +51,8 @@ def mount(
             kernel_cache=True,
             entry_timeout=limits.MOUNT_KERNEL_SECONDS,
             attr_timeout=limits.MOUNT_KERNEL_SECONDS,
-            **more,
+            max_idle_threads=_IDLE_THREADS,
+            **others,
         )
     except RuntimeError as exc:
         if exc.args != (_ENDED_BY_SIGNAL,) or not files.was_ready:
