@@ -37,6 +37,8 @@ _KINDS = {
     "chardev": stat.S_IFCHR,
     "blockdev": stat.S_IFBLK,
 }
+_READDIRPLUS_AUTO = 1 << 14
+"""libfuse's FUSE_CAP_READDIRPLUS_AUTO: the kernel guesses whether who lists a directory wants attributes."""
 _SHELF_MODE = stat.S_IFDIR | 0o555
 _BLOCK_BYTES = 512
 _PREFERRED_BYTES = 128 * limits.KIB
@@ -147,6 +149,8 @@ class Files:
 
     def init_with_config(self, conn_info: Any, config_3: Any) -> None:  # noqa: ANN401 - C structures
         """The file system answers from now on."""
+        # Always with attributes: the kernel would ask for them by name, which takes far longer.
+        conn_info.want &= ~_READDIRPLUS_AUTO
         self.was_ready = True
         self._options.on_ready()
 

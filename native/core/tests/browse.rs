@@ -72,9 +72,9 @@ fn entries_come_in_parts_and_ranges_are_those_of_the_file() {
     let snapshot = repository.backup("s", source.path(), &json!({}));
     let index = json!({"index": repository.index()});
     browsing(&repository, |browse| {
-        let stat = about(&snapshot, "dir/a", &json!({})).to_string();
+        let question = about(&snapshot, "dir/a", &json!({})).to_string();
         // It knows nothing of the index until it is told.
-        assert_eq!(browse.command("stat", &stat).unwrap_err().kind, ErrorKind::NotFound);
+        assert_eq!(browse.command("stat", &question).unwrap_err().kind, ErrorKind::NotFound);
         ask(browse, "refresh", &index);
         let listed = ask(browse, "list", &about(&snapshot, "", &json!({"count": 2})));
         assert_eq!(
@@ -93,8 +93,9 @@ fn entries_come_in_parts_and_ranges_are_those_of_the_file() {
         let size = LARGE as u64;
         for (offset, length) in [(0, 10), (65_000, 200_000), (size - 5, 100), (size, 1), (1, size)]
         {
-            let (start, end) = (offset as usize, LARGE.min((offset + length) as usize));
-            assert_eq!(browse.read(file, offset, length).unwrap(), data[start.min(end)..end]);
+            let place = |offset: u64| usize::try_from(offset).unwrap().min(LARGE);
+            let expected = &data[place(offset)..place(offset + length)];
+            assert_eq!(browse.read(file, offset, length).unwrap(), expected);
         }
         for start in (0..LARGE).step_by(100_000) {
             assert_eq!(

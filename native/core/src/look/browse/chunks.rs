@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
 use crate::format::pack::PackKind;
 
-/// Ranges that are read ahead have at most this many bytes.
+/// Ranges that are read ahead have at most this many bytes, and a quarter of what may be under way.
 const RANGE_BYTES: u64 = 4 << 20;
 /// Openers that are kept for the next who needs one.
 const OPENERS_MAX: usize = 8;
@@ -112,7 +112,8 @@ impl Chunks {
                 places.push(place);
             }
         }
-        for range in BlobStore::plan(places, RANGE_BYTES) {
+        let range_bytes = RANGE_BYTES.min(self.shared.ahead_bytes_max / 4);
+        for range in BlobStore::plan(places, range_bytes) {
             let landings = range.blobs.iter().filter_map(|blob| ours.remove(&blob.id)).collect();
             if let Some(ahead) = &*lock(&self.ahead) {
                 let sent = ahead.send(Ahead { view: Arc::clone(view), range, landings });

@@ -6,8 +6,8 @@
 //! gone, as after a prune; the caller looks whether the index has changed, and asks again.
 //!
 //! Every page and chunk was checked against its id before a byte of it is answered. What is kept in memory
-//! is bounded: a quarter of `memory_bytes` for the index, a quarter for chunks, an eighth for what is read ahead
-//! and an eighth for pages.
+//! is bounded: a quarter of `memory_bytes` for the index, a quarter for chunks, an eighth for pages, and a sixteenth
+//! for what is read ahead, which takes as much again while it is opened.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -146,7 +146,7 @@ impl Browse {
         Self {
             view: Mutex::new(Arc::new(View::empty(&scope))),
             pages: Arc::new(Cache::new(memory / 8)),
-            chunks: Chunks::new(memory / 4, memory / 8),
+            chunks: Chunks::new(memory / 4, memory / 16),
             links: Links::default(),
             files: Mutex::default(),
             next_file: AtomicU64::new(0),
@@ -194,7 +194,7 @@ impl Browse {
         }
         let view = self.view();
         let pages = CachedPages::new(view.pages(&open.source)?, &self.pages);
-        let ahead_max = AHEAD_BYTES_MAX.min(self.options.memory_bytes / 8);
+        let ahead_max = AHEAD_BYTES_MAX.min(self.options.memory_bytes / 16);
         open.read(&view, &pages, &self.chunks, (offset..end, ahead_max))
     }
 
