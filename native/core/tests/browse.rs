@@ -12,8 +12,9 @@ use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use pvback_core::ErrorKind;
+use pvback_core::broker::Broker;
 use pvback_core::look::browse::Browse;
+use pvback_core::{Error, ErrorKind};
 use serde_json::{Value, json};
 use support::{Repository, Snapshot, noise, parse};
 
@@ -35,14 +36,21 @@ fn browsing<T: Send>(repository: &Repository, questions: impl FnOnce(&Browse) ->
     let (answer, _) = repository.serve(|scope| {
         let browse = Browse::new(scope.clone(), options);
         std::thread::scope(|threads| {
-            let job = threads.spawn(|| browse.run());
-            let answer = questions(&browse);
-            scope.broker.cancel(&pvback_core::Error::new(ErrorKind::Cancelled, "done"));
-            job.join().unwrap();
-            answer
+            // Also when a question fails its test, which would hang otherwise.
+            let _cancelled = CancelAtEnd(&scope.broker);
+            threads.spawn(|| browse.run());
+            questions(&browse)
         })
     });
     answer
+}
+
+struct CancelAtEnd<'a>(&'a Broker);
+
+impl Drop for CancelAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.cancel(&Error::new(ErrorKind::Cancelled, "done"));
+    }
 }
 
 fn ask(browse: &Browse, name: &str, options: &Value) -> Value {
@@ -74,7 +82,7 @@ fn entries_come_in_parts_and_ranges_are_those_of_the_file() {
     browsing(&repository, |browse| {
         let question = about(&snapshot, "dir/a", &json!({})).to_string();
         // It knows nothing of the index until it is told.
-        assert_eq!(browse.command("stat", &question).unwrap_err().kind, ErrorKind::NotFound);
+        assert_eq!(browse.command("stat", &question).unwrap_err().kind, ErrorKind::Damaged);
         ask(browse, "refresh", &index);
         let listed = ask(browse, "list", &about(&snapshot, "", &json!({"count": 2})));
         assert_eq!(

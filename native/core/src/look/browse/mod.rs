@@ -1,8 +1,8 @@
 //! Looking into snapshots for as long as somebody wants to: a job that is asked for entries, and for ranges
 //! of files, from as many threads as like. It ends when it is cancelled.
 //!
-//! The index is loaded when the caller says so ([`Browse::command`] `refresh`), not by itself: an answer of
-//! kind `NotFound` means that something is in no pack that this view of the index knows, or that its pack is
+//! The index is loaded when the caller says so ([`Browse::command`] `refresh`), not by itself: an error of
+//! kind `NotFound` or `Damaged` may mean that something is in no pack that this view of the index knows, or that its pack is
 //! gone, as after a prune; the caller looks whether the index has changed, and asks again.
 //!
 //! Every page and chunk was checked against its id before a byte of it is answered. What is kept in memory
@@ -126,8 +126,6 @@ struct Listed {
 #[derive(Serialize)]
 struct Lost {
     message: String,
-    /// It may be elsewhere by now.
-    is_missing: bool,
 }
 
 #[derive(Serialize)]
@@ -252,10 +250,7 @@ impl Browse {
             rows.push(self.row(asked, &view, node)?);
             Ok(())
         })?;
-        let lost = part.lost.map(|error| Lost {
-            message: error.to_string(),
-            is_missing: error.kind == ErrorKind::NotFound,
-        });
+        let lost = part.lost.map(|error| Lost { message: error.to_string() });
         Ok(Listed { nodes: rows, is_end: part.is_end, lost })
     }
 
