@@ -120,7 +120,10 @@ class Job:
         """Counters as a JSON object; cheap."""
 
     def command(self, name: str, options_json: str) -> str:
-        """`checkpoint` and `acknowledge` of a backup; answers JSON."""
+        """Commands of a `backup` or a `browse`; answers JSON, in the caller's thread."""
+
+    def read(self, file: int, offset: int, length: int) -> bytes:
+        """A range of a file that a `browse` has open: one copy of it, without JSON around it."""
 
     def cancel(self) -> None: ...
     def result(self) -> str:

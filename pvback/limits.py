@@ -133,6 +133,17 @@ SESSION_RETRY_COUNT_MAX = 3
 RESTORE_JOURNAL_SECONDS = 30
 """How often a restore notes how far it is, at most: all that it says must be durable first. Whole seconds."""
 
+BROWSE_LIST_SECONDS = 10.0
+"""How old a list of snapshots may be that somebody who browses is shown; longer where listing is slow."""
+BROWSE_ROWS = 1024
+"""Entries of a directory that are asked for at a time."""
+MOUNT_ENTRIES_KEPT = 4096
+"""Attributes that a mount remembers from the last directories that were listed."""
+MOUNT_KERNEL_SECONDS = 60.0
+"""How long the kernel need not ask again for a name or attributes. What is in a snapshot never changes."""
+MOUNT_REPEAT_SECONDS = 60.0
+"""A problem that a mount has told of is not told again for so long."""
+
 JOB_END_SECONDS = 1.0
 """How long a command that failed waits to see whether its job was just ending."""
 
