@@ -235,7 +235,8 @@ def _read_register(objects: ScopeObjects, name: str) -> Register | PvbackError |
         return read_register(objects, name).register
     except ObjectNotFound:
         return None
-    except (DamagedError, UnsupportedFormatError) as exc:
+    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
+        # Also one that somebody signed who may not: it must not hide the others.
         return exc
 
 
@@ -245,6 +246,6 @@ def _load_snapshot(
     assert register.record is not None, "a committed register was parsed with its record"
     try:
         record = read_record(objects, register.record, snapshot=register.snapshot, source=register.source)
-    except (DamagedError, UnsupportedFormatError) as exc:
+    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
         return exc
     return CommittedSnapshot(register=register, record=record, time=time)
