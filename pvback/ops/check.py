@@ -14,9 +14,11 @@ from pvback.model import Finding, FindingSeverity
 from pvback.ops.reading import run_reading, tree_options
 from pvback.ops.rows import decode_path, parse_lines
 from pvback.ops.stats import refs_json
+from pvback.repository.copies import CopyProblem
 from pvback.repository.gcstate import list_index
-from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, Area
+from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, KEYS_PREFIX, Area
 from pvback.repository.registers import RegisterState
+from pvback.repository.repair_copies import find_copy_problems
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import Catalog, CommittedSnapshot
 from pvback.runtime import Cancel, NoProgress, Progress, Random, SystemRandom
@@ -92,6 +94,7 @@ def check(
         listing = _list_objects(access)
         seen.append((catalog, listing))
         findings.extend(_judge(catalog, listing))
+        findings.extend(judge_copies(find_copy_problems(access)))
         return {
             "index": view.as_options(),
             "snapshots": [
@@ -130,6 +133,14 @@ def _judge(catalog: Catalog, listing: _Listing) -> Iterator[Finding]:
     if closed:
         what = f"the key in use does not open {closed} snapshots"
         yield Finding(FindingSeverity.NOTE, "record-closed", what)
+
+
+def judge_copies(problems: Sequence[CopyProblem]) -> Iterator[Finding]:
+    """`config` and key objects of which one copy is left, or none. Pure."""
+    for problem in problems:
+        severity = FindingSeverity.LOSS if problem.is_lost else FindingSeverity.REPAIRABLE
+        kind = "key-lost" if problem.is_lost else "copy-missing"
+        yield Finding(severity, kind, f"{problem.what}; `pvback key repair` mends it", key=problem.key)
 
 
 def judge_damaged(errors: Sequence[PvbackError]) -> Iterator[Finding]:
@@ -205,7 +216,7 @@ def _list_objects(access: RepositoryAccess) -> _Listing:
             if found[0] in (Area.DATA, Area.META):
                 packs.append((info.key, info.size))
         elif info.key.startswith(layout.prefix) or not info.key.startswith(
-            (CONFIG_KEY, KEYS_PREFIX, *scopes)
+            (CONFIG_KEY, KEYS_PREFIX, COPIES_PREFIX, *scopes)
         ):
             foreign.append(info.key)
     return _Listing(areas, packs, foreign, count)
