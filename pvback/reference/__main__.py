@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
         store = DirectoryStore(arguments.repository)
         repository = Repository.open(store, _unlocker(arguments), arguments.scope)
         for warning in repository.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            _say(f"warning: {warning}")
         if arguments.rebuild_index:
             for problem in repository.scope.rebuild_index():
                 _say(f"warning: {problem}")

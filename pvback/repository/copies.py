@@ -1,10 +1,10 @@
 """`config` and each key object lie in the store twice: a repository must not be lost with one small object.
 
-The first object decides. It is created or compared-and-swapped; only then its copy below `copies/`
-follows, and whoever finds the copy behind brings it forward. Of two that differ the one with the higher
-serial counts, of equal serials the first: a copy that is behind is mended, and not believed while the first can be
-read. Readers look at a copy only when the first is missing or does not open, so it costs no request as long
-as all is well.
+The first object decides. It is created or compared-and-swapped; only then its copy below `copies/` follows,
+and whoever finds the copy behind brings it forward. Of two that differ the one with the higher serial counts,
+of equal serials the first: a copy that is behind is mended, and not believed while the first can be read.
+Readers look at a copy only when the first is missing or does not open, so it costs no request as long as all
+is well.
 
 Removing goes the other way, copy before first: a key that was removed halfway is still listed, and none comes
 back from a copy that was forgotten.

@@ -1,9 +1,9 @@
 """Taking a principal's signatures out of force: sections 2.1 and 5.5 of docs/format.md, ADR 3.
 
-Order, each step durable before the next: what is in force and was signed by the principal is signed anew by
-the owner (`gc/state`, its lists, registers that are no snapshots), its open sessions are fenced; then
-`config` names it with the last sequences that count; then its key object goes, copy first. Done twice, or broken off,
-it is done again from the beginning; sequences that were once stated are never raised.
+Order, each step durable before the next: what is in force and was signed by the principal is signed anew
+by the owner (`gc/state`, its lists, registers that are no snapshots), and its open sessions are fenced; then
+`config` names it with the last sequences that count; then its key object goes, copy first. Done twice, or
+broken off, it is done again from the beginning; sequences that were once stated are never raised.
 """
 
 import json

@@ -514,7 +514,7 @@ fn a_revoked_writer_is_believed_up_to_its_last_snapshot() {
         keys.verifier().verify(ObjectType::SnapshotRecord, "records/x", action, b"r", &record)
     };
     assert_eq!(verify(5).unwrap().standing, Standing::Good);
-    assert_eq!(kind(verify(6)), WRONG_KEY);
+    assert_eq!(kind(verify(6)), Some(ErrorKind::Damaged));
     let signed_by =
         keys.verifier().verify(ObjectType::DataPack, "packs/x", Action::Add, b"d", &pack).unwrap();
     assert_eq!(signed_by.standing, Standing::Revoked);
