@@ -93,8 +93,7 @@ def check(
         view = list_index(access.objects, catalog.state)
         listing = _list_objects(access)
         seen.append((catalog, listing))
-        findings.extend(_judge(catalog, listing))
-        findings.extend(judge_copies(find_copy_problems(access)))
+        findings.extend((*_judge(catalog, listing), *judge_copies(find_copy_problems(access))))
         return {
             "index": view.as_options(),
             "snapshots": [

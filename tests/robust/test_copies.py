@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pvback.reference import DirectoryStore, PrivateKey, Repository
+from pvback.reference import DirectoryStore, PrivateKey, Repository, UnsupportedError
 from pvback.repository.repair_copies import find_copy_problems, repair_copies
 from tests.robust.team import Members
 from tests.robust.trees import differences, image
@@ -122,4 +122,16 @@ def test_a_stranger_s_copy_is_not_taken(world: World, source: Path, tmp_path: Pa
 def test_what_config_says_of_the_store(world: World) -> None:
     line = json.loads((world.repository / "config").read_bytes().split(b"\n")[0])
     assert line["store"] == {"conditional": True}
-    assert Members.__doc__
+
+
+def test_a_feature_that_is_not_known_is_refused(world: World) -> None:
+    """By every reader, whatever else the config says and whoever has signed it."""
+    path = world.repository / "config"
+    path.write_bytes(path.read_bytes().replace(b'"features":[]', b'"features":["timed-commits"]'))
+    (world.repository / "copies/config").write_bytes(path.read_bytes())
+    for words in (("snapshots",), ("check",), ("key", "list"), ("key", "repair")):
+        done = world.run(*words).ended(13)
+        assert "timed-commits" in done.err
+    assert world.key_file is not None
+    with pytest.raises(UnsupportedError, match="timed-commits"):
+        Repository.open(DirectoryStore(world.repository), PrivateKey(world.key_file.read_bytes()))

@@ -216,8 +216,8 @@ def rotate(access: RepositoryAccess) -> object:
 
 
 def remove(access: RepositoryAccess) -> object:
-    (one,) = [one for one in keys.list_keys(access) if one.label == "maintainer"] or [None]
-    return revoking.remove_key(access, one.principal) if one is not None else None
+    found = [one.principal for one in keys.list_keys(access) if one.label == "maintainer"]
+    return [revoking.remove_key(access, principal) for principal in found]
 
 
 @pytest.mark.parametrize("act", [add, rotate, remove])
