@@ -25,6 +25,7 @@ __all__ = [
     "load_password",
     "parse_address",
     "parse_size",
+    "split_command",
 ]
 
 S3_MARK = "s3."
@@ -35,6 +36,7 @@ ENVIRONMENT = {
     "PVBACK_PASSWORD_FILE": "password_file",
     "PVBACK_PASSWORD_COMMAND": "password_command",
     "PVBACK_KEY_FILE": "key_file",
+    "PVBACK_KEY_COMMAND": "key_command",
     "PVBACK_CACHE_DIR": "cache_dir",
     "PVBACK_MEMORY": "memory_bytes",
     "PVBACK_LIMIT_UPLOAD": "upload_bytes_per_second",
@@ -75,6 +77,8 @@ class Config:
     password_file: Path | None = None
     password_command: tuple[str, ...] | None = None
     key_file: Path | None = None
+    key_command: tuple[str, ...] | None = None
+    """Undoes what `pvback key add --command` was given to seal a key with."""
     cache_dir: Path | None = None
     """None: run without a cache."""
     memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
@@ -218,7 +222,6 @@ def _convert(values: Mapping[str, object], sources: Mapping[str, str]) -> Config
     if endpoint is not None:
         _check_endpoint(endpoint, sources["s3_endpoint"])
     address = text("repository")
-    command = values.get("password_command")
     password = values.get("password")
     memory = size("memory_bytes")
     if memory is not None and memory < limits.MEMORY_BYTES_MIN:
@@ -228,8 +231,9 @@ def _convert(values: Mapping[str, object], sources: Mapping[str, str]) -> Config
         repository=parse_address(address, s3_endpoint=endpoint) if address else None,
         password=password if isinstance(password, Secret) or password is None else Secret(str(password)),
         password_file=path("password_file"),
-        password_command=_split_command(command, sources.get("password_command", "")),
+        password_command=split_command(values.get("password_command"), sources.get("password_command", "")),
         key_file=path("key_file"),
+        key_command=split_command(values.get("key_command"), sources.get("key_command", "")),
         cache_dir=None if values["cache_dir"] is False else path("cache_dir"),
         memory_bytes=memory if memory is not None else limits.MEMORY_BYTES_DEFAULT,
         upload_bytes_per_second=size("upload_bytes_per_second"),
@@ -246,8 +250,11 @@ def _convert(values: Mapping[str, object], sources: Mapping[str, str]) -> Config
     )
 
 
-def _split_command(value: object, what: str) -> tuple[str, ...] | None:
-    """Words of a command; a string is split as a shell splits it, but no shell ever sees it."""
+def split_command(value: object, what: str) -> tuple[str, ...] | None:
+    """Words of a command; a string is split as a shell splits it, but no shell ever sees it.
+
+    `what` names the setting in the UsageError that is raised for none.
+    """
     if value is None:
         return None
     import shlex  # noqa: PLC0415 - see `_file_layer`

@@ -45,6 +45,7 @@ __all__ = [
     "UnlockMethod",
     "blake3",
     "create_keys",
+    "load_native",
     "native_version",
     "random_id",
     "recovery_key",
@@ -125,10 +126,20 @@ def recovery_key() -> str:
 
 
 def create_keys(
-    label: str, *, chunker: Mapping[str, object], passphrase: bytes, argon2: Argon2
+    label: str,
+    *,
+    chunker: Mapping[str, object],
+    passphrase: bytes,
+    argon2: Argon2,
+    is_conditional: bool = True,
 ) -> NewRepository:
-    """Keys, `config` and key object of a new repository; stores nothing. Raises UsageError."""
-    made = load_native().Keyring.init_repository(label, json.dumps(chunker), passphrase, argon2)
+    """Keys, `config` and key object of a new repository; stores nothing. Raises UsageError.
+
+    `config` will say whether the store keeps conditions on writes.
+    """
+    made = load_native().Keyring.init_repository(
+        label, json.dumps(chunker), passphrase, argon2, conditional=is_conditional
+    )
     return NewRepository(*made)
 
 

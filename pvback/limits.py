@@ -153,6 +153,11 @@ ARGON2_PASSES = 3
 ARGON2_LANES = 4
 """The memory-hard cost of a guess at a passphrase; docs/format.md has the bounds that readers accept."""
 KEY_FILE_BYTES_MAX = 4 * KIB
+KEY_COMMAND_SECONDS_MAX = 60
+KEY_COMMAND_BYTES_MAX = 64 * KIB
+"""What a key command may make of the 80 bytes that it is to seal."""
+SWAP_COUNT_MAX = 8
+"""How often a change of keys is tried again when somebody else changed the same object."""
 CONFIG_OBJECT_BYTES_MAX = 1 * MIB
 
 # --- progress ---------------------------------------------------------------------------------------

@@ -61,7 +61,8 @@ class Invocation:
         """
         config = load_config(self.flags)
         config.require_repository()
-        sources = (config.password, config.password_file, config.password_command, config.key_file)
+        passwords = (config.password, config.password_file, config.password_command)
+        sources = (*passwords, config.key_file, config.key_command)
         if any(source is not None for source in sources) or self.is_json or not Output.can_ask():
             return config
         answer = ask_new_password("Password for the new repository") if is_new else ask_password()
@@ -78,6 +79,8 @@ class Invocation:
             yield access
         finally:
             access.close()
+            for warning in access.warnings:
+                self.output.warn(warning)
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
@@ -171,6 +174,7 @@ _OPTIONS = (
         help="Its output's first line is the password.",
     ),
     _flag("--key-file", to="key_file", metavar="FILE", help="A private key, in place of a password."),
+    _flag("--key-command", to="key_command", metavar="CMD", help="Opens what `key add --command` sealed."),
     _mark("--scope", to="scope", metavar="NAME", help="Which scope of the repository; default: `default`."),
     _flag("--s3-endpoint", to="s3_endpoint", metavar="URL", help="An S3 service other than AWS."),
     _list(
