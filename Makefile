@@ -13,7 +13,7 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all test-robust test-s3 servers fuzz lint lint-python lint-rust test-python test-rust bench \
+.PHONY: build demo wheel test test-all test-robust test-s3 servers simulate fuzz lint lint-python lint-rust test-python test-rust bench \
 	constraints clean help
 
 help: ## say what the targets do
@@ -63,6 +63,9 @@ test-s3: build servers ## object storage against real S3 servers
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
+
+simulate: build ## commit and prune in a simulated store, SIMULATE_ARGS="--count 10000"; see CONTRIBUTING.md
+	$(BIN)/python -m tests.simulation $(SIMULATE_ARGS)
 
 fuzz: $(STAMP) ## feed the parsers what a fuzzer makes up, each for FUZZ_SECONDS (15)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'error: cargo-fuzz is missing; cargo install --locked cargo-fuzz' >&2; exit 1; }

@@ -351,7 +351,13 @@ def _create(store: JobStore, key: str, data: memoryview) -> None:
             store.create(key, data)
             return
         except ObjectExists:
-            if store.read(key).data == data:
+            try:
+                found = store.read(key).data
+            except ObjectNotFound:
+                # It was there, and ours as the name is: a run has been merged, or prune has ended the
+                # session, which learns of it when it swaps its register.
+                return
+            if found == data:
                 return
             raise
         except StorageUnavailable:

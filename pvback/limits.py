@@ -93,6 +93,27 @@ GENERATION_POLL_SECONDS = 60.0
 """How often an open session reads `gc/state`."""
 FENCE_SECONDS_MIN = 15 * 60.0
 """How long prune waits for a session that does not acknowledge. Liveness only; see docs/format.md."""
+FENCE_QUIET_SECONDS = 3600.0
+"""A session that has written nothing for so long is taken for dead, and is waited for less."""
+FENCE_QUIET_WAIT_SECONDS = 3 * GENERATION_POLL_SECONDS
+TIMED_VIEW_SECONDS = 3600.0
+"""Without conditional writes: a session commits by a view of `gc/state` that is no older."""
+TIMED_WAIT_SECONDS = 24 * 3600.0
+"""Without conditional writes: how long a prune lets pass after each step. See `pvback.repository.timing`."""
+RUN_MERGE_COUNT = 16
+"""So many index runs on top of those of the last prune, and a backup merges them first."""
+GC_LIST_COUNT_MAX = 2000
+"""Names in a list inside `gc/state`; a longer one becomes an object of its own."""
+UNUSED_PACK_SECONDS = 24 * 3600.0
+"""Packs that nothing needs are left alone while they are younger: a backup that was killed may go on."""
+PRUNE_UNUSED_SHARE_MAX = 0.05
+"""How much of what is stored may be unused before packs are written again."""
+PRUNE_SMALL_PACK_COUNT = 8
+"""So many packs of less than a quarter of the usual size are put together."""
+PRUNE_RESTART_COUNT_MAX = 10
+"""How often prune begins again because another one was faster."""
+FORGET_SHARE_MAX = 0.5
+"""A policy that would forget more of the snapshots has to be confirmed."""
 FORGET_GRACE_SECONDS = 7 * 24 * 3600.0
 """How long a forgotten snapshot can be brought back."""
 
@@ -136,4 +157,7 @@ assert RETRY_SECONDS_MIN < RETRY_THROTTLED_SECONDS_MIN < RETRY_SECONDS_MAX < RET
 assert S3_PART_BYTES_MIN <= S3_PART_BYTES <= S3_MULTIPART_BYTES <= S3_PUT_BYTES_MAX
 assert SWAPPED_BYTES_MAX < S3_PART_BYTES_MIN, "a swap is one request"
 assert FENCE_SECONDS_MIN >= 10 * GENERATION_POLL_SECONDS
+assert 2 * GENERATION_POLL_SECONDS < FENCE_QUIET_WAIT_SECONDS < FENCE_SECONDS_MIN < FENCE_QUIET_SECONDS
+assert 10 * TIMED_VIEW_SECONDS < TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS
+assert 6 * GC_LIST_COUNT_MAX * 64 < SWAPPED_BYTES_MAX
 assert CHECKPOINT_SECONDS + GENERATION_POLL_SECONDS <= 300.0

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pvback.datapath import Listeners
-from pvback.errors import PvbackError, UsageError
+from pvback.errors import DamagedError, PvbackError, UsageError
 from pvback.model import Finding, FindingSeverity
 from pvback.ops.reading import run_reading, tree_options
 from pvback.ops.rows import decode_path, parse_lines
 from pvback.ops.stats import refs_json
 from pvback.repository.gcstate import list_index
-from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, Area
+from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, Area, ObjectType
 from pvback.repository.registers import RegisterState
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import Catalog, CommittedSnapshot
@@ -91,7 +91,7 @@ def check(
         view = list_index(access.objects, catalog.state)
         listing = _list_objects(access)
         seen.append((catalog, listing))
-        findings.extend(_judge(catalog, listing))
+        findings.extend((*_judge(catalog, listing), *_compare_records(access, catalog)))
         return {
             "index": view.as_options(),
             "snapshots": [
@@ -130,6 +130,19 @@ def _judge(catalog: Catalog, listing: _Listing) -> Iterator[Finding]:
     if closed:
         what = f"the key in use does not open {closed} snapshots"
         yield Finding(FindingSeverity.NOTE, "record-closed", what)
+
+
+def _compare_records(access: RepositoryAccess, catalog: Catalog) -> Iterator[Finding]:
+    """Records whose object is not what the register says and has a copy of."""
+    for one in (*catalog.snapshots, *catalog.forgotten):
+        named = one.record.named
+        if not one.register.twin:
+            continue
+        try:
+            access.objects.read_named(ObjectType.RECORD, named)
+        except DamagedError as exc:
+            what = f"the record of snapshot {one.id[:8]} is only left in its register: {exc.what}"
+            yield Finding(FindingSeverity.REPAIRABLE, "record-damaged", what, key=exc.key)
 
 
 def judge_damaged(errors: Sequence[PvbackError]) -> Iterator[Finding]:

@@ -40,17 +40,19 @@ fn action(kind: ObjectType, body: &[u8]) -> Result<Action> {
         return Ok(Action::Replace);
     }
     let claims: Claims = serde_json::from_slice(body).map_err(damaged)?;
-    let is_snapshot = match kind {
-        ObjectType::SnapshotRecord => true,
-        _ => matches!(claims.state.as_deref(), Some("OPEN" | "COMMITTED")),
-    };
-    match (is_snapshot, claims.source) {
-        (false, _) => Ok(Action::Replace),
-        (true, Some(source)) => {
-            Ok(Action::Snapshot { source: SourceId::parse(&source)?, sequence: claims.seq })
-        }
-        (true, None) => Err(Error::damaged("a snapshot without a source")),
+    let is_record = kind == ObjectType::SnapshotRecord;
+    let state = claims.state.as_deref();
+    if !is_record && !matches!(state, Some("OPEN" | "COMMITTED")) {
+        return Ok(Action::Replace);
     }
+    let Some(source) = claims.source else {
+        return Err(Error::damaged("a snapshot without a source"));
+    };
+    let (source, sequence) = (SourceId::parse(&source)?, claims.seq);
+    Ok(match state {
+        Some("COMMITTED") if !is_record => Action::Commit { source, sequence },
+        _ => Action::Snapshot { source, sequence },
+    })
 }
 
 /// Pads, signs and seals a JSON body as the object `name`.

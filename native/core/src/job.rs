@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::backup::{Backup, BackupOptions};
 use crate::broker::{Broker, Request, lock};
+use crate::bulk;
 use crate::crypto::{Keyring, ScopeId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexOptions;
@@ -129,6 +130,11 @@ impl Job {
             "diff" => look_verb(scope, options, look::diff::diff),
             "stats" => look_verb(scope, options, look::stats::stats),
             "check" => look_verb(scope, options, look::check::check),
+            "count" => look_verb(scope, options, bulk::count::count),
+            "usage" => look_verb(scope, options, bulk::usage::usage),
+            "rebuild" => look_verb(scope, options, bulk::rebuild::rebuild),
+            "repack" => look_verb(scope, options, bulk::repack::repack),
+            "merge" => look_verb(scope, options, bulk::merge::merge),
             "limits" => look_verb(scope, options, |_, options| look::limits::limits(options)),
             _ => Err(Error::new(ErrorKind::Usage, format!("no verb `{verb}`"))),
         }
