@@ -10,7 +10,7 @@ from pvback import datapath
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.gcstate import IndexView, list_index, read_gc_state
 from pvback.repository.index_work import IndexWork, Marks
-from pvback.repository.layout import Area, split_generation
+from pvback.repository.layout import Area, ObjectType, split_generation
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.runtime import ManualClock
 from pvback.storage.memory import MemoryStore
@@ -77,7 +77,7 @@ class ModelBench:
     def refs(self, *texts: str) -> Named:
         self._parts += 1
         name = f"refs/{'7' * 32}-{self._parts}"
-        kind = parts.ObjectType.REFERENCE_SET
+        kind = ObjectType.REFERENCE_SET
         body = {"ids": sorted(map(self._id, texts))}
         data = parts.seal_part(self.objects, kind, name=name, body=body)
         return self.objects.create_own(name, data=data, clock=self.clock)
