@@ -116,7 +116,7 @@ class NativeIndexWork:
 
 
 def _marks(marks: Marks) -> dict[str, object]:
-    return {"parts": [part.as_json() for part in marks.parts]}
+    return {"parts": [part.as_json() for part in marks.parts], "ids": marks.id_count}
 
 
 def _pack_use(row: Mapping[str, Any]) -> PackUse:
