@@ -189,3 +189,6 @@ fn ahead<'a, T, O>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
