@@ -20,7 +20,10 @@ _NO_INDEX = IndexView((), dead=frozenset(), condemned=frozenset())
 
 @dataclass(frozen=True, slots=True)
 class NativeIndexWork:
-    """See `pvback.repository.index_work.IndexWork`. A maintainer's or an owner's key; `cancel` ends what runs."""
+    """See `pvback.repository.index_work.IndexWork`.
+
+    Needs a maintainer's or an owner's key; `cancel` ends what runs.
+    """
 
     access: RepositoryAccess
     cancel: Cancel | None = None

@@ -1,4 +1,4 @@
-"""Bulk work on a repository of real backups, by an owner and by a maintainer, read by the reference reader."""
+"""Bulk work on real backups, by an owner and by a maintainer, read by the reference reader."""
 
 import json
 import os

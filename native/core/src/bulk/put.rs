@@ -59,7 +59,7 @@ fn run_name(generation: u64, after: Option<&str>) -> Result<String> {
             let room = u128::MAX - low;
             let beyond = u128::from_be_bytes(random).checked_rem(room);
             let none_left = || Error::internal("there is no name of a run after the last one");
-            low + 1 + beyond.ok_or_else(none_left)?
+            beyond.ok_or_else(none_left)? + low + 1
         }
     };
     Ok(stem + &hex16(&number.to_be_bytes()))

@@ -26,7 +26,7 @@ use crate::scope::{Scope, hex16};
 /// Number of a pack, and number of an id: where the blob lies follows from both.
 type Place = (u8, u16);
 
-const MEMORY: u64 = 1 << 20;
+const MEMORY: u64 = 4 << 20;
 
 fn keys() -> Arc<ScopeKeys> {
     static KEYS: OnceLock<Arc<ScopeKeys>> = OnceLock::new();
@@ -433,8 +433,9 @@ fn damage_to_any_input_is_named_and_gives_no_answer() {
                     bytes[at] ^= 1 << dice.below(8);
                 }
             }
-            // What is behind the end of a run is never asked for.
-            if bytes == whole && round != 0 || round == 3 && name.starts_with("index/") {
+            // What is behind the end of an object of known or computed size is never asked for.
+            let is_unseen = round == 3 && whole.len() > 80 + 65_552;
+            if bytes == whole && round != 0 || is_unseen {
                 continue;
             }
             if round > 0 {
@@ -545,7 +546,13 @@ fn more_streams_than_memory_are_taken_in_turns() {
     assert_eq!(world.marks(&counted.parts), model);
     let options = MergeOptions { bulk: small(runs.clone()), drop: vec![], generation: 5 };
     let merged = world.run(|scope| merge(scope, &options)).unwrap();
-    assert!((1..20).contains(&merged.runs.len()));
+    let mut found = BTreeSet::new();
+    for name in &merged.runs {
+        let run = Run::parse(world.body(ObjectType::Run, &format!("index/{name}"))).unwrap();
+        found.extend(run.iter().map(|(id, at)| (id, run.pack(at.pack).unwrap().name)));
+    }
+    assert_eq!(found.len(), 5 * 900);
+    let runs = runs[..5].to_vec();
     // And what is needed, when there is no room for all its parts.
     let bulk = BulkOptions { memory_bytes: 2 << 20, ..bulk(runs, &none, &none) };
     assert!(parts.len() > bulk.streams_max() / 2);
