@@ -48,8 +48,8 @@ impl PackObject {
     fn parse(&self) -> Result<(PackKind, PackName)> {
         let last = self.name.rsplit('/').next().unwrap_or_default().to_owned();
         let name = parse_names(&[last])?.into_iter().next().unwrap_or_default();
-        let kinds = [PackKind::Data, PackKind::Metadata].into_iter();
-        let kind = kinds.filter(|kind| pack_key(*kind, &name) == self.name).next_back();
+        let mut kinds = [PackKind::Data, PackKind::Metadata].into_iter();
+        let kind = kinds.find(|kind| pack_key(*kind, &name) == self.name);
         let odd = || Error::new(ErrorKind::Usage, "not the name of a pack").at(self.name.clone());
         Ok((kind.ok_or_else(odd)?, name))
     }

@@ -112,7 +112,9 @@ impl World {
 
     fn put_refs(&self, number: usize, ids: &BTreeSet<u16>) -> Part {
         let mut builder = RefSetBuilder::new();
-        ids.iter().for_each(|id| assert!(builder.insert(short(*id)).is_none()));
+        for id in ids {
+            assert!(builder.insert(short(*id)).is_none());
+        }
         let body = builder.finish().unwrap_or_else(RefSetBuilder::empty);
         self.put(ObjectType::ReferenceSet, &format!("refs/{number:032x}-0"), body)
     }
@@ -366,7 +368,9 @@ proptest! {
         let marks = MarksOptions { parts: first.parts, ids: Some(first.ids) };
         let second = world.count(marks.clone(), &[], &gone).unwrap();
         for (ids, _) in added.iter().zip(&removed).filter(|(_, is_gone)| **is_gone) {
-            ids.iter().for_each(|id| *model.get_mut(&short(*id)).unwrap() -= 1);
+            for id in ids {
+                *model.get_mut(&short(*id)).unwrap() -= 1;
+            }
         }
         model.retain(|_, count| *count > 0);
         prop_assert_eq!(&world.marks(&second.parts), &model);
@@ -527,7 +531,9 @@ fn more_streams_than_memory_are_taken_in_turns() {
         (0..20).map(|n| (0..200).map(|id| id * (n % 4 + 1)).collect()).collect();
     let parts: Vec<Part> = sets.iter().enumerate().map(|(n, ids)| world.put_refs(n, ids)).collect();
     let runs: Vec<RunName> = (0..20)
-        .map(|n| world.put_run(n, &(0..900).map(|id| (1 + n as u8 % 5, id)).collect()))
+        .map(|n| {
+            world.put_run(n, &(0..900).map(|id| (1 + u8::try_from(n % 5).unwrap(), id)).collect())
+        })
         .collect();
     let none = BTreeSet::new();
     let small = |runs| BulkOptions { memory_bytes: 64 << 10, ..bulk(runs, &none, &none) };

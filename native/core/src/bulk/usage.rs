@@ -109,7 +109,7 @@ pub fn usage(scope: &Scope, options: &UsageOptions) -> Result<Usage> {
         Ok(())
     })? {
         group.check_places(scope, &catalog)?;
-        count.take(id, &group)?;
+        count.take(id, &group);
     }
     let names: Vec<PackName> = catalog.packs().iter().map(|pack| pack.name).collect();
     count.settle(&names);
@@ -200,10 +200,10 @@ impl Count {
         }
     }
 
-    fn take(&mut self, id: ShortId, group: &Group) -> Result<()> {
+    fn take(&mut self, id: ShortId, group: &Group) {
         group.places.iter().for_each(|spot| self.note(*spot));
         if !group.is_needed {
-            return Ok(());
+            return;
         }
         self.result.needed += 1;
         match group.places.as_slice() {
@@ -219,7 +219,6 @@ impl Count {
             }
             places => self.note_choice(places),
         }
-        Ok(())
     }
 
     fn note_needed(&mut self, pack: u32) {
