@@ -14,6 +14,7 @@ from pvback.errors import DamagedError
 from pvback.reference import verify
 from pvback.reference.scope import Scope
 from pvback.reference.snapshots import Named
+from pvback.repository.key_objects import issue_key
 from tests.support.native_repository import LEAST_ARGON2, NativeRepository
 
 Json = dict[str, Any]
@@ -38,7 +39,9 @@ def keyring(made: NativeRepository, request: pytest.FixtureRequest) -> native.Ke
     """Who does the work."""
     if request.param == "owner":
         return made.keyring
-    name, data = made.keyring.add_key("maintainer", "m", [made.scope], "passphrase", b"blind", LEAST_ARGON2)
+    scopes = [{"scope": made.scope, "sources": None}]
+    name, data = issue_key(made.keyring, {"role": "maintainer", "label": "m", "scopes": scopes})
+    data = made.keyring.add_slot(data, "passphrase", b"blind", LEAST_ARGON2)
     made.store.create(name, data)
     return made.unlock("blind")
 

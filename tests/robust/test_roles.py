@@ -190,8 +190,8 @@ def test_no_role_signs_what_is_not_its_own(team: Team) -> None:
         for role in ("writer", "restorer"):
             refused(owner, team.access(role).keyring, ObjectType.REGISTER, name, forged)
     # A maintainer brings back what was forgotten; a session in its name it does not begin.
-    for role, state in (("restorer", "COMMITTED"), ("restorer", "OPEN"), ("maintainer", "OPEN")):
-        forged = json.dumps({**body, "state": state}).encode()
+    for role, said in (("restorer", "COMMITTED"), ("restorer", "OPEN"), ("maintainer", "OPEN")):
+        forged = json.dumps({**body, "state": said}).encode()
         refused(owner, team.access(role).keyring, ObjectType.REGISTER, name, forged)
 
 
