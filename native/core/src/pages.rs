@@ -38,6 +38,11 @@ impl PageStore {
         Ok(Self { blobs, openers, windows, lost })
     }
 
+    /// The index that it reads through.
+    pub fn index(&self) -> &Arc<Index> {
+        self.blobs.index()
+    }
+
     /// The pages that could not be had since this was asked last, for whatever reason.
     pub fn take_lost(&self) -> Vec<Id> {
         std::mem::take(&mut *lock(&self.lost))

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -33,6 +33,7 @@ use super::repack::find_idle_chunks;
 use super::slab::SlabPool;
 use super::slot::Signal;
 use super::stream::{NODES_QUEUED_MAX, Sequencer, StreamMap};
+use crate::broker::lock;
 use crate::budget::Budget;
 use crate::crypto::config::ChunkerParams;
 use crate::crypto::{BlobSealer, IdKey, SourceId};
@@ -68,6 +69,8 @@ pub struct Backup {
     /// A file was found changed that seemed unchanged.
     pub(super) is_doubted: AtomicBool,
     clone: OnceLock<Evidence>,
+    /// The pages of earlier trees: the same ones are looked at for several reasons.
+    earlier_pages: Mutex<Option<Arc<PageStore>>>,
 }
 
 /// The queues that the source fills.
@@ -144,6 +147,7 @@ impl Backup {
             level,
             refs,
             is_doubted: AtomicBool::new(false),
+            earlier_pages: Mutex::default(),
             clone: OnceLock::new(),
         })
     }
@@ -238,8 +242,14 @@ impl Backup {
         &self,
         tree: &EarlierOptions,
     ) -> Result<(Arc<PageStore>, TreeReader<Arc<PageStore>>)> {
-        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
-        let pages = Arc::new(pages);
+        let index = self.known.index();
+        let mut kept = lock(&self.earlier_pages);
+        let pages = match kept.take().filter(|pages| Arc::ptr_eq(pages.index(), &index)) {
+            Some(pages) => pages,
+            None => Arc::new(PageStore::new(self.scope.clone(), index, &self.source)?),
+        };
+        *kept = Some(Arc::clone(&pages));
+        drop(kept);
         let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&tree.root)?);
         Ok((pages, reader))
     }
