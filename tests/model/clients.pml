@@ -50,14 +50,21 @@ look:
 
 #ifdef MERGE
 #define FIRST_INPUT k_ = 0; do :: !IN(inputs, k_) -> k_++ :: else -> break od
+/* While packs are condemned, the merged run of a prune is a valid run like any other, until the doom makes it the
+ * base: whoever took it for an input would delete the base. After the doom no run of that generation becomes one. */
+#ifdef BUG_MERGE_WHILE_CONDEMNED
+#define MAY_MERGE true
+#else
+#define MAY_MERGE !gc_condemning
+#endif
 /* A session that merges runs, and then deletes the inputs; deletes may be refused, or land later. */
 proctype Merge() {
-  byte gen, floor, dead, condemned, merged; short base, inputs;
+  byte gen, floor, dead, merged; short base, inputs;
   gen = gc_n;
   d_step { reg_state[6] == ABSENT -> create_register(6, gen); check() };
   if
-  :: d_step { gc_n == gen -> floor = gc_floor; base = gc_base | gc_known; dead = gc_dead; condemned = gc_condemned }
-  :: gc_n != gen -> goto end
+  :: d_step { gc_n == gen && MAY_MERGE -> floor = gc_floor; base = gc_base | gc_known; dead = gc_dead }
+  :: !(gc_n == gen && MAY_MERGE) -> goto end
   fi;
   d_step {
     list_runs(inputs, floor, base); inputs = inputs & ~base;
@@ -70,9 +77,9 @@ proctype Merge() {
     load_runs(merged, inputs);
     if :: (inputs & ~runs) != 0 -> inputs = 0 :: else fi;
 #ifdef BUG_MERGE_DROPS_CONDEMNED
-    dead = dead | condemned;
+    dead = dead | gc_condemned;
 #endif
-    merged = merged & ~dead; floor = 0; base = 0; dead = 0; condemned = 0
+    merged = merged & ~dead; floor = 0; base = 0; dead = 0
   };
   if :: inputs == 0 -> goto end :: else fi;
   if
@@ -93,7 +100,7 @@ proctype Merge() {
   :: inputs == 0 -> break
   od;
 end:
-  atomic { gen = 0; floor = 0; dead = 0; condemned = 0; merged = 0; base = 0; inputs = 0;
+  atomic { gen = 0; floor = 0; dead = 0; merged = 0; base = 0; inputs = 0;
     if :: reg_state[6] == OPEN -> write_register(6, FENCED, 0, 0) :: else fi }
 }
 #endif

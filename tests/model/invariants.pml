@@ -1,4 +1,4 @@
-/* What must hold after every step that changes the store. Names as in docs/adr/0011.
+/* What must hold after every step that changes the store. README.md says what the names mean.
  *
  * I1     every usable entry names a pack that is there
  * S1 S2  each chunk of each valid snapshot, committed or forgotten, has a usable entry in a pack that is there

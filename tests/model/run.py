@@ -19,7 +19,6 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "protocol.pml"
-MEMORY_MIB = 5500
 
 # What is searched for: gcc's options, pan's options. Canaries are found faster than an optimiser is done.
 SEARCHES = {
@@ -46,6 +45,7 @@ class Row:
         search: A key of `SEARCHES`; "canary" is the one that must find an assertion violated.
         in_ci: Whether it is run by default.
         seconds_max: Longer counts as not ended.
+        memory_mib: More likewise.
     """
 
     name: str
@@ -53,6 +53,7 @@ class Row:
     search: str = "safety"
     in_ci: bool = True
     seconds_max: int = 600
+    memory_mib: int = 5500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +95,7 @@ CLEAN = (
         search="hashed",
         in_ci=False,
         seconds_max=7200,
+        memory_mib=12000,
         options="WRITERS=2 RESTARTS=0 PRUNES=2 REPACKS=1 SECOND_WANTS=1 FORGET COARSE=3",
     ),
     Row(
@@ -105,6 +107,8 @@ CLEAN = (
     ),
     Row(name="merge-restore", options="MERGE REFUSED RESTORE", in_ci=False, seconds_max=1800),
     Row(name="merge", options="MERGE REFUSED"),
+    Row(name="merge-two-prunes", options="MERGE REFUSED WRITERS=0 PRUNES=2 FORGET COARSE=1"),
+    Row(name="merge-loops", options="MERGE REFUSED RESTORE WRITERS=0 COARSE=1", search="loops"),
     Row(name="merge-late", options="MERGE REFUSED LATE=1 RESTARTS=0 COARSE=1"),
     Row(name="replay-2", options="LATE=2 REPLAY FORGET COARSE=1", in_ci=False),
     Row(name="replay-2-once", options="LATE=2 REPLAY FORGET COARSE=1 RESTARTS=0"),
@@ -157,9 +161,10 @@ CLEAN = (
         seconds_max=3600,
     ),
     Row(name="bases-merge", options="BASES MERGE REFUSED COARSE=1 RESTARTS=0"),
+    Row(name="bases-merge-two-prunes", options="BASES MERGE REFUSED WRITERS=0 PRUNES=2 FORGET COARSE=1"),
     Row(
-        name="bases-merge-two-prunes",
-        options="BASES MERGE REFUSED WRITERS=0 PRUNES=2 FORGET COARSE=1",
+        name="bases-merge-writer",
+        options="BASES MERGE REFUSED PRUNES=2 REPACKS=0 RESTARTS=0 COARSE=2",
         in_ci=False,
         seconds_max=3600,
     ),
@@ -205,6 +210,7 @@ CANARIES = (
     _canary("LAG_IGNORED", "FORGET LAG LOSS_ONLY"),
     _canary("GONE_RUN_IGNORED", "MERGE LOSS_ONLY"),
     _canary("MERGE_NEWER", "MERGE LOSS_ONLY"),
+    _canary("MERGE_WHILE_CONDEMNED", "BASES MERGE WRITERS=0 PRUNES=2 LOSS_ONLY"),
     _canary("MERGE_DROPS_CONDEMNED", "MERGE LOSS_ONLY"),
     _canary("MERGE_IN_DOUBT", "MERGE LATE=1 LOSS_ONLY"),
     _canary("REFS_IN_DOUBT", "OBJECTS FORGET LATE=1 LOSS_ONLY"),
@@ -228,7 +234,17 @@ def run_row(row: Row, directory: Path) -> Outcome:
     gcc_options, pan_options = SEARCHES[row.search]
     build = (
         ["spin", "-a", *options, str(MODEL)],
-        ["gcc", "-O2", "-w", *gcc_options, "-DVECTORSZ=2048", f"-DMEMLIM={MEMORY_MIB}", "-o", "pan", "pan.c"],
+        [
+            "gcc",
+            "-O2",
+            "-w",
+            *gcc_options,
+            "-DVECTORSZ=2048",
+            f"-DMEMLIM={row.memory_mib}",
+            "-o",
+            "pan",
+            "pan.c",
+        ],
     )
     for command in build:
         subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
