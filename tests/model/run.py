@@ -71,17 +71,16 @@ class Outcome:
 # Section "Scopes" of README.md lists the same names, with what they cost.
 CLEAN = (
     Row(name="writer-prune", options="FORGET"),
-    Row(name="all-clients-late", options="LATE=1 FORGET UNDELETE RESTORE COARSE=1 DELETE_ONE", in_ci=False),
+    Row(name="all-clients-late", options="LATE=1 FORGET UNDELETE RESTORE COARSE=1 DELETE_ONE"),
     Row(name="all-clients-late-coarse", options="LATE=1 FORGET UNDELETE RESTORE COARSE=2 RESTARTS=0"),
     Row(
         name="two-prunes-late",
         options="WRITERS=0 PRUNES=2 LATE=1 FORGET UNDELETE RESTORE COARSE=1",
-        in_ci=False,
     ),
     Row(name="two-prunes-late-deletes", options="WRITERS=0 PRUNES=2 LATE=1 FORGET UNDELETE DELETE_ONE"),
     Row(name="writer-two-prunes", options="PRUNES=2 FORGET COARSE=1", in_ci=False, seconds_max=3600),
     Row(name="writer-two-prunes-coarse", options="PRUNES=2 REPACKS=1 FORGET COARSE=3 RESTARTS=0"),
-    Row(name="two-writers", options="WRITERS=2 FORGET COARSE=1", in_ci=False, seconds_max=3600),
+    Row(name="two-writers", options="WRITERS=2 FORGET COARSE=1"),
     Row(name="two-writers-coarse", options="WRITERS=2 RESTARTS=1 FORGET COARSE=2"),
     Row(
         name="two-writers-late",
@@ -105,17 +104,17 @@ CLEAN = (
         seconds_max=7200,
         options="WRITERS=2 RESTARTS=0 PRUNES=2 REPACKS=1 SECOND_WANTS=1 FORGOTTEN_BEFORE COARSE=3",
     ),
-    Row(name="merge-restore", options="MERGE REFUSED RESTORE", in_ci=False, seconds_max=1800),
+    Row(name="merge-restore", options="MERGE REFUSED RESTORE", seconds_max=1800),
     Row(name="merge", options="MERGE REFUSED"),
     Row(name="merge-two-prunes", options="MERGE REFUSED WRITERS=0 PRUNES=2 FORGET COARSE=1"),
     Row(name="merge-loops", options="MERGE REFUSED RESTORE WRITERS=0 COARSE=1", search="loops"),
     Row(name="merge-late", options="MERGE REFUSED LATE=1 RESTARTS=0 COARSE=1"),
-    Row(name="replay-2", options="LATE=2 REPLAY FORGET COARSE=1", in_ci=False),
+    Row(name="replay-2", options="LATE=2 REPLAY FORGET COARSE=1"),
     Row(name="replay-2-once", options="LATE=2 REPLAY FORGET COARSE=1 RESTARTS=0"),
-    Row(name="replay-3", options="LATE=3 REPLAY FORGET COARSE=1 RESTARTS=0", in_ci=False),
+    Row(name="replay-3", options="LATE=3 REPLAY FORGET COARSE=1 RESTARTS=0"),
     Row(name="lag", options="FORGET LAG"),
     Row(name="drain", options="FORGET DRAIN CRASHES=1", search="drain"),
-    Row(name="drain-late", options="LATE=1 FORGET DRAIN CRASHES=2 COARSE=1", search="drain", in_ci=False),
+    Row(name="drain-late", options="LATE=1 FORGET DRAIN CRASHES=2 COARSE=1", search="drain"),
     Row(name="loops", options="LATE=1 FORGET RESTORE COARSE=1 RESTARTS=1", search="loops", in_ci=False),
     Row(name="loops-answered", options="FORGET RESTORE COARSE=1 RESTARTS=1", search="loops"),
     Row(
@@ -126,7 +125,7 @@ CLEAN = (
     ),
     # Reference sets and records.
     Row(name="objects", options="OBJECTS FORGET UNDELETE RESTORE"),
-    Row(name="objects-late", options="OBJECTS LATE=1 FORGET RESTORE COARSE=1", in_ci=False),
+    Row(name="objects-late", options="OBJECTS LATE=1 FORGET RESTORE COARSE=1"),
     Row(name="objects-late-once", options="OBJECTS LATE=1 FORGET COARSE=1 RESTARTS=0"),
     Row(name="objects-two-prunes", options="OBJECTS WRITERS=0 PRUNES=2 FORGET UNDELETE RESTORE COARSE=1"),
     Row(name="objects-lag", options="OBJECTS FORGET LAG RESTARTS=0"),
@@ -140,8 +139,6 @@ CLEAN = (
     Row(
         name="resume-late",
         options="RESUME WRITERS=2 RESTARTS=0 LATE=1 COARSE=2",
-        in_ci=False,
-        seconds_max=3600,
     ),
     Row(name="resume-forgotten", options="RESUME WRITERS=2 RESTARTS=0 FORGOTTEN_BEFORE COARSE=1"),
     Row(
@@ -152,7 +149,7 @@ CLEAN = (
     ),
     # Several base runs.
     Row(name="bases", options="BASES WRITERS=0 PRUNES=2 FORGET UNDELETE RESTORE COARSE=1"),
-    Row(name="bases-late", options="BASES WRITERS=0 PRUNES=2 LATE=1 FORGET COARSE=1", in_ci=False),
+    Row(name="bases-late", options="BASES WRITERS=0 PRUNES=2 LATE=1 FORGET COARSE=1"),
     Row(name="bases-writer", options="BASES PRUNES=2 REPACKS=1 FORGET COARSE=3 RESTARTS=0"),
     Row(
         name="bases-writer-fine",
@@ -173,7 +170,7 @@ CLEAN = (
     ),
     # Marks that are carried.
     Row(name="marks", options="MARKS WRITERS=0 PRUNES=2 FORGET UNDELETE COARSE=1"),
-    Row(name="marks-late", options="MARKS WRITERS=0 PRUNES=2 LATE=1 FORGET COARSE=1", in_ci=False),
+    Row(name="marks-late", options="MARKS WRITERS=0 PRUNES=2 LATE=1 FORGET COARSE=1"),
     Row(name="marks-writer", options="MARKS PRUNES=2 REPACKS=1 FORGET COARSE=3 RESTARTS=0"),
     Row(name="marks-loops", options="MARKS WRITERS=0 PRUNES=2 FORGET COARSE=1", search="loops"),
     # What the code does, together.
@@ -181,8 +178,6 @@ CLEAN = (
     Row(
         name="together-two-prunes",
         options="BASES MARKS OBJECTS WRITERS=0 PRUNES=2 FORGET UNDELETE COARSE=1",
-        in_ci=False,
-        seconds_max=3600,
     ),
 )
 
