@@ -39,6 +39,7 @@ _CHANGE_MARKS = {"added": "+", "removed": "-", "content": "M", "attributes": "U"
 @click.option("--host", metavar="NAME", help="Only of this machine.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only with this tag.")
 @click.option("--latest", type=click.IntRange(1), metavar="N", help="Only the newest N of each source.")
+@click.option("--forgotten", "is_forgotten", is_flag=True, help="Those that can still be brought back.")
 @global_options()
 @pass_invocation
 def snapshots(
@@ -49,16 +50,18 @@ def snapshots(
     host: str | None,
     tags: tuple[str, ...],
     latest: int | None,
+    is_forgotten: bool,
 ) -> int:
     """List snapshots, oldest first."""
     output = invocation.output
     wanted = SnapshotFilter(source=source, host=host, tags=parse_tag_filters(tags))
     with invocation.repository() as access:
-        found = list_snapshots(access, wanted=wanted, latest=latest)
+        found = list_snapshots(access, wanted=wanted, latest=latest, is_forgotten=is_forgotten)
         shown = list(found.snapshots)
         if ids:
             catalog = access.catalog()
-            named = {find_snapshot(catalog.snapshots, one, source=source).id for one in ids}
+            searched = catalog.forgotten if is_forgotten else catalog.snapshots
+            named = {find_snapshot(searched, one, source=source).id for one in ids}
             shown = [one for one in shown if one.id in named]
     if output.is_json:
         output.document(shown)

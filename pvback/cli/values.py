@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Sequence
+from datetime import timedelta
 
 from pvback.errors import UsageError
 
-__all__ = ["parse_percent", "parse_tag_filters", "parse_tags"]
+__all__ = ["parse_percent", "parse_span", "parse_tag_filters", "parse_tags"]
+
+_SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 
 def parse_tags(words: Sequence[str]) -> dict[str, str]:
@@ -34,3 +37,18 @@ def parse_percent(text: str | None, *, may_be_none: bool = False) -> float | Non
     if match is None or float(match[1]) > 100 or (float(match[1]) == 0 and not may_be_none):
         raise UsageError(f"not a share: {text!r}", hint="for example 10%")
     return float(match[1])
+
+
+def parse_span(text: str | None) -> timedelta | None:
+    """A span of time from `90s`, `30m`, `12h`, `7d`, `4w`, `1y` or several of them, `1d12h`. Raises
+    UsageError.
+    """
+    if text is None:
+        return None
+    parts = re.findall(r"(\d+)([smhdwy])", text)
+    if not parts or "".join(map("".join, parts)) != text:
+        raise UsageError(f"not a span of time: {text!r}", hint="for example 12h, 7d or 1d12h")
+    try:
+        return timedelta(seconds=sum(int(count) * _SPAN_SECONDS[unit] for count, unit in parts))
+    except OverflowError:
+        raise UsageError(f"too long a span of time: {text!r}") from None

@@ -15,12 +15,14 @@ from pvback import datapath, limits
 from pvback.datapath import DataJob, JobControl, Listeners
 from pvback.errors import DamagedError, Interrupted, SessionFencedError
 from pvback.model import Consistency, Stats
+from pvback.ops.index_work import NativeIndexWork
 from pvback.ops.rows import Problem, parse_problem
 from pvback.ops.sources import Source, open_source
-from pvback.repository.gcstate import list_index
-from pvback.repository.records import RecordDetails, Root, plan_record, read_record
+from pvback.repository.gcstate import IndexView, list_index
+from pvback.repository.merging import merge_runs
+from pvback.repository.records import FinishedTree, RecordDetails, Root, plan_record, read_record
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.session import FinishedTree, WriterSession
+from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import (
     Catalog,
     CommittedSnapshot,
@@ -197,7 +199,7 @@ class _Run:
             snapshot, generation = datapath.random_id(), self._state.n
         else:
             self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
-            view = self._session.index_view()
+            view = self._merge_runs(self._session, self._session.index_view())
             snapshot, generation = self._session.snapshot, self._session.register.ack
         with open_source(self._source) as where:
             job_options = {
@@ -214,6 +216,18 @@ class _Run:
             tree = FinishedTree.from_json(result)
             self._session.commit(tree, self._details(result, is_complete=True), place=self._place)
         return self._report(result)
+
+    def _merge_runs(self, session: WriterSession, view: IndexView) -> IndexView:
+        """Keep the number of index runs bounded; who may not remove objects leaves that to prune."""
+        if self._access.keyring.role != "owner":
+            return view
+        work = NativeIndexWork(self._access, self._cancel)
+        try:
+            merged = merge_runs(self._access.objects, work, session=session, view=view)
+        except DamagedError as exc:
+            self._progress.warn(f"index runs were not merged: {exc}")
+            return view
+        return session.index_view() if merged else view
 
     def _serve(self, job: DataJob) -> dict[str, Any]:
         try:

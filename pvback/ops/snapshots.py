@@ -52,14 +52,20 @@ class SnapshotList:
 
 
 def list_snapshots(
-    access: RepositoryAccess, *, wanted: SnapshotFilter | None = None, latest: int | None = None
+    access: RepositoryAccess,
+    *,
+    wanted: SnapshotFilter | None = None,
+    latest: int | None = None,
+    is_forgotten: bool = False,
 ) -> SnapshotList:
     """The snapshots that fit; with `latest`, only so many newest ones of each source.
 
-    Raises DamagedError when the repository was rolled back, StorageError.
+    With `is_forgotten` those that were forgotten and can still be brought back. Raises DamagedError when the
+    repository was rolled back, StorageError.
     """
     catalog = access.catalog()
-    fitting = [one for one in catalog.snapshots if (wanted or SnapshotFilter()).matches(one)]
+    searched = catalog.forgotten if is_forgotten else catalog.snapshots
+    fitting = [one for one in searched if (wanted or SnapshotFilter()).matches(one)]
     if latest is not None:
         fitting = _newest_of_each(fitting, latest)
     return SnapshotList(snapshots=[snapshot_info(one) for one in fitting], damaged=catalog.damaged)

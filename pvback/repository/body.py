@@ -1,5 +1,6 @@
 """Reading JSON bodies of stored objects: every field is checked before it is used."""
 
+import base64
 import json
 import re
 from collections.abc import Iterator
@@ -38,6 +39,13 @@ class Body:
         if not re.fullmatch(f"[0-9a-f]{{{2 * bytes_count}}}", value):
             raise self.fail(field, f"is not {bytes_count} bytes in hex")
         return value
+
+    def base64(self, field: str) -> bytes:
+        """Bytes in standard base64."""
+        try:
+            return base64.b64decode(self.text(field), validate=True)
+        except ValueError as exc:
+            raise self.fail(field, "is not base64") from exc
 
     def integer(self, field: str) -> int:
         """A whole number that is not negative and fits 64 bits."""

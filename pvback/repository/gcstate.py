@@ -1,22 +1,48 @@
-"""`gc/state`, the one register of prune, as readers and writers see it. Section 11.3 of docs/format.md.
+"""`gc/state`, the one register of prune. Section 11.3 of docs/format.md.
 
 Invariants: n and floor only grow. What lies below the floor counts only if the state names it, so that a
-write that lands long after its writer was fenced is void.
+write that lands long after its writer was fenced is void. Every version has a fresh nonce and is written by
+compare-and-swap on the one that it was decided from.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from pvback import limits
-from pvback.errors import DamagedError, ObjectNotFound
+from pvback import datapath, limits
+from pvback.errors import DamagedError, ObjectChanged, ObjectNotFound, StorageUnavailable
 from pvback.repository.body import Body, dump_body
-from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, split_generation
-from pvback.repository.sealed import ScopeObjects, parse_named
+from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, generation_name, split_generation
+from pvback.repository.sealed import Named, ScopeObjects, parse_named
+from pvback.runtime import Clock
+from pvback.storage.retry import plan_pause
 
-__all__ = ["GcState", "IndexView", "first_gc_state", "list_index", "read_gc_state"]
+__all__ = [
+    "LIST_FIELDS",
+    "GcState",
+    "IndexView",
+    "Marks",
+    "StoredGcState",
+    "first_gc_state",
+    "list_index",
+    "load_gc_state",
+    "named_lists",
+    "read_gc_state",
+    "swap_gc_state",
+]
 
-_LISTS = ("condemned", "known", "dead", "base", "roster")
+LIST_FIELDS = ("condemned", "known", "dead", "base", "roster", "counted")
+"""Fields of sets of names, each of which may lie in an object `gc/<gen>-<field>-...` of its own."""
+_NEW_LISTS = ("counted",)
+"""Lists that repositories made before them lack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """How often each id is needed by the snapshots counted so far, as sorted immutable parts in `gc/`."""
+
+    parts: tuple[Named, ...] = ()
+    id_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +57,10 @@ class GcState:
     dead: frozenset[str]
     base: frozenset[str]
     roster: frozenset[str]
+    marks: Marks = field(default_factory=Marks)
+    """What the snapshots in `counted` need."""
+    counted: frozenset[str] = frozenset()
+    """Registers whose reference sets the marks count. Losing marks costs time: all is counted again."""
 
     def is_register_valid(self, name: str) -> bool:
         """Whether a register counts."""
@@ -54,6 +84,17 @@ class GcState:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredGcState:
+    """A version of the state as it was read or written last."""
+
+    state: GcState
+    etag: str
+    nonce: str
+    lists: frozenset[str] = frozenset()
+    """Objects in `gc/` that it names, without the folder."""
+
+
+@dataclass(frozen=True, slots=True)
 class IndexView:
     """The runs that a job loads, and the packs in which it must not believe."""
 
@@ -61,6 +102,8 @@ class IndexView:
     """(`<gen>-<name>`, size in bytes)."""
     dead: frozenset[str]
     condemned: frozenset[str]
+    base: frozenset[str] = frozenset()
+    """Runs that stand in place of others: only a maintainer or owner may have signed them."""
 
     @property
     def pack_bytes(self) -> int:
@@ -75,7 +118,7 @@ class IndexView:
     def as_options(self) -> dict[str, Any]:
         """As jobs take it."""
         return {
-            "runs": [{"name": name, "size": size} for name, size in self.runs],
+            "runs": [{"name": name, "size": size, "base": name in self.base} for name, size in self.runs],
             "dead": sorted(self.dead),
             "condemned": sorted(self.condemned),
         }
@@ -83,32 +126,78 @@ class IndexView:
 
 def read_gc_state(objects: ScopeObjects) -> GcState:
     """The current state. Raises DamagedError when it is gone: `init` wrote one."""
+    return load_gc_state(objects).state
+
+
+def load_gc_state(objects: ScopeObjects) -> StoredGcState:
+    """The current state, for whoever wants to replace it. Raises as `read_gc_state`."""
     for attempt in range(3):
         try:
             sealed = objects.read(ObjectType.GC_STATE, GC_STATE_NAME)
         except ObjectNotFound:
             raise DamagedError("the object is missing", key=objects.layout.key(GC_STATE_NAME)) from None
         try:
-            return _parse(objects, sealed.body)
+            state = _parse(objects, sealed.body)
         except DamagedError:
             # A list that it names may have gone with the version that named it: look again, thrice.
             current = objects.store.read(objects.layout.key(GC_STATE_NAME))
             if current.etag == sealed.etag or attempt == 2:
                 raise
+        else:
+            lists = frozenset(one.name.removeprefix(f"{Area.GC}/") for one in named_lists(sealed.body))
+            return StoredGcState(state, sealed.etag, sealed.body.text("nonce"), lists)
     raise AssertionError("the last attempt returns or raises")
 
 
 def first_gc_state(nonce: str) -> bytes:
     """The body that `init` writes: generation 1, nothing pruned yet."""
-    lists: dict[str, list[str]] = {name: [] for name in _LISTS}
-    return dump_body({"v": 1, "nonce": nonce, "n": 1, "phase": "IDLE", "floor": 0, **lists})
+    lists: dict[str, list[str]] = {name: [] for name in LIST_FIELDS}
+    return dump_body({"v": 1, "nonce": nonce, "n": 1, "phase": "IDLE", "floor": 0, **lists, "marks": None})
+
+
+def swap_gc_state(
+    objects: ScopeObjects, old: StoredGcState, *, new: GcState, clock: Clock
+) -> StoredGcState | None:
+    """Replace the version that `new` was decided from; None when somebody else has replaced it.
+
+    Long lists become objects first. A lost answer is settled by reading: our nonce means done, the old one
+    that it has not landed and is tried again. Raises StorageUnavailable, which leaves open what has happened.
+    """
+    assert new.n >= old.state.n, "n only grows"
+    assert new.floor >= old.state.floor, "the floor only grows"
+    nonce, key = datapath.random_id(), objects.layout.key(GC_STATE_NAME)
+    body, lists = _dump(objects, new, nonce, clock=clock)
+    data = objects.seal(ObjectType.GC_STATE, name=GC_STATE_NAME, data=body)
+    assert len(data) <= limits.SWAPPED_BYTES_MAX, "long lists are objects of their own"
+    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        try:
+            return StoredGcState(new, objects.store.swap(key, data, etag=old.etag), nonce, lists)
+        except (StorageUnavailable, ObjectChanged) as exc:
+            found = objects.read(ObjectType.GC_STATE, GC_STATE_NAME)
+            if found.body.text("nonce") == nonce:
+                return StoredGcState(new, found.etag, nonce, lists)
+            if found.body.text("nonce") != old.nonce:
+                return None
+            if attempt == limits.RETRY_COUNT_MAX:
+                raise StorageUnavailable("a compare-and-swap got no answer", key=key) from exc
+            clock.sleep(plan_pause(attempt, 0.5))
+    raise AssertionError("the last attempt returns or raises")
+
+
+def named_lists(body: Body) -> list[Named]:
+    """The objects in `gc/` that a body names. Raises DamagedError."""
+    found = [
+        parse_named(body.inner(name), Area.GC) for name in LIST_FIELDS if isinstance(body.raw.get(name), dict)
+    ]
+    marks = body.inner_or_none("marks") if "marks" in body.raw else None
+    return found + ([parse_named(one, Area.GC) for one in marks.inners("parts")] if marks else [])
 
 
 def list_index(objects: ScopeObjects, state: GcState, *, is_writer: bool = False) -> IndexView:
     """The runs that count under `state`; for a writer only those that it may dedup against."""
     counts = state.is_run_trusted if is_writer else state.is_run_valid
     runs = tuple((name, info.size) for name, info in objects.list_area(Area.INDEX) if counts(name))
-    return IndexView(runs, dead=state.dead, condemned=state.condemned)
+    return IndexView(runs, dead=state.dead, condemned=state.condemned, base=state.base)
 
 
 def _parse(objects: ScopeObjects, body: Body) -> GcState:
@@ -119,11 +208,41 @@ def _parse(objects: ScopeObjects, body: Body) -> GcState:
     n, floor = body.integer("n"), body.integer("floor")
     if n < 1 or floor > n:
         raise body.fail("floor", "is above n")
-    lists = {name: _load_list(objects, body, name) for name in _LISTS}
+    lists = {
+        name: _load_list(objects, body, name)
+        for name in LIST_FIELDS
+        if name in body.raw or name not in _NEW_LISTS
+    }
     for name in ("known", "base", "roster"):
         if not all(map(split_generation, lists[name])):
             raise body.fail(name, "holds something that is not a name")
-    return GcState(n=n, is_condemning=phase == "CONDEMNED", floor=floor, **lists)
+    marks = body.inner_or_none("marks") if "marks" in body.raw else None
+    counted = Marks()
+    if marks is not None:
+        parts = tuple(parse_named(one, Area.GC) for one in marks.inners("parts"))
+        counted = Marks(parts, marks.integer("ids"))
+    return GcState(n=n, is_condemning=phase == "CONDEMNED", floor=floor, marks=counted, **lists)
+
+
+def _dump(objects: ScopeObjects, state: GcState, nonce: str, *, clock: Clock) -> tuple[bytes, frozenset[str]]:
+    """The body, and the objects in `gc/` that it names."""
+    lists: dict[str, object] = {}
+    named = [one.name for one in state.marks.parts]
+    for name in LIST_FIELDS:
+        values = sorted(getattr(state, name))
+        lists[name] = values
+        if len(values) > limits.GC_LIST_COUNT_MAX:
+            made = f"{Area.GC}/{generation_name(state.n, f'{name}-{nonce}')}"
+            body = json.dumps(values, separators=(",", ":")).encode()
+            data = objects.seal(ObjectType.GC_LIST, name=made, data=body)
+            lists[name] = objects.create_own(made, data=data, clock=clock).as_json()
+            named.append(made)
+    marks = {"parts": [one.as_json() for one in state.marks.parts], "ids": state.marks.id_count}
+    phase = "CONDEMNED" if state.is_condemning else "IDLE"
+    head = {"v": 1, "nonce": nonce, "n": state.n, "phase": phase, "floor": state.floor}
+    return dump_body({**head, **lists, "marks": marks if state.counted else None}), frozenset(
+        name.removeprefix(f"{Area.GC}/") for name in named
+    )
 
 
 def _load_list(objects: ScopeObjects, body: Body, field: str) -> frozenset[str]:

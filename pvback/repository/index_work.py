@@ -13,18 +13,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from pvback.repository.gcstate import IndexView
+from pvback.repository.gcstate import IndexView, Marks
 from pvback.repository.sealed import Named
 
 __all__ = ["IndexWork", "Marks", "PackUse", "Rebuilt", "Repacked", "Usage"]
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """How often each id is needed by the snapshots counted so far, as sorted immutable parts in `gc/`."""
-
-    parts: tuple[Named, ...] = ()
-    id_count: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

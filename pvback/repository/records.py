@@ -12,10 +12,11 @@ from typing import Any
 from pvback.errors import DamagedError, WrongKeyError
 from pvback.model import Consistency
 from pvback.repository.body import Body, dump_body, format_time, parse_body
-from pvback.repository.layout import ObjectType
-from pvback.repository.sealed import Named, ScopeObjects
+from pvback.repository.layout import Area, ObjectType
+from pvback.repository.sealed import Named, ScopeObjects, parse_named
 
 __all__ = [
+    "FinishedTree",
     "Record",
     "RecordDetails",
     "Root",
@@ -152,8 +153,28 @@ class Record:
     seq: int
     prev: str | None
     counts: Mapping[str, int]
+    refs: tuple[Named, ...]
+    """The snapshot's reference sets, as its register names them; none in records older than this field."""
     details: RecordDetails | None
     """None when this keyring may not read it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FinishedTree:
+    """What a checkpoint or the end of a backup says of what is stored by now."""
+
+    refs: tuple[Named, ...]
+    runs: tuple[str, ...]
+    counts: Mapping[str, int]
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> "FinishedTree":
+        """From a job's result or a checkpoint output."""
+        return cls(
+            refs=tuple(Named(str(one["name"]), str(one["hash"])) for one in raw.get("refs", ())),
+            runs=tuple(str(name) for name in raw.get("runs", ())),
+            counts={name: int(raw.get("counts", {}).get(name, 0)) for name in ("chunks", "pages")},
+        )
 
 
 def plan_record(heads: list[tuple[int, str]]) -> tuple[int, str | None]:
@@ -174,7 +195,7 @@ def seal_record(
     *,
     source: str,
     place: tuple[int, str | None],
-    counts: Mapping[str, int],
+    tree: FinishedTree,
     details: RecordDetails,
 ) -> bytes:
     """The bytes of a record as the object `name`; `place` is from `plan_record`. Nothing is stored."""
@@ -189,19 +210,24 @@ def seal_record(
         "prev": place[1],
         "suite": suite,
         "epoch": epoch,
-        "counts": dict(counts),
+        "counts": dict(tree.counts),
+        # As in the register, so that a register that is lost can be made anew.
+        "refs": [named.as_json() for named in tree.refs],
         "sealed": blob,
     }
     return objects.seal(ObjectType.RECORD, name=name, data=dump_body(public))
 
 
-def read_record(objects: ScopeObjects, named: Named, *, snapshot: str, source: str) -> Record:
+def read_record(
+    objects: ScopeObjects, named: Named, *, snapshot: str, source: str, twin: bytes = b""
+) -> Record:
     """Open the record that a register names and check that it is about that snapshot and source.
 
-    Raises DamagedError, UnsupportedFormatError. A sealed part that this keyring may not read is None.
+    With a `twin`, the same bytes out of the register, the object itself is not asked for. Raises
+    DamagedError, UnsupportedFormatError. A sealed part that this keyring may not read is None.
     """
     key = objects.layout.key(named.name)
-    body = parse_body(objects.read_named(ObjectType.RECORD, named), key)
+    body = parse_body(objects.read_named(ObjectType.RECORD, named, twin=twin), key)
     if body.hex("snapshot", 16) != snapshot:
         raise body.fail("snapshot", "is another one")
     if body.hex("source", 16) != source:
@@ -217,6 +243,7 @@ def read_record(objects: ScopeObjects, named: Named, *, snapshot: str, source: s
         seq=seq,
         prev=body.hex("prev", 32) if body.raw.get("prev") is not None else None,
         counts={name: counts.integer(name) for name in ("chunks", "pages")},
+        refs=tuple(parse_named(one, Area.REFS) for one in body.inners("refs")) if "refs" in body.raw else (),
         details=_open_details(objects, body, key),
     )
 

@@ -5,8 +5,10 @@ out by reading whether the version that is there is its own. No state is ever le
 FORGOTTEN for COMMITTED.
 """
 
+import base64
 import enum
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +24,7 @@ __all__ = [
     "Register",
     "RegisterState",
     "StoredRegister",
+    "change_register",
     "create_register",
     "parse_register",
     "read_register",
@@ -60,6 +63,8 @@ class Register:
     record: Named | None = None
     refs: tuple[Named, ...] = ()
     runs: tuple[str, ...] = ()
+    twin: bytes = field(default=b"", repr=False)
+    """The record's object once more, from COMMITTED on: the loss of one of the two costs nothing."""
 
     @property
     def name(self) -> str:
@@ -88,6 +93,8 @@ class Register:
             "refs": [named.as_json() for named in self.refs],
             "runs": list(self.runs),
         }
+        if self.twin:
+            raw["twin"] = base64.b64encode(self.twin).decode()
         return dump_body(raw)
 
 
@@ -122,6 +129,7 @@ def parse_register(body: Body, name: str) -> Register:
         record=parse_named(record, Area.RECORDS) if record else None,
         refs=tuple(parse_named(one, Area.REFS) for one in body.inners("refs")),
         runs=tuple(body.texts("runs")),
+        twin=body.base64("twin") if "twin" in body.raw else b"",
     )
     if register.state in (RegisterState.COMMITTED, RegisterState.FORGOTTEN) and (
         register.record is None or register.record.name != record_name(register.snapshot)
@@ -178,6 +186,36 @@ def swap_register(
                 raise StorageUnavailable("a compare-and-swap got no answer", key=key) from exc
             clock.sleep(plan_pause(attempt, 0.5))
     raise AssertionError("the last attempt returns or raises")
+
+
+def change_register(
+    objects: ScopeObjects, name: str, *, change: Callable[[Register], Register | None], clock: Clock
+) -> StoredRegister:
+    """Bring `snapshots/<name>` to what `change` makes of it, whoever wrote it last; `change` is pure.
+
+    None from `change` leaves it as it is. A lost race is settled by asking `change` again with what is there
+    now. Returns what is there at the end. Raises ObjectNotFound, DamagedError, and StorageUnavailable, which
+    leaves open what has happened.
+    """
+    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        old = read_register(objects, name)
+        new = change(old.register)
+        if new is None:
+            return old
+        assert new.name == name, "a register keeps its name"
+        mine = replace(new, nonce=datapath.random_id())
+        data = objects.seal(ObjectType.REGISTER, name=mine.object_name, data=mine.as_body())
+        try:
+            etag = objects.store.swap(objects.layout.key(mine.object_name), data, etag=old.etag)
+            return StoredRegister(mine, etag)
+        except (StorageUnavailable, ObjectChanged):
+            found = read_register(objects, name)
+            if found.register.nonce == mine.nonce:
+                return found
+            # An answer that was lost may still land: until then the next attempt finds the old version, and
+            # whichever comes second finds its etag gone.
+            clock.sleep(plan_pause(attempt, 0.5))
+    raise StorageUnavailable("a register changed each time that it was to be changed", key=name)
 
 
 def _read_or_none(objects: ScopeObjects, name: str) -> StoredRegister | None:

@@ -67,9 +67,14 @@ class ScopeObjects:
         data = self.keyring.open_json(self.scope, kind, name, stored.data)
         return SealedBody(parse_body(data, key), stored.etag, datapath.blake3(stored.data))
 
-    def read_named(self, kind: ObjectType, named: Named) -> bytes:
-        """The plaintext of an object that must be there and have that hash. Raises DamagedError."""
+    def read_named(self, kind: ObjectType, named: Named, *, twin: bytes = b"") -> bytes:
+        """The plaintext of an object that must be there and have that hash. Raises DamagedError.
+
+        A `twin` that has that hash is as good.
+        """
         key = self.layout.key(named.name)
+        if twin and datapath.blake3(twin) == named.hash:
+            return self.keyring.open_json(self.scope, kind, named.name, twin)
         try:
             stored = self.store.read(key)
         except ObjectNotFound:
@@ -93,7 +98,13 @@ class ScopeObjects:
                 self.store.create(key, data)
                 break
             except ObjectExists:
-                if self.store.read(key).data == data:
+                try:
+                    found = self.store.read(key).data
+                except ObjectNotFound:
+                    # It was there, and ours as the name is. Who removed it has ended this session or merged
+                    # the run: the next compare-and-swap tells.
+                    break
+                if found == data:
                     break
                 raise
             except StorageUnavailable:

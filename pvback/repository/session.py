@@ -8,16 +8,14 @@ session: `SessionFencedError`, and the caller starts over.
 """
 
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 from pvback import datapath, limits
 from pvback.datapath import JobControl
-from pvback.errors import StorageError
+from pvback.errors import SessionFencedError, StorageError
 from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
 from pvback.repository.layout import record_name
-from pvback.repository.records import RecordDetails, seal_record
+from pvback.repository.records import FinishedTree, RecordDetails, seal_record
 from pvback.repository.registers import (
     Register,
     RegisterState,
@@ -26,27 +24,10 @@ from pvback.repository.registers import (
     swap_register,
 )
 from pvback.repository.sealed import Named, ScopeObjects
+from pvback.repository.timing import is_timed
 from pvback.runtime import Clock
 
-__all__ = ["FinishedTree", "WriterSession"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedTree:
-    """What a checkpoint or the end of a backup says of what is stored by now."""
-
-    refs: tuple[Named, ...]
-    runs: tuple[str, ...]
-    counts: Mapping[str, int]
-
-    @classmethod
-    def from_json(cls, raw: Mapping[str, Any]) -> "FinishedTree":
-        """From a job's result or a checkpoint output."""
-        return cls(
-            refs=tuple(Named(str(one["name"]), str(one["hash"])) for one in raw.get("refs", ())),
-            runs=tuple(str(name) for name in raw.get("runs", ())),
-            counts={name: int(raw.get("counts", {}).get(name, 0)) for name in ("chunks", "pages")},
-        )
+__all__ = ["WriterSession"]
 
 
 class WriterSession:
@@ -76,6 +57,12 @@ class WriterSession:
         """The register as this session wrote it last."""
         with self._lock:
             return self._stored.register
+
+    @property
+    def state(self) -> GcState:
+        """`gc/state` as this session has acknowledged it."""
+        with self._lock:
+            return self._state
 
     def index_view(self) -> IndexView:
         """The runs that this session may dedup against, under the generation that it has acknowledged."""
@@ -118,7 +105,7 @@ class WriterSession:
         """Record how far the backup has come, so that another session can go on from there."""
         with self._lock:
             number = self._checkpoints + 1
-            named = self._write_record(record_name(self.snapshot, number), tree, details, place)
+            named, _ = self._write_record(record_name(self.snapshot, number), tree, details, place)
             self._checkpoints = number
             register = replace(self._stored.register, sequence=place[0], checkpoint=named, runs=tree.runs)
             self._swap(register)
@@ -126,9 +113,15 @@ class WriterSession:
     def commit(
         self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
     ) -> Register:
-        """Make the snapshot exist. Its packs, runs and reference sets are durable already."""
+        """Make the snapshot exist. Its packs, runs and reference sets are durable already.
+
+        Raises SessionFencedError when prune has ended the session; StorageUnavailable leaves open what
+        happened.
+        """
         with self._lock:
-            named = self._write_record(record_name(self.snapshot), tree, details, place)
+            if is_timed(self._objects):
+                self._require_recent_view()
+            named, twin = self._write_record(record_name(self.snapshot), tree, details, place)
             self._swap(
                 replace(
                     self._stored.register,
@@ -137,18 +130,35 @@ class WriterSession:
                     record=named,
                     refs=tree.refs,
                     runs=tree.runs,
+                    twin=twin,
                 )
             )
+            if is_timed(self._objects):
+                self._require_validity()
             return self._stored.register
+
+    def _require_recent_view(self) -> None:
+        """Without conditional writes a commit is only as good as the view that it rests on is young."""
+        if self._clock.monotonic() - self._polled > limits.TIMED_VIEW_SECONDS:
+            self._polled = self._clock.monotonic()
+            if read_gc_state(self._objects).n > self._stored.register.ack:
+                raise self._fenced()
+
+    def _require_validity(self) -> None:
+        """Without conditional writes a register may have been written although prune had given it up."""
+        if not read_gc_state(self._objects).is_register_valid(self._stored.register.name):
+            raise self._fenced()
+
+    def _fenced(self) -> SessionFencedError:
+        key = self._objects.layout.key(self._stored.register.object_name)
+        return SessionFencedError("prune has moved on", key=key, hint="run the backup again")
 
     def _write_record(
         self, name: str, tree: FinishedTree, details: RecordDetails, place: tuple[int, str | None]
-    ) -> Named:
+    ) -> tuple[Named, bytes]:
         source = self._stored.register.source
-        data = seal_record(
-            self._objects, name, source=source, place=place, counts=tree.counts, details=details
-        )
-        return self._objects.create_own(name, data=data, clock=self._clock)
+        data = seal_record(self._objects, name, source=source, place=place, tree=tree, details=details)
+        return self._objects.create_own(name, data=data, clock=self._clock), data
 
     def _swap(self, new: Register) -> None:
         self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock)

@@ -29,6 +29,7 @@ __all__ = [
     "latest_of_source",
     "load_catalog",
     "matches_source",
+    "read_each",
 ]
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ _ONE_BY_ONE_COUNT_MAX = 32
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommittedSnapshot:
-    """A snapshot that exists: its register, its record, and when the store saw it committed."""
+    """A snapshot that exists: its register, its record, and the store's time of the record."""
 
     register: Register
     record: Record
@@ -136,9 +137,11 @@ def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog
         for name, info in objects.list_area(Area.SNAPSHOTS)
         if state.is_register_valid(name)
     ]
+    # A register is written again when its snapshot is forgotten and brought back; its record never is.
+    times = {name: info.mtime for name, info in objects.list_area(Area.RECORDS)} if with_records else {}
     damaged: list[PvbackError] = []
     registers: list[tuple[Register, datetime]] = []
-    found = _each(objects, lambda one: _read_register(objects, one[0]), listed)
+    found = read_each(objects, listed, work=lambda one: _read_register(objects, one[0]))
     for result, (_, mtime) in zip(found, listed, strict=True):
         if isinstance(result, PvbackError):
             damaged.append(result)
@@ -146,7 +149,9 @@ def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog
             registers.append((result, mtime))
     alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
     wanted = [one for one in registers if with_records and one[0].state in alive]
-    loaded = _each(objects, lambda one: _load_snapshot(objects, *one), wanted)
+    loaded = read_each(
+        objects, wanted, work=lambda one: _load_snapshot(objects, one[0], times.get(one[0].snapshot, one[1]))
+    )
     damaged += [one for one in loaded if isinstance(one, PvbackError)]
     # Some stores know the time to a second only; the sequence tells a source's snapshots apart.
     snapshots = sorted(
@@ -217,7 +222,7 @@ def latest_checkpoint(catalog: Catalog, source: str) -> Register | None:
     return max(unfinished, key=lambda one: one[:2])[2] if unfinished else None
 
 
-def _each(objects: ScopeObjects, work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+def read_each(objects: ScopeObjects, items: Sequence[T], *, work: Callable[[T], R]) -> list[R]:
     """What `work` makes of each, in order: beside each other where that is faster."""
     is_remote = objects.store.capabilities.is_remote
     if len(items) <= (1 if is_remote else _ONE_BY_ONE_COUNT_MAX):
@@ -235,7 +240,8 @@ def _read_register(objects: ScopeObjects, name: str) -> Register | PvbackError |
         return read_register(objects, name).register
     except ObjectNotFound:
         return None
-    except (DamagedError, UnsupportedFormatError) as exc:
+    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
+        # Also one that somebody signed who may not: it must not hide the others.
         return exc
 
 
@@ -244,7 +250,13 @@ def _load_snapshot(
 ) -> CommittedSnapshot | PvbackError:
     assert register.record is not None, "a committed register was parsed with its record"
     try:
-        record = read_record(objects, register.record, snapshot=register.snapshot, source=register.source)
-    except (DamagedError, UnsupportedFormatError) as exc:
+        record = read_record(
+            objects,
+            register.record,
+            snapshot=register.snapshot,
+            source=register.source,
+            twin=register.twin,
+        )
+    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
         return exc
     return CommittedSnapshot(register=register, record=record, time=time)

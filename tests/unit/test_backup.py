@@ -1,6 +1,7 @@
 """Backups over a data path that does what a test wants: checkpoints, interruptions, fences, errors."""
 
 import dataclasses
+import functools
 import json
 import threading
 from pathlib import Path
@@ -17,7 +18,7 @@ from pvback.ops.sources import Source, command_source, path_source, stdin_source
 from pvback.repository.body import dump_body
 from pvback.repository.layout import Area, ObjectType
 from pvback.repository.records import read_record
-from pvback.repository.registers import Register, RegisterState, read_register, swap_register
+from pvback.repository.registers import Register, RegisterState, change_register, read_register, swap_register
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.sealed import Named
 from pvback.runtime import Cancel, Counters, ManualClock, SeededRandom
@@ -273,6 +274,10 @@ def replace_record(access: RepositoryAccess, memory: MemoryStore, *, changes: di
 def test_a_record_that_was_exchanged(access: RepositoryAccess, source: Source, memory: MemoryStore) -> None:
     backup(access, source)
     replace_record(access, memory, changes={"seq": 9})
+    (kept,) = access.catalog().snapshots
+    assert kept.record.seq == 1, "the register has the record, too"
+    drop = functools.partial(dataclasses.replace, twin=b"")
+    change_register(access.objects, kept.register.name, change=drop, clock=access.clock)
     catalog = access.catalog()
     assert not catalog.snapshots
     assert "not the one that was recorded" in str(catalog.damaged[0])

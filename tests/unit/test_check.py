@@ -1,5 +1,6 @@
 """What check finds without a look into trees, and that backups beside it are no findings."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ from pvback.ops.backup import backup
 from pvback.ops.check import CheckResult, check
 from pvback.ops.sources import Source, path_source
 from pvback.repository.layout import Area
+from pvback.repository.registers import change_register
 from pvback.repository.repository import RepositoryAccess
 from pvback.storage.memory import MemoryStore
 from tests.support import fake_native
@@ -44,7 +46,18 @@ def test_what_is_missing(access: RepositoryAccess, source: Source, memory: Memor
     assert not result.is_sound
     for name, _ in list(access.objects.list_area(Area.RECORDS)):
         memory.delete(access.objects.layout.key(f"records/{name}"))
+    assert kinds(check(access))["record-damaged"] is FindingSeverity.REPAIRABLE
+    assert len(access.catalog().snapshots) == 1
+    drop_twins(access)
     assert kinds(check(access))["snapshot-damaged"] is FindingSeverity.LOSS
+
+
+def drop_twins(access: RepositoryAccess) -> None:
+    """Registers as they were before they held their record."""
+    for name, _ in list(access.objects.list_area(Area.SNAPSHOTS)):
+        change_register(
+            access.objects, name, change=lambda one: dataclasses.replace(one, twin=b""), clock=access.clock
+        )
 
 
 def test_what_belongs_to_nothing(access: RepositoryAccess, memory: MemoryStore) -> None:

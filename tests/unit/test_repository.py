@@ -61,7 +61,14 @@ def make(
         started=START,
     )
     record = Record(
-        named=named, snapshot=snapshot, source=source * 32, seq=seq, prev=prev, counts={}, details=details
+        named=named,
+        snapshot=snapshot,
+        source=source * 32,
+        seq=seq,
+        prev=prev,
+        counts={},
+        refs=(),
+        details=details,
     )
     return CommittedSnapshot(register=register, record=record, time=START + timedelta(seconds=number))
 

@@ -11,7 +11,7 @@ from pvback.errors import SessionFencedError, StorageError, StorageUnavailable
 from pvback.repository.body import dump_body
 from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
 from pvback.repository.layout import Area, ObjectType
-from pvback.repository.records import RecordDetails, Root, SourceIdentity
+from pvback.repository.records import FinishedTree, RecordDetails, Root, SourceIdentity
 from pvback.repository.registers import (
     Register,
     RegisterState,
@@ -19,7 +19,7 @@ from pvback.repository.registers import (
     swap_register,
 )
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.session import FinishedTree, WriterSession
+from pvback.repository.session import WriterSession
 from pvback.runtime import ManualClock
 from pvback.storage.base import ObjectStore
 from pvback.storage.memory import MemoryStore

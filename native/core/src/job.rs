@@ -10,10 +10,12 @@ use serde_json::{Value, json};
 
 use crate::backup::{Backup, BackupOptions};
 use crate::broker::{Broker, Request, lock};
+use crate::bulk;
 use crate::crypto::{Keyring, ScopeId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexOptions;
 use crate::look;
+use crate::look::browse::Browse;
 use crate::restore;
 use crate::scope::Scope;
 
@@ -44,7 +46,7 @@ impl State {
     fn restore(&self) -> Result<&restore::Control> {
         match self.start(Running::Restore(restore::Control::default())) {
             Running::Restore(control) => Ok(control),
-            Running::Backup(_) => Err(Error::internal("another job runs here")),
+            _ => Err(Error::internal("another job runs here")),
         }
     }
 }
@@ -52,6 +54,7 @@ impl State {
 enum Running {
     Backup(Box<Backup>),
     Restore(restore::Control),
+    Browse(Box<Browse>),
 }
 
 #[derive(Deserialize)]
@@ -110,7 +113,7 @@ impl Job {
                     let backup = Backup::new(scope, options, &chunker)?;
                     match state.start(Running::Backup(Box::new(backup))) {
                         Running::Backup(backup) => to_json(&backup.run()?),
-                        Running::Restore(_) => Err(Error::internal("another job runs here")),
+                        _ => Err(Error::internal("another job runs here")),
                     }
                 }))
             }
@@ -124,11 +127,23 @@ impl Job {
                 let options: restore::DumpOptions = parse(options)?;
                 Ok(Box::new(move || to_json(&restore::dump(&scope, &options, state.restore()?)?)))
             }
+            "browse" => {
+                let browse = Box::new(Browse::new(scope, parse(options)?));
+                Ok(Box::new(move || match state.start(Running::Browse(browse)) {
+                    Running::Browse(browse) => to_json(&browse.run()),
+                    _ => Err(Error::internal("another job runs here")),
+                }))
+            }
             "list" => look_verb(scope, options, look::list::list),
             "find" => look_verb(scope, options, look::find::find),
             "diff" => look_verb(scope, options, look::diff::diff),
             "stats" => look_verb(scope, options, look::stats::stats),
             "check" => look_verb(scope, options, look::check::check),
+            "count" => look_verb(scope, options, bulk::count::count),
+            "usage" => look_verb(scope, options, bulk::usage::usage),
+            "rebuild" => look_verb(scope, options, bulk::rebuild::rebuild),
+            "repack" => look_verb(scope, options, bulk::repack::repack),
+            "merge" => look_verb(scope, options, bulk::merge::merge),
             "limits" => look_verb(scope, options, |_, options| look::limits::limits(options)),
             _ => Err(Error::new(ErrorKind::Usage, format!("no verb `{verb}`"))),
         }
@@ -144,7 +159,7 @@ impl Job {
         match self.state.running.get() {
             Some(Running::Backup(backup)) => to_json(&backup.counters().stats()),
             Some(Running::Restore(control)) => to_json(&control.counters().stats()),
-            None => Ok("{}".to_owned()),
+            Some(Running::Browse(_)) | None => Ok("{}".to_owned()),
         }
         .unwrap_or_default()
     }
@@ -167,7 +182,17 @@ impl Job {
                 backup.acknowledged(generation);
                 Ok("{}".to_owned())
             }
+            (Some(Running::Browse(browse)), _) => browse.command(name, options),
             _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+        }
+    }
+
+    /// A range of a file that a job that browses has open; see [`Browse::read`].
+    pub fn read(&self, file: u64, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.wait_running();
+        match self.state.running.get() {
+            Some(Running::Browse(browse)) => browse.read(file, offset, length),
+            _ => Err(Error::new(ErrorKind::Usage, "this job has no open files")),
         }
     }
 

@@ -35,6 +35,16 @@ pub struct PendingRange {
     segments: SegmentRange,
 }
 
+/// An object's header and end on their way.
+pub struct PendingTail {
+    kind: ObjectType,
+    name: String,
+    size: u64,
+    header: Pending,
+    tail: PendingRange,
+    start: u64,
+}
+
 impl Scope {
     /// The scope that `keys` open, below `s/<scope>/`.
     pub fn new(broker: Arc<Broker>, keys: Arc<ScopeKeys>) -> Self {
@@ -50,40 +60,58 @@ impl Scope {
     /// Reads an object whole and gives its body: sealed, and signed by somebody who may add such
     /// objects. `Damaged` where it is not.
     pub fn open_body(&self, kind: ObjectType, name: &str) -> Result<Vec<u8>> {
-        self.open_signed(kind, name).map(|(body, _)| body)
+        self.open_signed(kind, name, Action::Add).map(|(body, _)| body)
     }
 
-    /// The same, with who signed it.
-    pub fn open_signed(&self, kind: ObjectType, name: &str) -> Result<(Vec<u8>, SignedBy)> {
+    /// The same, with who signed it, who has to be somebody that may do `action`: `Replace` for runs in the
+    /// base of `gc/state`, which stand for others.
+    pub fn open_signed(
+        &self,
+        kind: ObjectType,
+        name: &str,
+        action: Action,
+    ) -> Result<(Vec<u8>, SignedBy)> {
         let key = self.key(name);
         let sealed = self.broker.get_all(&key)?;
-        self.verify_bytes(kind, name, &sealed).map_err(|error| error.at(key))
+        self.verify_bytes(kind, name, action, &sealed).map_err(|error| error.at(key))
     }
 
     /// The same, of bytes that are at hand.
     pub fn open_bytes(&self, kind: ObjectType, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        self.verify_bytes(kind, name, sealed).map(|(body, _)| body)
+        self.verify_bytes(kind, name, Action::Add, sealed).map(|(body, _)| body)
     }
 
     fn verify_bytes(
         &self,
         kind: ObjectType,
         name: &str,
+        action: Action,
         sealed: &[u8],
     ) -> Result<(Vec<u8>, SignedBy)> {
         let mut plaintext = self.keys.objects().open_object(kind, name, sealed)?;
         let too_short = || Error::damaged("an object without its signature");
         let (body, block) =
             plaintext.split_last_chunk::<SIGNATURE_BLOCK_BYTES>().ok_or_else(too_short)?;
-        let signed_by = self.keys.verifier().verify(kind, name, Action::Add, body, block)?;
+        let signed_by = self.keys.verifier().verify(kind, name, action, body, block)?;
         let length = body.len();
         plaintext.truncate(length);
         Ok((plaintext, signed_by))
     }
 
     /// Signs and seals a body that is already padded.
-    pub fn seal_body(&self, kind: ObjectType, name: &str, mut body: Vec<u8>) -> Result<Vec<u8>> {
-        let block = self.keys.sign_block(kind, name, Action::Add, &body)?;
+    pub fn seal_body(&self, kind: ObjectType, name: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+        self.seal_body_as(Action::Add, kind, name, body)
+    }
+
+    /// The same, as what does more than add.
+    pub fn seal_body_as(
+        &self,
+        action: Action,
+        kind: ObjectType,
+        name: &str,
+        mut body: Vec<u8>,
+    ) -> Result<Vec<u8>> {
+        let block = self.keys.sign_block(kind, name, action, &body)?;
         body.extend_from_slice(&block);
         self.keys.objects().seal_object(kind, name, &body)
     }
@@ -108,6 +136,39 @@ impl Scope {
             .ok_or_else(|| Error::damaged("an object shorter than its header"))?;
         let reader = self.keys.objects().reader(kind, name, header, size)?;
         Ok(Ranged { broker: Arc::clone(&self.broker), key: self.key(name), reader })
+    }
+}
+
+impl Scope {
+    /// Asks for the header of an object of `size` bytes and, at the same time, for the last `tail_bytes` of
+    /// its plaintext.
+    pub fn start_tail(
+        &self,
+        kind: ObjectType,
+        name: &str,
+        size: u64,
+        tail_bytes: u64,
+    ) -> Result<PendingTail> {
+        let key = self.key(name);
+        let layout = ObjectLayout::new(size).map_err(|error| error.at(&*key))?;
+        let end = layout.plaintext_bytes();
+        let start = end.saturating_sub(tail_bytes);
+        let segments = layout.segments_of(start..end).map_err(|error| error.at(&*key))?;
+        let header = self.broker.get_later(&key, 0, Some(HEADER_BYTES as u64))?;
+        let Range { start: from, end: to } = segments.object;
+        let pending = self.broker.get_later(&key, from, Some(to - from))?;
+        let tail = PendingRange { pending, segments };
+        Ok(PendingTail { kind, name: name.to_owned(), size, header, tail, start })
+    }
+
+    /// Waits for these: the object, open for reading, and its end with the offset where that begins.
+    pub fn finish_tail(&self, pending: PendingTail) -> Result<(Ranged, Buffer, u64)> {
+        let PendingTail { kind, name, size, header, tail, start } = pending;
+        let header = header.wait()?;
+        let ranged = self.ranged_with_header(kind, &name, size, &header);
+        let ranged = ranged.map_err(|error| error.at(self.key(&name)))?;
+        let tail = ranged.finish(tail)?;
+        Ok((ranged, tail, start))
     }
 }
 

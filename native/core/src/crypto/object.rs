@@ -55,6 +55,8 @@ pub enum ObjectType {
     GcState = 7,
     /// A list that is too long for it.
     GcList = 8,
+    /// A part of the marks: how often each id is needed.
+    Marks = 9,
 }
 
 impl ObjectType {

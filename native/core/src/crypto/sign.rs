@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use super::config::Revoked;
-use super::{Key, ObjectType, PrincipalId, RepositoryId, ScopeId, SourceId, usage, wrong_key};
+use super::{Key, ObjectType, PrincipalId, RepositoryId, ScopeId, SourceId, usage};
 use crate::error::{Error, Result};
 
 /// Bytes of a signature block.
@@ -59,9 +59,17 @@ pub enum Action {
     /// Adds and takes nothing away: packs with the signer's own envelopes, runs, reference sets.
     /// Writers (of any source), maintainers, owners.
     Add,
-    /// Stands for a source's state: snapshot records, registers OPEN or COMMITTED. Writers of that
-    /// source, owners. `sequence` is the source's snapshot number.
+    /// Stands for a source's state: snapshot records, registers OPEN. Writers of that source, owners.
+    /// `sequence` is the source's snapshot number.
     Snapshot {
+        /// The source.
+        source: SourceId,
+        /// Its snapshot number.
+        sequence: u64,
+    },
+    /// Says that a snapshot exists: registers COMMITTED. Who may sign its record, and maintainers: they
+    /// bring back what was forgotten, and the record that is named says by itself what is true.
+    Commit {
         /// The source.
         source: SourceId,
         /// Its snapshot number.
@@ -77,7 +85,9 @@ impl Action {
         match (self, kind) {
             (_, ObjectType::Register)
             | (Self::Snapshot { .. }, ObjectType::SnapshotRecord)
-            | (Self::Replace, ObjectType::GcState | ObjectType::GcList) => self != Self::Add,
+            | (Self::Replace, ObjectType::GcState | ObjectType::GcList | ObjectType::Marks) => {
+                self != Self::Add
+            }
             (
                 Self::Add | Self::Replace,
                 ObjectType::DataPack
@@ -93,8 +103,8 @@ impl Action {
         match (self, certificate.role) {
             (_, Role::Owner)
             | (Self::Add, Role::Writer | Role::Maintainer)
-            | (Self::Replace, Role::Maintainer) => true,
-            (Self::Snapshot { source, .. }, Role::Writer) => {
+            | (Self::Replace | Self::Commit { .. }, Role::Maintainer) => true,
+            (Self::Snapshot { source, .. } | Self::Commit { source, .. }, Role::Writer) => {
                 certificate.source == source || certificate.source == SourceId::ANY
             }
             _ => false,
@@ -169,7 +179,7 @@ impl Signer {
         body: &[u8],
     ) -> Result<[u8; SIGNATURE_BLOCK_BYTES]> {
         let Certificate { repository, scope, .. } = self.certificate;
-        let message = message(kind, (repository, scope), name, body)?;
+        let message = message(kind, (repository, scope), name, &blake3::hash(body))?;
         let signature = self.key.sign(&message).to_bytes();
         let mut out = [0; SIGNATURE_BLOCK_BYTES];
         let certificate = self.certificate.to_bytes();
@@ -185,7 +195,7 @@ pub(super) fn message(
     kind: ObjectType,
     (repository, scope): (RepositoryId, ScopeId),
     name: &str,
-    body: &[u8],
+    digest: &blake3::Hash,
 ) -> Result<Vec<u8>> {
     let name_bytes = u16::try_from(name.len())
         .map_err(|_| usage("an object name of more than 65,535 bytes"))?
@@ -197,7 +207,7 @@ pub(super) fn message(
         &scope.0,
         &name_bytes,
         name.as_bytes(),
-        blake3::hash(body).as_bytes(),
+        digest.as_bytes(),
     ]
     .concat())
 }
@@ -286,8 +296,8 @@ impl Verifier {
     }
 
     /// Verifies that `block` signs `body` as the object of this type and name, by somebody who may
-    /// do `action`. `Damaged` if a signature, name or place does not match; `WrongKey` if the
-    /// signer may not do this, or no longer.
+    /// do `action`. `Damaged` if a signature, name or place does not match, or the signer may not do
+    /// this, or no longer: whatever key is at hand, these are not the bytes that belong here.
     pub fn verify(
         &self,
         kind: ObjectType,
@@ -296,7 +306,19 @@ impl Verifier {
         body: &[u8],
         block: &[u8; SIGNATURE_BLOCK_BYTES],
     ) -> Result<SignedBy> {
-        self.verify_unnamed(kind, name, action, body, block).map_err(|error| error.at(name))
+        self.verify_digest(kind, name, action, &blake3::hash(body), block)
+    }
+
+    /// The same for a body that was read piece by piece, of which the digest is at hand.
+    pub fn verify_digest(
+        &self,
+        kind: ObjectType,
+        name: &str,
+        action: Action,
+        digest: &blake3::Hash,
+        block: &[u8; SIGNATURE_BLOCK_BYTES],
+    ) -> Result<SignedBy> {
+        self.verify_unnamed(kind, name, action, digest, block).map_err(|error| error.at(name))
     }
 
     fn verify_unnamed(
@@ -304,7 +326,7 @@ impl Verifier {
         kind: ObjectType,
         name: &str,
         action: Action,
-        body: &[u8],
+        digest: &blake3::Hash,
         block: &[u8; SIGNATURE_BLOCK_BYTES],
     ) -> Result<SignedBy> {
         let short = || Error::internal("a signature block shorter than its fields");
@@ -316,13 +338,11 @@ impl Verifier {
             return Err(Error::damaged("signed for another repository or scope"));
         }
         self.owner.verify(certified, owner_signature)?;
-        let message = message(kind, (self.repository, self.scope), name, body)?;
+        let message = message(kind, (self.repository, self.scope), name, digest)?;
         verify(&verifying_key(&certificate.key)?, &message, signature)?;
         if !action.fits(kind) || !action.is_open_to(&certificate) {
-            return Err(wrong_key(format!(
-                "signed by a {:?}, who may not do this",
-                certificate.role
-            )));
+            let role = format!("{:?}", certificate.role).to_lowercase();
+            return Err(Error::damaged(format!("signed by a {role}, who may not do this")));
         }
         Ok(SignedBy {
             principal: certificate.principal,
@@ -342,17 +362,22 @@ impl Verifier {
             return Ok(Standing::Good);
         };
         match (action, kind) {
-            (Action::Snapshot { source, sequence }, _) => match revoked.sequences.get(&source) {
-                Some(last) if sequence <= *last => Ok(Standing::Good),
-                _ => Err(wrong_key("a snapshot signed by a principal after it was revoked")),
-            },
+            (Action::Snapshot { source, sequence } | Action::Commit { source, sequence }, _) => {
+                match revoked.sequences.get(&source) {
+                    Some(last) if sequence <= *last => Ok(Standing::Good),
+                    _ => {
+                        Err(Error::damaged("a snapshot signed by a principal after it was revoked"))
+                    }
+                }
+            }
             (
                 _,
                 ObjectType::Register
                 | ObjectType::GcState
                 | ObjectType::GcList
+                | ObjectType::Marks
                 | ObjectType::SnapshotRecord,
-            ) => Err(wrong_key("signed by a principal who was revoked")),
+            ) => Err(Error::damaged("signed by a principal who was revoked")),
             _ => Ok(Standing::Revoked),
         }
     }

@@ -10,7 +10,7 @@ use super::varint::ByteReader;
 use crate::{Error, Result};
 
 /// Bytes before the fingerprints.
-const HEAD_BYTES: usize = 16;
+pub const HEAD_BYTES: usize = 16;
 
 /// The filter's key for an id.
 pub(super) const fn filter_key(id: &ShortId) -> u64 {
@@ -52,19 +52,27 @@ impl<'a> Filter<'a> {
                 fingerprints: bytes,
             });
         }
-        let mut reader = ByteReader::new(bytes);
+        let (seed, segment_length, segment_count_length) =
+            Self::parse_head(bytes, bytes.len() as u64)?;
+        let fingerprints = bytes.get(HEAD_BYTES..).unwrap_or_default();
+        Ok(Self { seed, segment_length, segment_count_length, fingerprints })
+    }
+
+    /// Reads the first bytes of a filter of `filter_bytes`, which must not be 0, and checks that they
+    /// fit: all that can be wrong with one.
+    pub fn parse_head(head: &[u8], filter_bytes: u64) -> Result<(u64, u64, u64)> {
+        let mut reader = ByteReader::new(head);
         let seed = reader.u64()?;
         let segment_length = u64::from(reader.u32()?);
         let segment_count_length = u64::from(reader.u32()?);
         if !segment_length.is_power_of_two()
             || segment_count_length == 0
             || segment_count_length % segment_length != 0
-            || segment_count_length + 2 * segment_length != reader.remaining() as u64
+            || segment_count_length + 2 * segment_length + HEAD_BYTES as u64 != filter_bytes
         {
             return Err(reader.damaged("filter does not fit its bytes"));
         }
-        let fingerprints = reader.take(reader.remaining())?;
-        Ok(Self { seed, segment_length, segment_count_length, fingerprints })
+        Ok((seed, segment_length, segment_count_length))
     }
 
     /// False when `id` is surely not in the run.

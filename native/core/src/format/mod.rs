@@ -9,6 +9,7 @@
 use std::fmt;
 
 pub mod filter;
+pub mod marks;
 pub mod pack;
 pub mod refs;
 pub mod run;

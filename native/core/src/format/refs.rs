@@ -8,9 +8,25 @@ use crate::Result;
 /// The most ids in one part: 16 MiB of them.
 pub const REF_SET_IDS_MAX: usize = 1 << 20;
 
+/// Bytes before the first id.
+pub const HEAD_BYTES: usize = 16;
+/// Bytes of an id.
+pub const ID_BYTES: usize = 16;
+
 const MAGIC: &[u8; 8] = b"PVBKREF1";
-const HEAD_BYTES: usize = 16;
-const ID_BYTES: usize = 16;
+
+/// How many ids a part lists, from its first [`HEAD_BYTES`].
+pub fn parse_refs_head(head: &[u8]) -> Result<usize> {
+    let mut reader = ByteReader::new(head);
+    if reader.array()? != *MAGIC {
+        return Err(reader.damaged("not a reference set"));
+    }
+    let count = reader.u32()? as usize;
+    if reader.u32()? != 0 || count > REF_SET_IDS_MAX {
+        return Err(reader.damaged("reference set of too many ids"));
+    }
+    Ok(count)
+}
 
 /// Collects ids in any order, with repetitions, and gives them out in parts. Holds at most
 /// [`REF_SET_IDS_MAX`] ids (16 MiB) besides the part that it has just given.
@@ -77,13 +93,7 @@ impl RefSet {
     /// Reads the body of a part: its plaintext without the signature block.
     pub fn parse(body: Vec<u8>) -> Result<Self> {
         let mut reader = ByteReader::new(&body);
-        if reader.array()? != *MAGIC {
-            return Err(reader.damaged("not a reference set"));
-        }
-        let count = reader.u32()? as usize;
-        if reader.u32()? != 0 || count > REF_SET_IDS_MAX {
-            return Err(reader.damaged("reference set of too many ids"));
-        }
+        let count = parse_refs_head(reader.take(HEAD_BYTES)?)?;
         let (ids, _) = reader.take(count * ID_BYTES)?.as_chunks::<ID_BYTES>();
         if !ids.is_sorted_by(|a, b| a < b) {
             return Err(reader.damaged("reference set is not sorted"));

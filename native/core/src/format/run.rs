@@ -90,6 +90,15 @@ impl RunHeader {
         out
     }
 
+    /// Reads the header of a run whose body has `body_bytes`: its parts have to lie inside.
+    pub fn parse_within(bytes: &[u8], body_bytes: u64) -> Result<Self> {
+        let header = Self::parse(bytes)?;
+        if header.envelopes_range().end > body_bytes {
+            return Err(Error::damaged("index run ends too early").offset(body_bytes));
+        }
+        Ok(header)
+    }
+
     /// Where the filter lies.
     pub fn filter_range(&self) -> Range<u64> {
         let start = RUN_HEADER_BYTES as u64;
@@ -206,9 +215,15 @@ impl<'a> EnvelopeSection<'a> {
         self.envelopes.get(usize::from(envelope))
     }
 
-    fn first_offset(&self) -> u64 {
+    /// Where the pack's first blob may begin; beyond any pack where it has none.
+    pub fn first_offset(&self) -> u64 {
         self.spans.first().map_or(u64::MAX, |span| u64::from(span_parts(*span).0))
     }
+}
+
+/// The id and the place of an entry.
+pub fn parse_entry(entry: &[u8; RUN_ENTRY_BYTES]) -> (ShortId, Location) {
+    (entry_id(entry), entry_location(entry))
 }
 
 fn entry_id(entry: &RawEntry) -> ShortId {

@@ -36,6 +36,7 @@ fn verifier() -> Verifier {
 
 const SNAPSHOT: Action = Action::Snapshot { source: MINE, sequence: 7 };
 const OTHERS: Action = Action::Snapshot { source: SourceId([6; 16]), sequence: 7 };
+const COMMIT: Action = Action::Commit { source: MINE, sequence: 7 };
 
 /// Every role, type and action, against the table of the format.
 #[test]
@@ -54,7 +55,7 @@ fn who_may_sign_what() {
         let signer = signer(certificate(role, source));
         let content = [DataPack, MetadataPack, Run, ReferenceSet];
         for kind in content.into_iter().chain([Register, SnapshotRecord, GcState, GcList]) {
-            for action in [Action::Add, SNAPSHOT, OTHERS, Action::Replace] {
+            for action in [Action::Add, SNAPSHOT, OTHERS, COMMIT, Action::Replace] {
                 let block = signer.sign_block(kind, "x", b"body").unwrap();
                 let verified = verifier().verify(kind, "x", action, b"body", &block);
                 let is_content = content.contains(&kind);
@@ -68,9 +69,11 @@ fn who_may_sign_what() {
                         matches!(kind, Register | SnapshotRecord)
                             && (role == Role::Owner || (role == Role::Writer && is_its))
                     }
+                    // Writers here are of any source or of this one.
+                    Action::Commit { .. } => kind == Register && role != Role::Restorer,
                 };
                 let got = verified.as_ref().map(|by| by.role).map_err(|error| error.kind);
-                let want = if may { Ok(role) } else { Err(ErrorKind::WrongKey) };
+                let want = if may { Ok(role) } else { Err(ErrorKind::Damaged) };
                 assert_eq!(got, want, "{role:?} {source:?} {kind:?} {action:?}");
             }
         }
@@ -120,7 +123,7 @@ fn keys_of_small_order_are_refused() {
     weak.key = identity;
     let mut forged = [0; 64];
     forged[0] = 1;
-    let text = message(ObjectType::Run, PLACE, "x", b"").unwrap();
+    let text = message(ObjectType::Run, PLACE, "x", &blake3::hash(b"")).unwrap();
     let plain = ed25519_dalek::VerifyingKey::from_bytes(&identity).unwrap();
     let signature = ed25519_dalek::Signature::from_bytes(&forged);
     ed25519_dalek::Verifier::verify(&plain, &text, &signature).unwrap();

@@ -258,7 +258,8 @@ fn certificate_and_signature() {
     let want = &given.vectors["sig"];
     let signed = bytes(&want["msg"]);
     let place = (given.repository, given.scope);
-    let built = message(ObjectType::SnapshotRecord, place, "snapshots/x", b"body").unwrap();
+    let built =
+        message(ObjectType::SnapshotRecord, place, "snapshots/x", &blake3::hash(b"body")).unwrap();
     assert_eq!(built[..signed.len() - 32], signed[..signed.len() - 32]);
     let key = signing_key(&given.master.write().principal_seed(&given.principal));
     assert_eq!(key.verifying_key().to_bytes(), certificate.key);

@@ -75,6 +75,17 @@ impl RunBuilder {
         Ok(ordinal)
     }
 
+    /// Adds a pack with its envelope section as it stands in another run; `record` is that run's.
+    pub fn add_section(&mut self, record: &PackRecord, section: &[u8]) -> Result<u32> {
+        let too_long = || Error::internal("index run is too long");
+        let section_offset = u32::try_from(self.sections.len()).map_err(|_| too_long())?;
+        let ordinal = self.pack_count;
+        self.pack_count = ordinal.checked_add(1).ok_or_else(too_long)?;
+        PackRecord { section_offset, ..*record }.encode(&mut self.packs);
+        self.sections.extend_from_slice(section);
+        Ok(ordinal)
+    }
+
     /// Adds where a blob lies; `location.pack` comes from [`add_pack`](Self::add_pack).
     pub fn add_entry(&mut self, id: ShortId, location: Location) -> Result<()> {
         if location.pack >= self.pack_count {

@@ -11,17 +11,13 @@ use super::runs::{Catalog, Listing, LoadedIndex, PackFacts};
 use super::walk::Reach;
 use super::{CheckResult, Context, Finding, Severity, fault_or_end, open_sources};
 use crate::broker::lock;
-use crate::crypto::sign::Role;
-use crate::crypto::{Action, Envelope, ObjectLayout, SourceId};
+use crate::crypto::{ObjectLayout, SourceId};
+use crate::directory::read_directory;
 use crate::error::{Error, Result};
-use crate::format::SIGNATURE_BYTES;
-use crate::format::pack::{FOOTER_BYTES, Footer, PackDirectory, PackKind};
+use crate::format::pack::{PackDirectory, PackKind};
 use crate::format::run::PackRecord;
 use crate::index::{PackName, Place, pack_key, pack_type, parse_names};
-use crate::scope::Ranged;
 
-/// What is read of a pack's end at first: most directories are shorter.
-const TAIL_BYTES: u64 = 64 << 10;
 /// Memory that reading one pack whole takes at most, in bytes: two ranges on their way or sealed, one
 /// being opened, and a blob.
 const READER_BYTES: u64 = 20 << 20;
@@ -283,7 +279,8 @@ impl<'a> PackCheck<'a> {
                 return report("pack-damaged", &error);
             }
         };
-        let directory = match fault_or_end(self.directory(&ranged, facts.kind, &key))? {
+        let directory = read_directory(self.context.scope, &ranged, facts.kind, &key);
+        let directory = match fault_or_end(directory)? {
             Ok(directory) => Some(directory),
             Err(error) => {
                 report("pack-directory-damaged", &error)?;
@@ -304,41 +301,6 @@ impl<'a> PackCheck<'a> {
             totals.bad.push((*name, damage));
         }
         Ok(())
-    }
-
-    /// Reads the end of a pack, and checks what it says of itself and who says it.
-    fn directory(
-        &self,
-        ranged: &Ranged,
-        kind: PackKind,
-        name: &str,
-    ) -> Result<(PackDirectory, Footer)> {
-        let end = ranged.plaintext_bytes();
-        let start = end.saturating_sub(TAIL_BYTES);
-        let mut tail = ranged.read(start..end)?.to_vec();
-        let short = || Error::damaged("a pack shorter than its footer");
-        let footer = Footer::parse(tail.last_chunk::<FOOTER_BYTES>().ok_or_else(short)?, end)?;
-        let Range { start: from, end: to } = footer.directory();
-        if from < start {
-            let mut whole = ranged.read(from..start)?.to_vec();
-            whole.append(&mut tail);
-            tail = whole;
-        } else {
-            tail.drain(..usize::try_from(from - start).unwrap_or(usize::MAX).min(tail.len()));
-        }
-        let length = usize::try_from(to - from).unwrap_or(usize::MAX);
-        let (listing, rest) = tail.split_at_checked(length).ok_or_else(short)?;
-        let block = rest.first_chunk::<SIGNATURE_BYTES>().ok_or_else(short)?;
-        let verifier = self.context.scope.keys.verifier();
-        let signer = verifier.verify(pack_type(kind), name, Action::Add, listing, block)?;
-        let directory = PackDirectory::parse(listing, kind, footer.directory_offset)?;
-        for envelope in &directory.envelopes {
-            let origin = Envelope::from_bytes(envelope)?.origin;
-            if signer.role == Role::Writer && origin != signer.principal {
-                return Err(Error::damaged("a writer signed for what another principal sealed"));
-            }
-        }
-        Ok((directory, footer))
     }
 
     fn compare(

@@ -1,0 +1,136 @@
+"""`IndexWork` by jobs of the data path."""
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pvback.datapath import Listeners, run_job
+from pvback.ops.rows import parse_lines
+from pvback.repository.gcstate import IndexView
+from pvback.repository.index_work import Marks, PackUse, Rebuilt, Repacked, Usage
+from pvback.repository.repository import RepositoryAccess
+from pvback.repository.sealed import Named
+from pvback.runtime import Cancel
+
+__all__ = ["NativeIndexWork"]
+
+_NO_INDEX = IndexView((), dead=frozenset(), condemned=frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class NativeIndexWork:
+    """See `pvback.repository.index_work.IndexWork`.
+
+    Needs a maintainer's or an owner's key; `cancel` ends what runs.
+    """
+
+    access: RepositoryAccess
+    cancel: Cancel | None = None
+
+    def count(self, marks: Marks, *, add: Sequence[Named], remove: Sequence[Named], generation: int) -> Marks:
+        """See `IndexWork.count`."""
+        if not add and not remove:
+            return marks
+        options = {
+            "marks": _marks(marks),
+            "add": [named.as_json() for named in add],
+            "remove": [named.as_json() for named in remove],
+            "gen": generation,
+        }
+        result, _ = self._run("count", _NO_INDEX, options)
+        parts = tuple(Named(part["name"], part["hash"]) for part in result["parts"])
+        return Marks(parts, id_count=result["ids"])
+
+    def usage(
+        self,
+        view: IndexView,
+        *,
+        marks: Marks,
+        refs: Sequence[Named],
+        keep: AbstractSet[str] = frozenset(),
+        spare_runs: Sequence[str] = (),
+    ) -> Usage:
+        """See `IndexWork.usage`."""
+        options = {
+            "marks": _marks(marks),
+            "refs": [named.as_json() for named in refs],
+            "keep": sorted(keep),
+            "spare_runs": list(spare_runs),
+        }
+        result, rows = self._run("usage", view, options)
+        return Usage(
+            packs={row["name"]: _pack_use(row) for row in rows},
+            needed_count=result["needed"],
+            missing_count=result["missing"],
+            missing_examples=tuple(result["missing_examples"]),
+            revived=frozenset(row["name"] for row in rows if row["is_revived"]),
+        )
+
+    def merge(self, view: IndexView, *, drop: AbstractSet[str], generation: int) -> tuple[str, ...]:
+        """See `IndexWork.merge`."""
+        result, _ = self._run("merge", view, {"drop": sorted(drop), "gen": generation})
+        return tuple(result["runs"])
+
+    def repack(
+        self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
+    ) -> Repacked:
+        """See `IndexWork.repack`."""
+        options = {
+            "packs": list(packs),
+            "marks": _marks(marks),
+            "refs": [named.as_json() for named in refs],
+            "gen": generation,
+            "pack_bytes": view.pack_bytes,
+        }
+        result, _ = self._run("repack", view, options)
+        return Repacked(
+            packs=tuple(result["packs"]),
+            runs=tuple(result["runs"]),
+            moved_count=result["moved"],
+            moved_bytes=result["moved_bytes"],
+        )
+
+    def rebuild(self, packs: Sequence[tuple[str, int]], *, generation: int) -> Rebuilt:
+        """See `IndexWork.rebuild`."""
+        listed = [{"name": name, "size": size} for name, size in packs]
+        result, _ = self._run("rebuild", _NO_INDEX, {"packs": listed, "gen": generation})
+        return Rebuilt(runs=tuple(result["runs"]), problems=result["problems"])
+
+    def _run(
+        self, verb: str, view: IndexView, options: Mapping[str, object]
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """The result of a job, and its rows. One put is on its way at a time."""
+        rows: list[dict[str, Any]] = []
+
+        def on_output(kind: str, data: memoryview) -> None:
+            if kind == "rows":
+                rows.extend(parse_lines(data))
+
+        made = {**self.access.job_options(view.as_options()), **options, "puts": 1}
+        result = run_job(
+            verb,
+            self.access.keyring,
+            options=made,
+            store=self.access.store,
+            listeners=Listeners(on_output=on_output, cancel=self.cancel or Cancel()),
+        )
+        return result, rows
+
+
+def _marks(marks: Marks) -> dict[str, object]:
+    return {"parts": [part.as_json() for part in marks.parts], "ids": marks.id_count}
+
+
+def _pack_use(row: Mapping[str, Any]) -> PackUse:
+    kind: Literal["data", "meta"] = "data" if row["kind"] == "data" else "meta"
+    return PackUse(
+        name=row["name"],
+        kind=kind,
+        object_bytes=row["object_bytes"],
+        entry_count=row["entries"],
+        entry_bytes=row["entry_bytes"],
+        used_count=row["used"],
+        used_bytes=row["used_bytes"],
+        is_spared=row["is_spared"],
+    )

@@ -1,0 +1,43 @@
+"""What users were told: the promises that the oracle holds the repository to."""
+
+from dataclasses import dataclass, field
+
+__all__ = ["Ledger"]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Written by the simulated users the moment that a call of theirs returns."""
+
+    contents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What each snapshot must give back, from before its commit on."""
+    saved: set[str] = field(default_factory=set)
+    """Reported to be saved, and not asked to be forgotten since."""
+    forgetting: dict[str, int] = field(default_factory=dict)
+    """How many have asked to forget it and have not heard what became of it, whatever will."""
+    restored_count: int = 0
+    given_up: dict[str, int] = field(default_factory=dict)
+    """How often somebody ended without success, by the kind of error."""
+
+    def report_saved(self, snapshot: str) -> None:
+        """A backup returned."""
+        if not self.forgetting.get(snapshot):
+            self.saved.add(snapshot)
+
+    def report_undeleted(self, snapshot: str) -> None:
+        """An undelete returned. What others ask at the same time may still come to pass."""
+        self.report_saved(snapshot)
+
+    def begin_forgetting(self, snapshot: str) -> None:
+        """From here on it may go."""
+        self.saved.discard(snapshot)
+        self.forgetting[snapshot] = self.forgetting.get(snapshot, 0) + 1
+
+    def end_forgetting(self, snapshot: str) -> None:
+        """It was, or never will be."""
+        self.forgetting[snapshot] -= 1
+
+    def give_up(self, exc: Exception) -> None:
+        """Somebody was told that it did not work."""
+        name = type(exc).__name__
+        self.given_up[name] = self.given_up.get(name, 0) + 1

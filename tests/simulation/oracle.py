@@ -1,0 +1,246 @@
+"""The judge: what has to hold after every applied request, computed from the stored bytes alone.
+
+Nothing of the code under test is used: names, seals and bodies are taken apart here once more, and validity
+is counted again. The invariants are those of the protocol: I1 every usable entry names a blob that is there;
+S1/S2 everything that a live snapshot needs has one; S5 what was reported saved stays; M numbers and states
+only move forward, and no name has two contents; S3/S4 when all is over nothing is left that nobody needs.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from tests.simulation.bucket import Bucket
+from tests.simulation.ledger import Ledger
+
+__all__ = ["Oracle"]
+
+_LIVE = ("COMMITTED", "FORGOTTEN")
+_NEXT = {
+    "OPEN": ("OPEN", "COMMITTED", "FENCED"),
+    "COMMITTED": ("COMMITTED", "FORGOTTEN"),
+    "FORGOTTEN": ("FORGOTTEN", "COMMITTED", "DEAD"),
+    "DEAD": ("DEAD",),
+    "FENCED": ("FENCED",),
+}
+_LISTS = ("condemned", "known", "dead", "base", "roster")
+
+
+@dataclass(slots=True)
+class _State:
+    n: int
+    floor: int
+    phase: str
+    lists: dict[str, frozenset[str]]
+
+
+class Oracle:
+    """Follows a bucket; the first violation is in `failure`."""
+
+    def __init__(self, bucket: Bucket, ledger: Ledger, *, prefix: str, grace_seconds: float) -> None:
+        self.failure: str | None = None
+        self.check_count = 0
+        self._bucket = bucket
+        self._ledger = ledger
+        self._prefix = prefix
+        self._grace_seconds = grace_seconds
+        self._packs: dict[str, list[tuple[str, int]]] = {}
+        self._runs: dict[str, list[tuple[str, str, int, int]]] = {}
+        self._refs: dict[str, list[str]] = {}
+        self._registers: dict[str, dict[str, Any]] = {}
+        self._last: dict[str, tuple[str, float]] = {}
+        """The newest state of each register that ever was, and when it was written."""
+        self._contents: dict[str, bytes] = {}
+        self._state: _State | None = None
+        bucket.on_change = self.changed
+
+    # --- following
+
+    def changed(self, key: str) -> None:
+        """One object came, changed or went."""
+        if self.failure is not None:
+            return
+        folder, _, rest = key.removeprefix(self._prefix).partition("/")
+        last = rest.rpartition("/")[2]
+        entry = self._bucket.objects.get(key)
+        # A prune learns the store's time from an empty object.
+        body = None if entry is None or not entry.data else self._parse(key, entry.data)
+        if entry is not None and folder != "snapshots" and rest != "state":
+            self._expect_same(key, entry.data)
+        if folder in ("data", "meta"):
+            self._put(self._packs, last, body and [(one, len(text)) for one, text in body["blobs"]])
+        elif folder == "index":
+            self._put(self._runs, last, body and [tuple(one) for one in body["entries"]])
+        elif folder == "refs":
+            self._put(self._refs, f"refs/{rest}", body and body["ids"])
+        elif folder == "snapshots":
+            self._follow_register(last, body, entry.seconds if entry else 0.0)
+        elif rest == "state":
+            self._follow_state(body)
+        if entry is None or folder in ("index", "snapshots", "gc"):
+            self.check()
+
+    def _parse(self, key: str, data: bytes) -> Any:
+        head, _, body = data.partition(b"\n")
+        if head.partition(b" ")[2].decode() != key.removeprefix(self._prefix):
+            self._fail(f"{key} holds another object's bytes")
+        return json.loads(body)
+
+    def _expect_same(self, key: str, data: bytes) -> None:
+        if self._contents.setdefault(key, data) != data:
+            self._fail(f"M: {key} has two contents")
+
+    @staticmethod
+    def _put(place: dict[str, Any], name: str, value: Any) -> None:
+        if value is None:
+            place.pop(name, None)
+        else:
+            place[name] = value
+
+    def _follow_register(self, name: str, body: Any, seconds: float) -> None:
+        self._put(self._registers, name, body)
+        if body is None:
+            return
+        state = body["state"]
+        if name in self._last and self._is_valid(name, "roster"):
+            before, since = self._last[name]
+            if state not in _NEXT[before]:
+                self._fail(f"M: register {name} goes from {before} to {state}")
+            if before == "FORGOTTEN" and state == "DEAD" and seconds < since + self._grace_seconds:
+                self._fail(f"register {name} dies within its grace")
+        if name not in self._last or self._last[name][0] != state:
+            self._last[name] = (state, seconds)
+
+    def _follow_state(self, body: Any) -> None:
+        if body is None:
+            self._fail("gc/state is gone")
+            return
+        lists = {field: self._list(body[field]) for field in _LISTS}
+        new, old = _State(body["n"], body["floor"], body["phase"], lists), self._state
+        self._state = new
+        if old is None:
+            return
+        step = (old.phase, new.phase, new.n - old.n)
+        if step not in {("IDLE", "CONDEMNED", 1), ("CONDEMNED", "IDLE", 0), ("IDLE", "IDLE", 0)}:
+            self._fail(f"M: gc/state goes from {old.phase} {old.n} to {new.phase} {new.n}")
+        if new.floor < old.floor or new.floor > new.n:
+            self._fail(f"M: the floor goes from {old.floor} to {new.floor}")
+
+    def _list(self, value: Any) -> frozenset[str]:
+        if isinstance(value, list):
+            return frozenset(value)
+        entry = self._bucket.objects.get(self._prefix + value["name"])
+        if entry is None or hashlib.blake2b(entry.data, digest_size=32).hexdigest() != value["hash"]:
+            self._fail(f"gc/state names {value['name']}, which is not there")
+            return frozenset()
+        return frozenset(json.loads(entry.data.partition(b"\n")[2]))
+
+    # --- judging
+
+    def check(self) -> None:
+        """I1, S1, S2, S5."""
+        self.check_count += 1
+        if self._state is None:
+            return
+        usable = self._usable()
+        for name, body in self._registers.items():
+            if body["state"] in _LIVE and self._is_valid(name, "roster"):
+                self._check_snapshot(name, body, usable)
+        for snapshot in self._ledger.saved:
+            found = [
+                (name, body["state"])
+                for name, body in self._registers.items()
+                if name[17:] == snapshot and self._is_valid(name, "roster")
+            ]
+            if [state for _, state in found] != ["COMMITTED"]:
+                self._fail(f"S5: snapshot {snapshot} was reported saved, and is {found or 'gone'}")
+
+    def _usable(self) -> set[str]:
+        assert self._state is not None, "asked after the first state"
+        dead = self._state.lists["dead"]
+        usable = set()
+        for name, entries in self._runs.items():
+            if not self._is_valid(name, "base"):
+                continue
+            for one, pack, index, length in entries:
+                if pack in dead:
+                    continue
+                blobs = self._packs.get(pack)
+                if blobs is None:
+                    self._fail(f"I1: run {name} lists pack {pack}, which is gone")
+                elif not 0 <= index < len(blobs) or blobs[index] != (one, length):
+                    self._fail(f"I1: run {name} lists what pack {pack} does not hold")
+                usable.add(one)
+        return usable
+
+    def _check_snapshot(self, name: str, body: dict[str, Any], usable: set[str]) -> None:
+        for ids in self._needs(name, body):
+            for one in ids:
+                if one not in usable:
+                    self._fail(f"S1: snapshot {name} needs {one[:8]}, and no usable entry has it")
+        if body["record"] is None or self._prefix + body["record"]["name"] not in self._bucket.objects:
+            self._fail(f"S1: the record of snapshot {name} is gone")
+
+    def _needs(self, name: str, body: dict[str, Any]) -> list[list[str]]:
+        found = []
+        for part in body["refs"]:
+            if part["name"] not in self._refs:
+                self._fail(f"S1: the reference set {part['name']} of snapshot {name} is gone")
+            else:
+                found.append(self._refs[part["name"]])
+        return found
+
+    def _is_valid(self, name: str, field: str) -> bool:
+        assert self._state is not None, "asked after the first state"
+        return int(name[:16], 16) >= self._state.floor or name in self._state.lists[field]
+
+    def _fail(self, what: str) -> None:
+        if self.failure is None:
+            self.failure = what
+
+    # --- the end
+
+    def check_drained(self) -> None:
+        """S3, S4: only what live snapshots need is left."""
+        self.check()
+        assert self._state is not None, "there was one from the beginning"
+        expected, needed = self._expected()
+        used = {pack for pack, blobs in self._packs.items() if any(one in needed for one, _ in blobs)}
+        for key in self._bucket.objects:
+            name = key.removeprefix(self._prefix)
+            folder, _, rest = name.partition("/")
+            if folder in ("data", "meta"):
+                if rest[3:] not in used:
+                    self._fail(f"S3: pack {rest} is left, and nobody needs it")
+            elif folder == "index":
+                # What is unused in a pack that is used stays listed: it may be needed again.
+                if not self._is_valid(rest, "base") or not any(one[1] in used for one in self._runs[rest]):
+                    self._fail(f"S3: run {rest} is left, and nobody needs it")
+            elif name not in expected and not self._is_in_the_making(rest):
+                self._fail(f"S3: {name} is left")
+
+    def _is_in_the_making(self, rest: str) -> bool:
+        """What a prune that was killed made for the next generation goes with that one."""
+        assert self._state is not None, "there was one from the beginning"
+        generation, what, _ = rest.split("-", 2)
+        ahead = int(generation, 16) - self._state.n
+        return ahead == 1 or (ahead == 0 and what in ("marks", "clock"))
+
+    def _expected(self) -> tuple[set[str], set[str]]:
+        expected, needed = {"gc/state"}, set()
+        for name, body in self._registers.items():
+            if body["state"] in _LIVE and self._is_valid(name, "roster"):
+                expected |= {f"snapshots/{name}"} | _named(body)
+                needed |= {one for ids in self._needs(name, body) for one in ids}
+        raw = json.loads(self._bucket.objects[self._prefix + "gc/state"].data.partition(b"\n")[2])
+        expected |= _named(raw)
+        return expected, needed
+
+
+def _named(value: Any) -> set[str]:
+    """All objects that a body names, however deep."""
+    if isinstance(value, dict):
+        inner = set().union(*map(_named, value.values())) if value else set()
+        return inner | ({value["name"]} if "name" in value and "hash" in value else set())
+    return set().union(*map(_named, value)) if isinstance(value, list) and value else set()

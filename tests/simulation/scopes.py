@@ -1,0 +1,55 @@
+"""What is simulated together, and how bad its store is."""
+
+from dataclasses import dataclass, field
+
+from tests.simulation.bucket import Rates
+
+__all__ = ["SCOPES", "Scope"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """How many of whom, and what may go wrong."""
+
+    name: str
+    writers: int = 2
+    backups: int = 2
+    """Of each writer, one after the other."""
+    pruners: int = 1
+    prunes: int = 2
+    """Of each pruner."""
+    forgetters: int = 1
+    forgets: int = 2
+    readers: int = 1
+    restores: int = 2
+    chunk_universe: int = 6
+    """So many contents are there: the fewer, the more is shared."""
+    chunks_max: int = 5
+    kill_rate: float = 0.0
+    restart_share: float = 0.7
+    """How many of the killed processes are started again."""
+    merge_share: float = 0.3
+    """Of the backups, how many merge runs before they commit."""
+    rates: Rates = field(default_factory=Rates)
+    fence_seconds: float = 900.0
+    grace_seconds: float = 3000.0
+    condemn_share_max: float = 0.6
+    repack_share_max: float = 0.5
+
+
+SCOPES = (
+    Scope(name="all"),
+    Scope(name="calm", rates=Rates().quiet(), writers=3),
+    Scope(name="kills", kill_rate=0.01, writers=2, backups=3),
+    Scope(name="prunes", pruners=3, prunes=2, writers=2, backups=2, readers=1, kill_rate=0.002),
+    Scope(name="forget", forgetters=2, forgets=3, grace_seconds=300.0, writers=2, backups=2, kill_rate=0.002),
+    Scope(
+        name="storm",
+        rates=Rates(refused=0.05, conflict=0.03, lost=0.06, late=0.06, doubled=0.06),
+        kill_rate=0.004,
+        writers=2,
+        backups=2,
+    ),
+    Scope(name="lag", rates=Rates(list_lag_seconds=120.0), kill_rate=0.002),
+    Scope(name="long", writers=1, backups=2, pruners=2, prunes=4, chunks_max=12, chunk_universe=10),
+)

@@ -1,0 +1,285 @@
+"""One seed: users at once, then everybody stops, prunes drain, and all that was promised is looked at."""
+
+import random
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pvback import limits
+from pvback.errors import (
+    ConflictError,
+    SessionFencedError,
+    StorageError,
+    StorageUnavailable,
+)
+from pvback.repository import forget, merging, prune
+from pvback.repository.layout import ScopeLayout
+from pvback.repository.prune import PruneSeams
+from pvback.repository.prune_plan import PruneOptions
+from pvback.repository.registers import RegisterState
+from pvback.repository.sealed import ScopeObjects
+from pvback.repository.session import WriterSession
+from pvback.repository.snapshots import CommittedSnapshot, load_catalog
+from pvback.storage.retry import RetryingStore
+from tests.simulation import writer
+from tests.simulation.bucket import Bucket, ClientStore
+from tests.simulation.ledger import Ledger
+from tests.simulation.oracle import Oracle
+from tests.simulation.parts import SCOPE, SOURCES, first_state, installed, make_objects
+from tests.simulation.reader import LostError, restore
+from tests.simulation.scopes import SCOPES, Scope
+from tests.simulation.work import ModelIndexWork
+from tests.simulation.world import Process, World
+
+__all__ = ["Outcome", "Simulation", "simulate"]
+
+_DRAIN_PRUNES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What became of one seed."""
+
+    seed: int
+    scope: str
+    failure: str | None
+    """The first promise that was broken."""
+    trace: list[str]
+    trace_hash: str
+    counts: dict[str, int]
+
+
+def simulate(seed: int, scope: Scope | None = None) -> Outcome:
+    """Run a seed; without a scope the seed chooses one."""
+    return Simulation(seed, scope or SCOPES[seed % len(SCOPES)]).run()
+
+
+class Simulation:
+    """The parts of one run."""
+
+    def __init__(self, seed: int, scope: Scope) -> None:
+        self.seed = seed
+        self.scope = scope
+        self.world = World(seed, kill_rate=scope.kill_rate)
+        self.bucket = Bucket(self.world, scope.rates)
+        self.ledger = Ledger()
+        self.oracle = Oracle(
+            self.bucket,
+            self.ledger,
+            prefix=ScopeLayout(SCOPE).prefix,
+            grace_seconds=scope.grace_seconds,
+        )
+        self._failure: str | None = None
+        self._restarts: dict[str, Callable[[Process], None]] = {}
+        self.world.on_killed = self._restart
+        self.world.is_over = lambda: self.oracle.failure is not None
+
+    def run(self) -> Outcome:
+        """From an empty repository to the end."""
+        with installed(self.world):
+            try:
+                self._prepare()
+                self._play()
+                self._drain()
+            except Exception as exc:  # noqa: BLE001 - whatever a client did not expect is a finding
+                self._failure = f"{type(exc).__name__}: {exc}"
+                self.world.note("".join(traceback.format_exception(exc)))
+        return Outcome(
+            seed=self.seed,
+            scope=self.scope.name,
+            failure=self.oracle.failure or self._failure,
+            trace=self.world.trace,
+            trace_hash=self.world.trace_hash(),
+            counts={
+                "requests": sum(self.bucket.requests.values()),
+                "checks": self.oracle.check_count,
+                "saved": len(self.ledger.contents),
+                "restored": self.ledger.restored_count,
+                **{f"fault {name}": count for name, count in self.bucket.injected.items()},
+                **{f"given up {name}": count for name, count in self.ledger.given_up.items()},
+            },
+        )
+
+    # --- the parts
+
+    def _prepare(self) -> None:
+        objects = make_objects(ClientStore(self.bucket, Process(self.world, "init")))
+        self.bucket.write(objects.layout.key("gc/state"), first_state(objects))
+
+    def _play(self) -> None:
+        scope = self.scope
+        for number in range(scope.writers):
+            self._spawn(f"writer-{number}", self._write)
+        for number in range(scope.pruners):
+            self._spawn(f"prune-{number}", self._prune)
+        for number in range(scope.forgetters):
+            self._spawn(f"forget-{number}", self._forget)
+        for number in range(scope.readers):
+            self._spawn(f"reader-{number}", self._read)
+        self.world.run()
+
+    def _spawn(self, name: str, work: Callable[[Process], None]) -> None:
+        self._restarts[name] = work
+        self.world.spawn(name, work)
+
+    def _restart(self, process: Process) -> None:
+        """Another pod, with nothing in its memory."""
+        if self.world.random.random() < self.scope.restart_share:
+            self.world.spawn(process.name, self._restarts[process.name])
+
+    def objects(self, process: Process) -> ScopeObjects:
+        """A client's view, with the retries that every client has."""
+        store = ClientStore(self.bucket, process)
+        return make_objects(RetryingStore(store, clock=process, random=process.random))
+
+    def work(self, process: Process, objects: ScopeObjects) -> ModelIndexWork:
+        """Bulk work through the same store."""
+        return ModelIndexWork(objects, clock=process, random_id=self.world.random_id)
+
+    # --- who takes part
+
+    def _write(self, process: Process) -> None:
+        for _ in range(self.scope.backups):
+            plan = self._plan(process.random.source)
+            for _ in range(4):
+                try:
+                    self._back_up(process, plan)
+                    break
+                except SessionFencedError as exc:
+                    self.ledger.give_up(exc)
+                except StorageError as exc:
+                    self.ledger.give_up(exc)
+                    break
+
+    def _back_up(self, process: Process, plan: writer.BackupPlan) -> None:
+        objects = self.objects(process)
+        work = self.work(process, objects)
+
+        def merge(session: WriterSession) -> None:
+            merging.merge_runs(objects, work, session=session, view=session.index_view(), count_min=2)
+
+        is_merging = process.random.fraction() < self.scope.merge_share
+        writer.back_up(process, objects, plan, ledger=self.ledger, merge=merge if is_merging else None)
+
+    def _plan(self, chance: random.Random) -> writer.BackupPlan:
+        count = chance.randint(1, self.scope.chunks_max)
+        return writer.BackupPlan(
+            source=chance.choice(SOURCES),
+            texts=tuple(f"chunk {chance.randrange(self.scope.chunk_universe)}" for _ in range(count)),
+            blobs_per_pack=chance.randint(1, 3),
+            packs_per_run=chance.randint(1, 2),
+            checkpoint_after=chance.choice((0, 2, 3)),
+            doubles=chance.random() < 0.2,
+        )
+
+    def _prune(self, process: Process) -> None:
+        for _ in range(self.scope.prunes):
+            chance = process.random.source
+            process.sleep(chance.choice((0.0, 60.0, 600.0)))
+            process.condemn_share = chance.choice((0.0, self.scope.condemn_share_max))
+            process.repack_share = chance.choice((0.0, self.scope.repack_share_max))
+            options = PruneOptions(
+                unused_share_max=chance.choice((0.0, 0.3)),
+                repack_bytes_max=chance.choice((None, 0, 20)),
+                unused_seconds=chance.choice((0.0, 300.0)),
+                grace_seconds=self.scope.grace_seconds,
+                fence_seconds=chance.choice((0.0, 120.0, self.scope.fence_seconds)),
+                is_forced=chance.random() < 0.5,
+            )
+            try:
+                self._prune_once(process, options)
+            except (ConflictError, StorageUnavailable) as exc:
+                self.ledger.give_up(exc)
+
+    def _prune_once(self, process: Process, options: PruneOptions) -> None:
+        objects = self.objects(process)
+        seams = PruneSeams(work=self.work(process, objects), clock=process)
+        prune.run_prune(objects, seams, options=options)
+
+    def _forget(self, process: Process) -> None:
+        objects = self.objects(process)
+        for _ in range(self.scope.forgets):
+            process.sleep(process.random.source.choice((0.0, 60.0, 400.0)))
+            try:
+                self._forget_one(process, objects)
+            except StorageUnavailable as exc:
+                self.ledger.give_up(exc)
+
+    def _forget_one(self, process: Process, objects: ScopeObjects) -> None:
+        catalog = load_catalog(objects, with_records=False)
+        chance = process.random.source
+        wanted = RegisterState.FORGOTTEN if chance.random() < 0.4 else RegisterState.COMMITTED
+        names = [one.name for one, _ in catalog.registers if one.state is wanted]
+        if not names:
+            return
+        name = chance.choice(names)
+        if wanted is RegisterState.FORGOTTEN:
+            if forget.undelete_snapshots(objects, [name], clock=process).changed:
+                self.ledger.report_undeleted(name[17:])
+        else:
+            self.ledger.begin_forgetting(name[17:])
+            forget.forget_snapshots(objects, [name], clock=process)
+            self.ledger.end_forgetting(name[17:])
+
+    def _read(self, process: Process) -> None:
+        objects = self.objects(process)
+        for _ in range(self.scope.restores):
+            process.sleep(process.random.source.choice((0.0, 60.0, 400.0)))
+            try:
+                catalog = load_catalog(objects)
+                if catalog.snapshots:
+                    self._restore(process, objects, process.random.source.choice(catalog.snapshots))
+            except StorageUnavailable as exc:
+                self.ledger.give_up(exc)
+
+    def _restore(self, process: Process, objects: ScopeObjects, snapshot: CommittedSnapshot) -> bool:
+        lag = self.scope.rates.list_lag_seconds
+        texts = restore(process, objects, snapshot, lag_seconds=lag)
+        if texts is None:
+            return False
+        if texts != self.ledger.contents[snapshot.id]:
+            raise LostError(f"snapshot {snapshot.id} gives back something else")
+        self.ledger.restored_count += 1
+        return True
+
+    # --- the end
+
+    def _drain(self) -> None:
+        """Late requests land or do not; then prunes that nothing disturbs; then everything is restored."""
+        if self.oracle.failure is not None:
+            return
+        world = self.world
+        world.kill_rate = 0.0
+        self.bucket.rates = self.scope.rates.quiet()
+        self._restarts.clear()
+        while world.pending:
+            if world.random.random() < 0.5:
+                world.land_one()
+            else:
+                world.pending.pop()
+        world.now += self.scope.rates.list_lag_seconds
+        world.note("all have stopped")
+        world.spawn("drain", self._drain_prunes)
+        world.run()
+        if self.oracle.failure is None:
+            self.oracle.check_drained()
+            world.spawn("last", self._restore_all)
+            world.run()
+
+    def _drain_prunes(self, process: Process) -> None:
+        options = PruneOptions(
+            unused_share_max=0.3, unused_seconds=300.0, grace_seconds=self.scope.grace_seconds
+        )
+        for _ in range(_DRAIN_PRUNES):
+            process.sleep(limits.FENCE_QUIET_SECONDS + 1)
+            self._prune_once(process, options)
+
+    def _restore_all(self, process: Process) -> None:
+        objects = self.objects(process)
+        left = set(self.ledger.saved)
+        for snapshot in load_catalog(objects).snapshots:
+            if not self._restore(process, objects, snapshot):
+                raise LostError(f"snapshot {snapshot.id} does not come back")
+            left.discard(snapshot.id)
+        if left:
+            raise LostError(f"snapshots {sorted(left)} are gone")

@@ -1,0 +1,295 @@
+"""`IndexWork` in plain Python, slow and clear: the model of the native one, and its stand-in here."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from pvback import datapath
+from pvback.errors import DamagedError, ObjectNotFound
+from pvback.repository.gcstate import IndexView
+from pvback.repository.index_work import Marks, PackUse, Rebuilt, Repacked, Usage
+from pvback.repository.layout import ObjectType, generation_name, split_generation
+from pvback.repository.sealed import Named, ScopeObjects
+from pvback.runtime import Clock
+from tests.simulation.parts import open_part, seal_part
+
+__all__ = ["Entry", "ModelIndexWork", "load_run", "pack_key_name"]
+
+MARKS_PER_PART = 6
+ENTRIES_PER_RUN = 6
+BLOBS_PER_PACK = 2
+_TOP = 1 << 128
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a run."""
+
+    id: str
+    pack: str
+    kind: str
+    index: int
+    length: int
+    object_bytes: int
+
+
+def pack_key_name(kind: str, pack: str) -> str:
+    """The name of a pack's object."""
+    return f"{kind}/{pack[:2]}/{pack}"
+
+
+def load_run(objects: ScopeObjects, run: str) -> list[Entry]:
+    """The entries of `index/<run>`. Raises ObjectNotFound, DamagedError."""
+    name = f"index/{run}"
+    data = objects.store.read(objects.layout.key(name)).data
+    body = open_part(objects, ObjectType.INDEX_RUN, name=name, data=data)
+    packs = body["packs"]
+    return [
+        Entry(one, pack, packs[pack][0], index, length, packs[pack][1])
+        for one, pack, index, length in body["entries"]
+    ]
+
+
+def run_body(entries: Iterable[Entry]) -> dict[str, object]:
+    """What a run with these entries holds."""
+    ordered = sorted(set(entries), key=lambda one: (one.id, one.pack, one.index))
+    return {
+        "packs": {one.pack: [one.kind, one.object_bytes] for one in ordered},
+        "entries": [[one.id, one.pack, one.index, one.length] for one in ordered],
+    }
+
+
+def read_refs(objects: ScopeObjects, part: Named) -> list[str]:
+    """The ids that a part of a reference set names."""
+    data = objects.store.read(objects.layout.key(part.name)).data
+    if datapath.blake3(data) != part.hash:
+        raise DamagedError("not what was named", key=part.name)
+    ids: list[str] = open_part(objects, ObjectType.REFERENCE_SET, name=part.name, data=data)["ids"]
+    return ids
+
+
+def read_pack(objects: ScopeObjects, kind: str, pack: str) -> tuple[list[list[str]], int]:
+    """The blobs of a pack, as (id, text), and the size of its object."""
+    name = pack_key_name(kind, pack)
+    data = objects.store.read(objects.layout.key(name)).data
+    body = open_part(objects, pack_type(kind), name=name, data=data)
+    return body["blobs"], len(data)
+
+
+def pack_type(kind: str) -> ObjectType:
+    """The type of its object."""
+    return ObjectType.DATA_PACK if kind == "data" else ObjectType.METADATA_PACK
+
+
+class ModelIndexWork:
+    """See `pvback.repository.index_work.IndexWork`."""
+
+    def __init__(self, objects: ScopeObjects, *, clock: Clock, random_id: Callable[[], str]) -> None:
+        self._objects = objects
+        self._clock = clock
+        self._random_id = random_id
+
+    def count(self, marks: Marks, *, add: Sequence[Named], remove: Sequence[Named], generation: int) -> Marks:
+        """See `IndexWork.count`."""
+        counts = Counter(self._load_marks(marks))
+        for part in add:
+            counts.update(self._refs(part))
+        for part in remove:
+            counts.subtract(self._refs(part))
+        if any(count < 0 for count in counts.values()):
+            raise DamagedError("an id is needed less than never")
+        left = sorted((one, count) for one, count in counts.items() if count)
+        parts = []
+        for first in range(0, len(left), MARKS_PER_PART):
+            name = f"gc/{generation:016x}-marks-{self._random_id()}"
+            body = {"counts": left[first : first + MARKS_PER_PART]}
+            data = seal_part(self._objects, ObjectType.GC_LIST, name=name, body=body)
+            parts.append(self._objects.create_own(name, data=data, clock=self._clock))
+        return Marks(tuple(parts), len(left))
+
+    def usage(
+        self,
+        view: IndexView,
+        *,
+        marks: Marks,
+        refs: Sequence[Named],
+        keep: AbstractSet[str] = frozenset(),
+        spare_runs: Sequence[str] = (),
+    ) -> Usage:
+        """See `IndexWork.usage`."""
+        needed = self._needed(marks, refs)
+        entries, spared = self._load(view, spare_runs)
+        given_up = view.condemned - keep
+        chosen, revived = _choose(entries, needed, given_up)
+        missing = sorted(needed - chosen.keys())
+        packs = {
+            pack: _describe(pack, mine, chosen, is_spared=pack in spared)
+            for pack, mine in _by_pack(entries).items()
+        }
+        return Usage(
+            packs=packs,
+            needed_count=len(needed),
+            missing_count=len(missing),
+            missing_examples=tuple(one[:8] for one in missing[:3]),
+            revived=frozenset(revived),
+        )
+
+    def merge(self, view: IndexView, *, drop: AbstractSet[str], generation: int) -> tuple[str, ...]:
+        """See `IndexWork.merge`. New names sort after those of the inputs of their generation."""
+        entries, _ = self._load(view, ())
+        left = sorted(
+            {one for one in entries if one.pack not in drop}, key=lambda one: (one.id, one.pack, one.index)
+        )
+        floor = max((run for run, _ in view.runs), default="")
+        return tuple(
+            self._put_run(left[first : first + ENTRIES_PER_RUN], generation, floor)
+            for first in range(0, len(left), ENTRIES_PER_RUN)
+        )
+
+    def repack(
+        self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
+    ) -> Repacked:
+        """See `IndexWork.repack`."""
+        needed, entries = self._needed(marks, refs), self._load(view, ())[0]
+        elsewhere = {one.id for one in entries if one.pack not in packs and one.pack not in view.condemned}
+        wanted = needed - elsewhere
+        kinds = {one.pack: one.kind for one in entries}
+        listed = {(one.pack, one.id) for one in entries}
+        moved: dict[str, list[list[str]]] = {"data": [], "meta": []}
+        for pack in packs:
+            if pack not in kinds:
+                continue
+            for one, text in read_pack(self._objects, kinds[pack], pack)[0]:
+                if one in wanted and (pack, one) in listed:
+                    wanted.discard(one)
+                    moved[kinds[pack]].append([one, text])
+        new = [entry for kind, blobs in moved.items() for entry in self._put_packs(kind, blobs)]
+        runs = (self._put_run(new, generation, ""),) if new else ()
+        return Repacked(
+            packs=tuple(dict.fromkeys(one.pack for one in new)),
+            runs=runs,
+            moved_count=len(new),
+            moved_bytes=sum(one.length for one in new),
+        )
+
+    def rebuild(self, packs: Sequence[tuple[str, int]], *, generation: int) -> Rebuilt:
+        """See `IndexWork.rebuild`."""
+        entries, problems = [], {}
+        for name, size in packs:
+            kind, _, pack = name.split("/")
+            try:
+                blobs, found = read_pack(self._objects, kind, pack)
+            except (DamagedError, ObjectNotFound, ValueError, KeyError) as exc:
+                problems[pack] = str(exc)
+                continue
+            if found != size:
+                problems[pack] = "is not as long as it was listed"
+                continue
+            entries += [
+                Entry(one, pack, kind, index, len(text), size) for index, (one, text) in enumerate(blobs)
+            ]
+        runs = (self._put_run(entries, generation, ""),) if entries else ()
+        return Rebuilt(runs=runs, problems=problems)
+
+    def _load_marks(self, marks: Marks) -> dict[str, int]:
+        counts: dict[str, int] = {}
+        for part in marks.parts:
+            body = json.loads(self._objects.read_named(ObjectType.GC_LIST, part))
+            counts.update({str(one): int(count) for one, count in body["counts"]})
+        if len(counts) != marks.id_count:
+            raise DamagedError("marks are not complete")
+        return counts
+
+    def _refs(self, part: Named) -> list[str]:
+        try:
+            return read_refs(self._objects, part)
+        except ObjectNotFound:
+            raise DamagedError("the object is missing", key=self._objects.layout.key(part.name)) from None
+
+    def _needed(self, marks: Marks, refs: Sequence[Named]) -> set[str]:
+        needed = set(self._load_marks(marks))
+        for part in refs:
+            needed.update(self._refs(part))
+        return needed
+
+    def _load(self, view: IndexView, spare_runs: Sequence[str]) -> tuple[list[Entry], set[str]]:
+        """The usable entries, and the packs that a run to be spared lists."""
+        entries: dict[Entry, None] = {}
+        spared: set[str] = set()
+        for run, _ in view.runs:
+            found = load_run(self._objects, run)
+            entries.update(dict.fromkeys(found))
+            if run in spare_runs:
+                spared.update(one.pack for one in found)
+        return [one for one in entries if one.pack not in view.dead], spared
+
+    def _put_run(self, entries: Iterable[Entry], generation: int, after: str) -> str:
+        run = generation_name(generation, self._suffix(generation, after))
+        data = seal_part(self._objects, ObjectType.INDEX_RUN, name=f"index/{run}", body=run_body(entries))
+        self._objects.create_own(f"index/{run}", data=data, clock=self._clock)
+        return run
+
+    def _suffix(self, generation: int, after: str) -> str:
+        """A fresh name, above that of `after` if that is of the same generation."""
+        parts = split_generation(after) if after else None
+        if parts is None or parts[0] < generation:
+            return self._random_id()
+        low = int(parts[1], 16) + 1
+        assert low < _TOP, "one cannot draw a name above the last one"
+        return f"{low + int(self._random_id(), 16) % (_TOP - low):032x}"
+
+    def _put_packs(self, kind: str, blobs: Sequence[list[str]]) -> list[Entry]:
+        entries = []
+        for first in range(0, len(blobs), BLOBS_PER_PACK):
+            pack, some = self._random_id(), blobs[first : first + BLOBS_PER_PACK]
+            name = pack_key_name(kind, pack)
+            data = seal_part(self._objects, pack_type(kind), name=name, body={"kind": kind, "blobs": some})
+            self._objects.create_own(name, data=data, clock=self._clock)
+            entries += [
+                Entry(one, pack, kind, index, len(text), len(data)) for index, (one, text) in enumerate(some)
+            ]
+        return entries
+
+
+def _by_pack(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
+    found: dict[str, list[Entry]] = {}
+    for one in entries:
+        found.setdefault(one.pack, []).append(one)
+    return found
+
+
+def _choose(
+    entries: Sequence[Entry], needed: AbstractSet[str], given_up: AbstractSet[str]
+) -> tuple[dict[str, str], set[str]]:
+    """Which pack each needed id is used in, and which packs are revived for it."""
+    copies: dict[str, set[str]] = {}
+    for one in entries:
+        if one.id in needed:
+            copies.setdefault(one.id, set()).add(one.pack)
+    use = Counter(pack for packs in copies.values() for pack in packs)
+    chosen: dict[str, str] = {}
+    revived: set[str] = set()
+    for needed_id in sorted(copies, key=lambda needed_id: (len(copies[needed_id]), needed_id)):
+        alive = copies[needed_id] - given_up
+        candidates = alive or copies[needed_id] & revived or copies[needed_id]
+        pack = min(candidates, key=lambda pack: (-use[pack], pack))
+        if not alive:
+            revived.add(pack)
+        chosen[needed_id] = pack
+    return chosen, revived
+
+
+def _describe(pack: str, entries: Sequence[Entry], chosen: Mapping[str, str], *, is_spared: bool) -> PackUse:
+    used = {one.id: one.length for one in entries if chosen.get(one.id) == pack}
+    return PackUse(
+        name=pack,
+        kind="data" if entries[0].kind == "data" else "meta",
+        object_bytes=entries[0].object_bytes,
+        entry_count=len(entries),
+        entry_bytes=sum(one.length for one in entries),
+        used_count=len(used),
+        used_bytes=sum(used.values()),
+        is_spared=is_spared,
+    )
