@@ -298,6 +298,10 @@ class _Prune:
         # Committed since the marks were made; what was counted and has ended since only keeps too much.
         refs = registers.refs(frozenset(registers.alive()) - state.counted)
         usage = self._seams.work.usage(view, marks=state.marks, refs=refs, keep=keep)
+        if usage.missing_count and state.counted:
+            # Marks may count a snapshot that was pruned since: what is lost shows in a count in full.
+            every = registers.refs(frozenset(registers.alive()))
+            usage = self._seams.work.usage(view, marks=Marks(), refs=every, keep=keep)
         _require_all(usage)
         dead = state.condemned - keep - usage.revived
         self._report.spared_count = len(state.condemned) - len(dead)
