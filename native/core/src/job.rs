@@ -131,6 +131,7 @@ impl Job {
             "stats" => look_verb(scope, options, look::stats::stats),
             "check" => look_verb(scope, options, look::check::check),
             "count" => look_verb(scope, options, bulk::count::count),
+            "survey" => look_verb(scope, options, bulk::survey::survey),
             "usage" => look_verb(scope, options, bulk::usage::usage),
             "rebuild" => look_verb(scope, options, bulk::rebuild::rebuild),
             "repack" => look_verb(scope, options, bulk::repack::repack),

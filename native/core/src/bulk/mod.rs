@@ -23,6 +23,7 @@ pub mod repack;
 mod runs;
 mod select;
 mod sequence;
+pub mod survey;
 pub mod usage;
 mod writer;
 

@@ -51,6 +51,12 @@ pub struct CheckOptions {
     /// How many percent of the packs to read and open whole.
     #[serde(default)]
     pub read_data: Option<f64>,
+    /// Names of the packs to read whole, in this order, in place of a share.
+    #[serde(default)]
+    pub read_packs: Option<Vec<String>>,
+    /// No pack is begun to be read whole so long after the first one, in seconds.
+    #[serde(default)]
+    pub seconds: Option<f64>,
     /// Read the directories of data packs too; those of metadata packs are always read.
     #[serde(default)]
     pub directories: bool,
@@ -133,6 +139,8 @@ pub struct CheckResult {
     pub blobs_opened: u64,
     /// Packs in the store that no run lists.
     pub orphans: u64,
+    /// Packs that were to be read whole, and were not for lack of time.
+    pub packs_left: u64,
 }
 
 /// Something that is not as it should be, or worth knowing.
