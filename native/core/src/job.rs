@@ -130,6 +130,8 @@ impl Job {
             "diff" => look_verb(scope, options, look::diff::diff),
             "stats" => look_verb(scope, options, look::stats::stats),
             "check" => look_verb(scope, options, look::check::check),
+            "salvage" => look_verb(scope, options, look::check::salvage::salvage),
+            "references" => look_verb(scope, options, look::check::salvage::references),
             "count" => look_verb(scope, options, bulk::count::count),
             "survey" => look_verb(scope, options, bulk::survey::survey),
             "usage" => look_verb(scope, options, bulk::usage::usage),

@@ -12,7 +12,7 @@ use super::usage::Group;
 use super::{BulkOptions, Wanted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ShortId;
-use crate::format::pack::{PackDirectory, PackKind};
+use crate::format::pack::{Envelope, PackDirectory, PackKind};
 use crate::format::run::EnvelopeSection;
 use crate::index::{PackName, RunName, parse_names};
 use crate::scope::{Scope, hex16};
@@ -113,6 +113,12 @@ impl Surveyed {
             })
         })
     }
+
+    /// The envelope that the runs give the blob at an offset of a pack.
+    pub(crate) fn envelope_at(&self, pack: &PackName, offset: u32) -> Option<Envelope> {
+        let section = self.catalog.section(self.catalog.find(pack)?);
+        EnvelopeSection::parse(section).ok()?.0.envelope_at(offset).copied()
+    }
 }
 
 /// Reads the runs, and tells of each pack in rows.
@@ -151,13 +157,11 @@ pub fn survey(scope: &Scope, options: &SurveyOptions) -> Result<Survey> {
 /// Reads all runs side by side, and each on its own only when that fails.
 pub(crate) fn survey_runs(scope: &Scope, bulk: &BulkOptions) -> Result<Surveyed> {
     let all = &bulk.index.runs;
-    match fault_or_end(join_runs(scope, bulk, all.clone()))? {
-        Ok(surveyed) => Ok(surveyed),
-        Err(_) => {
-            let (good, bad) = try_each(scope, bulk)?;
-            Ok(Surveyed { bad, ..join_runs(scope, bulk, good)? })
-        }
+    if let Ok(surveyed) = fault_or_end(join_runs(scope, bulk, all.clone()))? {
+        return Ok(surveyed);
     }
+    let (good, bad) = try_each(scope, bulk)?;
+    Ok(Surveyed { bad, ..join_runs(scope, bulk, good)? })
 }
 
 /// What the runs say of each pack; fails for any that cannot be read.

@@ -30,6 +30,7 @@ mod files;
 mod packs;
 mod refs;
 mod runs;
+pub mod salvage;
 mod walk;
 
 use packs::{PackCheck, compare_with_store};
@@ -184,7 +185,8 @@ impl Finding {
 
 /// Takes findings from any thread and gives them out.
 struct Findings {
-    rows: Mutex<Rows>,
+    /// None: nobody listens.
+    rows: Option<Mutex<Rows>>,
     errors: AtomicU64,
     warnings: AtomicU64,
     infos: AtomicU64,
@@ -192,9 +194,14 @@ struct Findings {
 
 impl Findings {
     fn new(scope: &Scope) -> Self {
-        let rows = Mutex::new(Rows::new(scope));
+        let rows = Some(Mutex::new(Rows::new(scope)));
         let [errors, warnings, infos] = [const { AtomicU64::new(0) }; 3];
         Self { rows, errors, warnings, infos }
+    }
+
+    /// Takes findings and keeps them to itself.
+    fn silent(scope: &Scope) -> Self {
+        Self { rows: None, ..Self::new(scope) }
     }
 
     fn report(&self, finding: &Finding) -> Result<()> {
@@ -204,11 +211,11 @@ impl Findings {
             Severity::Info => &self.infos,
         };
         count.fetch_add(1, Relaxed);
-        lock(&self.rows).push(finding)
+        self.rows.as_ref().map_or(Ok(()), |rows| lock(rows).push(finding))
     }
 
     fn flush(&self) -> Result<()> {
-        lock(&self.rows).flush()
+        self.rows.as_ref().map_or(Ok(()), |rows| lock(rows).flush())
     }
 }
 

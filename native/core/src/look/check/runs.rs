@@ -55,7 +55,7 @@ pub(super) fn check_runs(context: &Context<'_>) -> Result<Catalog> {
     Ok(Catalog { packs, good, surveyed })
 }
 
-fn bulk_options(context: &Context<'_>, index: &IndexOptions) -> BulkOptions {
+pub(super) fn bulk_options(context: &Context<'_>, index: &IndexOptions) -> BulkOptions {
     let look = &context.options.look;
     BulkOptions { memory_bytes: look.memory_bytes, gets: look.gets, index: index.clone() }
 }
