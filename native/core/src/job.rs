@@ -15,6 +15,7 @@ use crate::crypto::{Keyring, ScopeId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexOptions;
 use crate::look;
+use crate::look::browse::Browse;
 use crate::restore;
 use crate::scope::Scope;
 
@@ -45,7 +46,7 @@ impl State {
     fn restore(&self) -> Result<&restore::Control> {
         match self.start(Running::Restore(restore::Control::default())) {
             Running::Restore(control) => Ok(control),
-            Running::Backup(_) => Err(Error::internal("another job runs here")),
+            _ => Err(Error::internal("another job runs here")),
         }
     }
 }
@@ -53,6 +54,7 @@ impl State {
 enum Running {
     Backup(Box<Backup>),
     Restore(restore::Control),
+    Browse(Box<Browse>),
 }
 
 #[derive(Deserialize)]
@@ -111,7 +113,7 @@ impl Job {
                     let backup = Backup::new(scope, options, &chunker)?;
                     match state.start(Running::Backup(Box::new(backup))) {
                         Running::Backup(backup) => to_json(&backup.run()?),
-                        Running::Restore(_) => Err(Error::internal("another job runs here")),
+                        _ => Err(Error::internal("another job runs here")),
                     }
                 }))
             }
@@ -124,6 +126,13 @@ impl Job {
             "dump" => {
                 let options: restore::DumpOptions = parse(options)?;
                 Ok(Box::new(move || to_json(&restore::dump(&scope, &options, state.restore()?)?)))
+            }
+            "browse" => {
+                let browse = Box::new(Browse::new(scope, parse(options)?));
+                Ok(Box::new(move || match state.start(Running::Browse(browse)) {
+                    Running::Browse(browse) => to_json(&browse.run()),
+                    _ => Err(Error::internal("another job runs here")),
+                }))
             }
             "list" => look_verb(scope, options, look::list::list),
             "find" => look_verb(scope, options, look::find::find),
@@ -153,7 +162,7 @@ impl Job {
         match self.state.running.get() {
             Some(Running::Backup(backup)) => to_json(&backup.counters().stats()),
             Some(Running::Restore(control)) => to_json(&control.counters().stats()),
-            None => Ok("{}".to_owned()),
+            Some(Running::Browse(_)) | None => Ok("{}".to_owned()),
         }
         .unwrap_or_default()
     }
@@ -176,7 +185,17 @@ impl Job {
                 backup.acknowledged(generation);
                 Ok("{}".to_owned())
             }
+            (Some(Running::Browse(browse)), _) => browse.command(name, options),
             _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+        }
+    }
+
+    /// A range of a file that a job that browses has open; see [`Browse::read`].
+    pub fn read(&self, file: u64, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.wait_running();
+        match self.state.running.get() {
+            Some(Running::Browse(browse)) => browse.read(file, offset, length),
+            _ => Err(Error::new(ErrorKind::Usage, "this job has no open files")),
         }
     }
 
