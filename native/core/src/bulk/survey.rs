@@ -35,6 +35,8 @@ pub struct Survey {
     pub runs: Vec<String>,
     /// Run -> why it cannot be read, or must not be believed.
     pub damaged: BTreeMap<String, String>,
+    /// Runs that can be read, and contradict others that can.
+    pub contradicting: BTreeMap<String, String>,
     /// Runs that are gone.
     pub missing: Vec<String>,
 }
@@ -97,6 +99,8 @@ pub(crate) struct Disagreement {
 pub(crate) struct Surveyed {
     pub(crate) good: Vec<RunName>,
     pub(crate) bad: Vec<(RunName, Error)>,
+    /// Those that contradict the ones in `good`.
+    pub(crate) contradicting: Vec<(RunName, Error)>,
     pub(crate) packs: Vec<Listed>,
     pub(crate) disagreements: Vec<Disagreement>,
     catalog: Catalog,
@@ -133,6 +137,9 @@ pub fn survey(scope: &Scope, options: &SurveyOptions) -> Result<Survey> {
             result.damaged.insert(run.name.clone(), error.what.clone().into_owned());
         }
     }
+    for (run, error) in &surveyed.contradicting {
+        result.contradicting.insert(run.name.clone(), error.what.clone().into_owned());
+    }
     let mut batch = Vec::new();
     for pack in &surveyed.packs {
         let row = Row {
@@ -160,8 +167,8 @@ pub(crate) fn survey_runs(scope: &Scope, bulk: &BulkOptions) -> Result<Surveyed>
     if let Ok(surveyed) = fault_or_end(join_runs(scope, bulk, all.clone()))? {
         return Ok(surveyed);
     }
-    let (good, bad) = try_each(scope, bulk)?;
-    Ok(Surveyed { bad, ..join_runs(scope, bulk, good)? })
+    let Sorted { good, bad, contradicting } = try_each(scope, bulk)?;
+    Ok(Surveyed { bad, contradicting, ..join_runs(scope, bulk, good)? })
 }
 
 /// What the runs say of each pack; fails for any that cannot be read.
@@ -201,30 +208,40 @@ fn join_runs(scope: &Scope, bulk: &BulkOptions, good: Vec<RunName>) -> Result<Su
         number,
     });
     let packs = packs.collect();
-    Ok(Surveyed { good, bad: Vec::new(), packs, disagreements, catalog })
+    let (bad, contradicting) = (Vec::new(), Vec::new());
+    Ok(Surveyed { good, bad, contradicting, packs, disagreements, catalog })
 }
 
-type Sorted = (Vec<RunName>, Vec<(RunName, Error)>);
+/// Runs by how reading each on its own went.
+#[derive(Default)]
+struct Sorted {
+    good: Vec<RunName>,
+    bad: Vec<(RunName, Error)>,
+    contradicting: Vec<(RunName, Error)>,
+}
 
 /// Which runs can be read to their end and do not contradict those before them.
 fn try_each(scope: &Scope, bulk: &BulkOptions) -> Result<Sorted> {
     let dead = parse_names(&bulk.index.dead)?;
     let mut known = Catalog::new(dead.clone(), bulk.catalog_memory() / 2);
-    let (mut good, mut bad) = (Vec::new(), Vec::new());
+    let mut sorted = Sorted::default();
     for run in &bulk.index.runs {
         let mut own = Catalog::new(dead.clone(), bulk.catalog_memory() / 2);
         let read = RunOpening::start(scope, run, bulk.block(1))
             .and_then(|opening| opening.finish(&mut own, false, true))
             .and_then(|mut stream| {
                 while stream.next()?.is_some() {}
-                known.take_in(&own)
+                Ok(())
             });
-        match fault_or_end(read)? {
-            Ok(()) => good.push(run.clone()),
-            Err(error) => bad.push((run.clone(), error)),
+        if let Err(error) = fault_or_end(read)? {
+            sorted.bad.push((run.clone(), error));
+        } else if let Err(error) = fault_or_end(known.take_in(&own))? {
+            sorted.contradicting.push((run.clone(), error));
+        } else {
+            sorted.good.push(run.clone());
         }
     }
-    Ok((good, bad))
+    Ok(sorted)
 }
 
 /// What is wrong with something stored is inside; what ends the job is outside.

@@ -55,6 +55,9 @@ pub struct CheckOptions {
     /// Names of the packs to read whole, in this order, in place of a share.
     #[serde(default)]
     pub read_packs: Option<Vec<String>>,
+    /// No more than so many bytes of packs are read whole, but one pack in any case.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
     /// No pack is begun to be read whole so long after the first one, in seconds.
     #[serde(default)]
     pub seconds: Option<f64>,
@@ -140,7 +143,7 @@ pub struct CheckResult {
     pub blobs_opened: u64,
     /// Packs in the store that no run lists.
     pub orphans: u64,
-    /// Packs that were to be read whole, and were not for lack of time.
+    /// Packs that were to be read whole, and were not for lack of time or bytes.
     pub packs_left: u64,
 }
 

@@ -146,6 +146,21 @@ struct Totals {
     bad: Vec<(PackName, Damage)>,
 }
 
+/// Takes back what is beyond a number of bytes to be read whole, all but the first; returns how many packs.
+fn within(packs: &mut [(&Listed, Option<usize>)], bytes_max: Option<u64>) -> u64 {
+    let (mut bytes, mut left) = (0_u64, 0);
+    for (pack, place) in packs.iter_mut().filter(|(_, place)| place.is_some()) {
+        let with = bytes.saturating_add(u64::from(pack.object_bytes));
+        if bytes > 0 && bytes_max.is_some_and(|most| with > most) {
+            *place = None;
+            left += 1;
+        } else {
+            bytes = with;
+        }
+    }
+    left
+}
+
 /// A pack that was read whole.
 #[derive(Serialize)]
 struct ReadRow {
@@ -191,6 +206,7 @@ impl<'a> PackCheck<'a> {
             .collect();
         // What is only looked at comes first, so that no bound on the reading concerns it.
         packs.sort_by_key(|(_, place)| *place);
+        result.packs_left = within(&mut packs, options.read_bytes);
         let is_over =
             || options.seconds.is_some_and(|seconds| began.elapsed().as_secs_f64() >= seconds);
         let by_memory = usize::try_from(options.look.memory_bytes / 2 / READER_BYTES);
@@ -225,7 +241,7 @@ impl<'a> PackCheck<'a> {
         result.packs_read = totals.packs_read;
         result.bytes_read = totals.bytes_read;
         result.blobs_opened = totals.blobs_opened;
-        result.packs_left = totals.packs_left;
+        result.packs_left += totals.packs_left;
         for (name, damage) in totals.bad {
             if damage.is_whole {
                 bad.cut(name, 0);

@@ -44,6 +44,10 @@ pub(super) fn check_runs(context: &Context<'_>) -> Result<Catalog> {
         };
         context.findings.report(&finding.on(key))?;
     }
+    for (run, error) in &surveyed.contradicting {
+        let key = context.scope.key(&format!("index/{}", run.name));
+        context.findings.report(&Finding::error("runs-disagree", error.to_string()).on(key))?;
+    }
     for Disagreement { pack, kind, offset } in &surveyed.disagreements {
         let detail = format!("index runs disagree about the blob at offset {offset} of a pack");
         let finding = Finding::new(Severity::Warning, "runs-disagree", detail);
