@@ -181,7 +181,7 @@ _OPTIONS = (
         "--s3-option",
         to="s3_options",
         metavar="NAME=VALUE",
-        help="How S3 is spoken to; docs/operations.md lists the names. May be repeated.",
+        help="How S3 is spoken to; may be repeated.",
     ),
     _flag("--cache-dir", to="cache_dir", metavar="DIR", help="What this machine remembers."),
     _no_cache,

@@ -33,6 +33,7 @@ from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
+from pvback.storage.hedged import HedgedStore
 from pvback.storage.paced import PacedStore
 from pvback.storage.probe import probe_conditions
 from pvback.storage.retry import RetryingStore
@@ -144,7 +145,7 @@ def create_repository(
         raise UsageError("a repository needs a password", hint="use `--password-file` or set PVBACK_PASSWORD")
     address = config.require_repository()
     chunker = _plan_chunker(chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
-    inner = store or open_store(address, make=True)
+    inner = store or _open(config, make=True)
     with contextlib.closing(inner):
         where = str(address)
         _refuse_occupied(inner, where)
@@ -196,7 +197,7 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
-    used = RetryingStore(_paced(config, store or open_store(config.require_repository())), clock=clock)
+    used = _wrap(config, store or _open(config), clock=clock)
     try:
         found = read_config(used)
         if is_writer:
@@ -219,6 +220,17 @@ def open_repository_access(
         config_object=found.data,
         warnings=[*found.warnings, *unlocked.warnings],
     )
+
+
+def _open(config: Config, *, make: bool = False) -> ObjectStore:
+    return open_store(config.require_repository(), make=make, s3=config.s3)
+
+
+def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> ObjectStore:
+    """The store with rates and retries around it, and late reads repeated where that may help."""
+    paced = _paced(config, store)
+    hedged = HedgedStore(paced, clock=clock) if store.capabilities.is_remote else paced
+    return RetryingStore(hedged, clock=clock, deadline_seconds=config.s3.retry_seconds)
 
 
 def _paced(config: Config, store: ObjectStore) -> ObjectStore:

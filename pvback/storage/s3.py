@@ -73,8 +73,8 @@ class S3Door:
         self,
         kind: Request,
         key: str,
-        act: Callable[["S3Client"], T],
         *,
+        act: Callable[["S3Client"], T],
         passes: frozenset[str] = frozenset(),
     ) -> T:
         """Return what `act` returns, which sends one request and reads its answer.

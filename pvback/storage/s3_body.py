@@ -47,7 +47,7 @@ def sum_crc32(view: memoryview) -> str:
     return base64.b64encode(zlib.crc32(view).to_bytes(4, "big")).decode("ascii")
 
 
-def plan_parts(size: int, part_bytes: int, count_max: int) -> list[tuple[int, int]]:
+def plan_parts(size: int, *, part_bytes: int, count_max: int) -> list[tuple[int, int]]:
     """(begin, end) of each part: equal but for the last, larger than asked for where they are too many."""
     step = max(part_bytes, -(-size // count_max))
     return [(begin, min(begin + step, size)) for begin in range(0, size, step)]

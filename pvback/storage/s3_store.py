@@ -105,7 +105,7 @@ class S3Store:
                 data = body.read()
             return StoredObject(data, answer.get("ETag", ""), _whole_second(answer["LastModified"]))
 
-        return self._door.ask(Request.READ, key, act)
+        return self._door.ask(Request.READ, key, act=act)
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""
@@ -124,7 +124,7 @@ class S3Store:
             return data
 
         try:
-            return self._door.ask(Request.READ, key, act, passes=_PAST_THE_END)
+            return self._door.ask(Request.READ, key, act=act, passes=_PAST_THE_END)
         except Passed:
             return b""
 
@@ -148,13 +148,13 @@ class S3Store:
             return done
 
         try:
-            return self._door.ask(Request.READ, key, act, passes=_PAST_THE_END)
+            return self._door.ask(Request.READ, key, act=act, passes=_PAST_THE_END)
         except Passed:
             return 0
 
     def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
-        answer = self._door.ask(Request.HEAD, key, lambda client: client.head_object(**self._place(key)))
+        answer = self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**self._place(key)))
         return ObjectInfo(
             key, answer["ContentLength"], _whole_second(answer["LastModified"]), answer.get("ETag")
         )
@@ -169,7 +169,7 @@ class S3Store:
             answer = self._door.ask(
                 Request.LIST,
                 prefix,
-                lambda client: client.list_objects_v2(**wanted),  # type: ignore[arg-type] # texts all
+                act=lambda client: client.list_objects_v2(**wanted),  # type: ignore[arg-type] # texts all
             )
             page = answer.get("Contents", [])
             for one in page:
@@ -180,7 +180,7 @@ class S3Store:
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
-        self._door.ask(Request.DELETE, key, lambda client: client.delete_object(**self._place(key)))
+        self._door.ask(Request.DELETE, key, act=lambda client: client.delete_object(**self._place(key)))
 
     def delete_many(self, keys: Sequence[str]) -> None:
         """See `ObjectStore.delete_many`. One by one where the service has no request for many."""
@@ -204,7 +204,7 @@ class S3Store:
         answer = self._door.ask(
             kind,
             key,
-            lambda client: client.put_object(**self._place(key), Body=_as_body(view), **settings),
+            act=lambda client: client.put_object(**self._place(key), Body=_as_body(view), **settings),
         )
         return answer.get("ETag", "")
 
@@ -214,10 +214,10 @@ class S3Store:
         if self._options.checksums:
             settings["ChecksumAlgorithm"] = "CRC32"
         made = self._door.ask(
-            kind, key, lambda client: client.create_multipart_upload(**self._place(key), **settings)
+            kind, key, act=lambda client: client.create_multipart_upload(**self._place(key), **settings)
         )
         upload = made["UploadId"]
-        plan = plan_parts(len(view), self._options.part_bytes, _PART_COUNT_MAX)
+        plan = plan_parts(len(view), part_bytes=self._options.part_bytes, count_max=_PART_COUNT_MAX)
         try:
             work = [
                 self._parts.submit(self._write_part, key, upload, number, view[begin:end])
@@ -235,7 +235,7 @@ class S3Store:
             answer = self._door.ask(
                 kind,
                 key,
-                lambda client: client.complete_multipart_upload(
+                act=lambda client: client.complete_multipart_upload(
                     **self._place(key), UploadId=upload, MultipartUpload={"Parts": parts}, **condition
                 ),
             )
@@ -244,7 +244,7 @@ class S3Store:
                 self._door.ask(
                     Request.DELETE,
                     key,
-                    lambda client: client.abort_multipart_upload(**self._place(key), UploadId=upload),
+                    act=lambda client: client.abort_multipart_upload(**self._place(key), UploadId=upload),
                 )
             raise
         return answer.get("ETag", "")
@@ -254,7 +254,7 @@ class S3Store:
         answer = self._door.ask(
             Request.PUT,
             key,
-            lambda client: client.upload_part(
+            act=lambda client: client.upload_part(
                 **self._place(key),
                 UploadId=upload,
                 PartNumber=number,
@@ -297,7 +297,7 @@ class S3Store:
             answer = self._door.ask(
                 Request.DELETE,
                 keys[0],
-                lambda client: client.delete_objects(Bucket=self._address.bucket, Delete=wanted),
+                act=lambda client: client.delete_objects(Bucket=self._address.bucket, Delete=wanted),
                 passes=MISSING_FEATURE_CODES,
             )
         except Passed:
