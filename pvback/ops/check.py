@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any
 
 from pvback.datapath import Listeners
-from pvback.errors import UsageError
+from pvback.errors import DamagedError, UsageError
 from pvback.model import Finding, FindingSeverity
 from pvback.ops.check_listing import (
     Listing,
@@ -38,7 +38,7 @@ from pvback.repository.barrier import ALIVE
 from pvback.repository.gcstate import IndexView, list_index
 from pvback.repository.repair_copies import find_copy_problems
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.snapshots import Catalog, CommittedSnapshot
+from pvback.repository.snapshots import Catalog, CommittedSnapshot, load_catalog
 from pvback.repository.verified import Verified, VerifiedFile, VerifiedShare
 from pvback.runtime import Cancel, NoProgress, Progress, Random, SystemRandom
 
@@ -179,12 +179,13 @@ class _Check:
     def _look(self) -> tuple[Catalog, IndexView, Listing]:
         """Everything that shows without a look into index, trees and packs."""
         access = self._access
-        catalog = access.catalog()
+        catalog, memory = self._catalog()
         # What a register or a run names was there before it: so objects are listed after them.
         view = list_index(access.objects, catalog.state)
         listing = list_objects(access)
         self._seen = (catalog, listing)
         self._findings = [
+            *memory,
             *judge_damaged(catalog.damaged),
             *judge_chain(catalog),
             *judge_listing(catalog, listing),
@@ -200,6 +201,16 @@ class _Check:
         living = [one for one, _ in catalog.registers if one.state in ALIVE and one.snapshot not in followed]
         self._findings += compare_refs(access, living, listing)
         return catalog, view, listing
+
+    def _catalog(self) -> tuple[Catalog, list[Finding]]:
+        """What there is, even if it is not what this client remembers."""
+        try:
+            return self._access.catalog(), []
+        except DamagedError as exc:
+            # Whatever keeps the catalog from being read is raised again.
+            catalog = load_catalog(self._access.objects)
+            what = f"{exc.what}; {exc.hint}" if exc.hint else exc.what
+            return catalog, [Finding(FindingSeverity.LOSS, "rolled-back", what, key=exc.key)]
 
     def _closed(self, catalog: Catalog) -> list[Finding]:
         closed = sum(one.details is None for one in catalog.snapshots)

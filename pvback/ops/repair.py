@@ -26,6 +26,7 @@ from pvback.repository.mend_snapshots import (
 )
 from pvback.repository.mend_state import require_conditions
 from pvback.repository.repository import RepositoryAccess
+from pvback.repository.snapshots import load_catalog
 from pvback.runtime import Cancel, Progress
 
 __all__ = [
@@ -132,7 +133,7 @@ def repair_packs(
     used = cancel or Cancel()
     trees = [
         TreeRef(snapshot=one.id, source=one.source, root=one.details.root.as_json())
-        for one in access.catalog().snapshots
+        for one in load_catalog(access.objects).snapshots
         if one.details is not None
     ]
     done = mend_packs(

@@ -80,7 +80,7 @@ def plan_snapshots(objects: ScopeObjects) -> list[SnapshotProblem]:
     """Everything to mend, in the order in which to do it. Writes nothing."""
     state = load_gc_state(objects).state
     # A register is there before its record is, and goes after it: so records are listed first.
-    records = [name for name, _ in objects.list_area(Area.RECORDS) if len(name) == _ID_DIGITS]
+    records = {name: info.mtime for name, info in objects.list_area(Area.RECORDS) if len(name) == _ID_DIGITS}
     names = [name for name, _ in objects.list_area(Area.SNAPSHOTS)]
     found = {name[-_ID_DIGITS:] for name in names}
     problems = [
@@ -93,7 +93,9 @@ def plan_snapshots(objects: ScopeObjects) -> list[SnapshotProblem]:
     valid = [name for name in names if state.is_register_valid(name)]
     for looked in read_each(objects, valid, work=lambda name: _look_at(objects, name)):
         problems += looked
-    return problems
+    # What is written now counts as younger than what is written before: so old ones come first.
+    last = max(records.values(), default=None)
+    return sorted(problems, key=lambda one: (records.get(one.snapshot, last), one.snapshot))
 
 
 def mend_snapshot(tools: SnapshotTools, problem: SnapshotProblem, *, is_forced: bool = False) -> str:
