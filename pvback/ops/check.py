@@ -199,7 +199,7 @@ class _Check:
             set() if self._level in ("list", "index") else {one.id for one in _open_ones(catalog)}
         )
         living = [one for one, _ in catalog.registers if one.state in ALIVE and one.snapshot not in followed]
-        self._findings += compare_refs(access, living, listing)
+        self._findings += compare_refs(access, living, listing=listing)
         return catalog, view, listing
 
     def _catalog(self) -> tuple[Catalog, list[Finding]]:

@@ -171,7 +171,7 @@ def find_lost_registers(access: RepositoryAccess, listing: Listing) -> Iterator[
 
 
 def compare_refs(
-    access: RepositoryAccess, registers: Sequence[Register], listing: Listing
+    access: RepositoryAccess, registers: Sequence[Register], *, listing: Listing
 ) -> Iterator[Finding]:
     """Parts of reference sets that are not what their register names; missing ones show in the listing."""
     sizes = listing.areas[Area.REFS]

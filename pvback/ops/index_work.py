@@ -106,14 +106,15 @@ class NativeIndexWork:
         result, _ = self._run("rebuild", _NO_INDEX, {"packs": listed, "gen": generation})
         return Rebuilt(runs=tuple(result["runs"]), problems=result["problems"])
 
-    def survey(self, view: IndexView) -> Survey:
+    def survey(self, view: IndexView, *, directories: bool = False) -> Survey:
         """See `RepairWork.survey`."""
-        result, rows = self._run("survey", view, {})
+        result, rows = self._run("survey", view, {"directories": directories})
         return Survey(
             packs={
                 row["name"]: (f"{row['kind']}/{row['name'][:2]}/{row['name']}", row["object_bytes"])
                 for row in rows
             },
+            incomplete=frozenset(row["name"] for row in rows if row["is_incomplete"]),
             damaged=result["damaged"],
             contradicting=result["contradicting"],
             missing=tuple(result["missing"]),

@@ -92,7 +92,8 @@ class SnapshotOutcome:
 
 def plan_index_repair(access: RepositoryAccess, *, cancel: Cancel | None = None) -> IndexPlan:
     """What `repair_index` would do now. Writes nothing."""
-    return plan_index(access.objects, NativeIndexWork(access, cancel), read_gc_state(access.objects))
+    state = read_gc_state(access.objects)
+    return plan_index(access.objects, NativeIndexWork(access, cancel), state=state)
 
 
 def repair_index(access: RepositoryAccess, *, cancel: Cancel | None = None) -> IndexRepair:
@@ -139,7 +140,7 @@ def repair_packs(
     done = mend_packs(
         access.objects,
         NativeIndexWork(access, used),
-        frozenset(plan.packs),
+        broken=frozenset(plan.packs),
         trees=trees,
         clock=access.clock,
         cancel=used,

@@ -89,6 +89,8 @@ class Survey:
 
     packs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
     """Pack name -> (name below the scope, object bytes), as the readable runs list it."""
+    incomplete: frozenset[str] = frozenset()
+    """Packs with blobs that no readable run lists, if directories were read."""
     damaged: Mapping[str, str] = field(default_factory=dict)
     """Runs that do not open -> why."""
     contradicting: Mapping[str, str] = field(default_factory=dict)
@@ -186,8 +188,11 @@ class IndexWork(Protocol):
 class RepairWork(IndexWork, Protocol):
     """What repairs need besides. Raises as `IndexWork`; what is damaged is an answer here."""
 
-    def survey(self, view: IndexView) -> Survey:
-        """Read all runs to their end; what each says of packs, and which cannot be read."""
+    def survey(self, view: IndexView, *, directories: bool = False) -> Survey:
+        """Read all runs to their end; what they say of packs, and which cannot be read.
+
+        With `directories` also the end of each pack, for what no run lists of it.
+        """
         ...
 
     def salvage(

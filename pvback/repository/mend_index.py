@@ -2,10 +2,11 @@
 
 Beside backups and prune, whose rules are in section 11.3 of docs/format.md:
 
-- *What is listed.* Packs that are in the store, that no readable run lists, and that are neither dead nor
-  condemned. Listing one that nobody needs does no harm: writers may use it like any other, and prune counts
-  it as unused. That holds for packs of sessions that were fenced or are under way, too: a pack is complete
-  and signed, or its directory does not open.
+- *What is listed.* Packs that are in the store, that no readable run lists, or of which none lists some blobs
+  (a merge spreads those of one pack over several runs), and that are neither dead nor condemned. Listing one
+  that nobody needs does no harm: writers may use it like any other, and prune counts it as unused. That holds
+  for packs of sessions that were fenced or are under way, too: a pack is complete and signed, or its
+  directory does not open.
 - *Never a pack that is being removed.* Dead packs stay in `gc/state` for as long as a list shows them, so no
   request to delete one can be under way for a pack that is listed here.
 - *The new run's generation is n as it was read before packs and runs were listed.* It counts until the floor
@@ -50,7 +51,7 @@ class IndexPlan:
     contradicting_runs: Mapping[str, str] = field(default_factory=dict)
     """Runs that say other things about a pack than others do; they stay."""
     unlisted: tuple[tuple[str, int], ...] = ()
-    """Packs that no readable run lists: name below the scope, and size."""
+    """Packs that no readable run lists, or not whole: name below the scope, and size."""
 
     @property
     def lost_runs(self) -> frozenset[str]:
@@ -85,14 +86,14 @@ class PackRepair:
     lost: Sequence[LostBlob] = ()
 
 
-def plan_index(objects: ScopeObjects, work: RepairWork, state: GcState) -> IndexPlan:
+def plan_index(objects: ScopeObjects, work: RepairWork, *, state: GcState) -> IndexPlan:
     """What is to be done under `state`. Writes nothing."""
     listed = list_packs(objects)
     # What a run lists was there before it: so runs are listed after packs.
     view = list_index(objects, state)
-    survey = work.survey(view)
+    survey = work.survey(view, directories=True)
     missing = state.base - {name for name, _ in view.runs} | frozenset(survey.missing) & state.base
-    left = state.dead | state.condemned | survey.packs.keys()
+    left = state.dead | state.condemned | (survey.packs.keys() - survey.incomplete)
     prefix = objects.layout.prefix
     return IndexPlan(
         damaged_runs=survey.damaged,
@@ -116,7 +117,7 @@ def repair_index(objects: ScopeObjects, work: RepairWork, *, clock: Clock, cance
         cancel.check()
         stored = load_gc_state(objects)
         settle(objects, clock)
-        plan = plan_index(objects, work, stored.state)
+        plan = plan_index(objects, work, state=stored.state)
         first = first or plan
         if plan.is_empty:
             return IndexRepair(plan=first)
@@ -147,8 +148,8 @@ def _is_dropped(objects: ScopeObjects, stored: StoredGcState, plan: IndexPlan, *
 def repair_packs(
     objects: ScopeObjects,
     work: RepairWork,
-    broken: frozenset[str],
     *,
+    broken: frozenset[str],
     trees: Sequence[TreeRef],
     clock: Clock,
     cancel: Cancel,

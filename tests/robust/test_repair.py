@@ -2,15 +2,25 @@
 is lost is named.
 """
 
+import contextlib
 import itertools
 import json
 import random
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pvback.config import load_config
+from pvback.ops.index_work import NativeIndexWork
+from pvback.repository.gcstate import GcState, list_index, load_gc_state, read_gc_state, swap_gc_state
+from pvback.repository.prune import PruneSeams, run_prune
+from pvback.repository.prune_plan import PruneOptions
+from pvback.repository.repository import RepositoryAccess, open_repository_access
+from pvback.runtime import SystemClock
 from tests.robust.trees import Image, age, contents, differences, image, make_tree
 from tests.robust.world import Done, World, new_key
 
@@ -266,3 +276,196 @@ def test_a_boxed_check_goes_round(sound: Sound, tmp_path: Path) -> None:
     # What is damaged is not remembered as good, and comes first again.
     damage(large_pack(world), "flip")
     world.run("check", "--level", "data").ended(20)
+
+
+@contextlib.contextmanager
+def opened(world: World) -> Iterator[RepositoryAccess]:
+    """The repository for what no command does."""
+    flags: dict[str, object] = {
+        "repository": str(world.repository),
+        "key_file": str(world.key_file),
+        "cache_dir": str(world.cache),
+    }
+    access = open_repository_access(load_config(flags), is_writer=True)
+    try:
+        yield access
+    finally:
+        access.close()
+
+
+def change_state(world: World, change: Callable[[GcState], GcState]) -> GcState:
+    """What a prune would have written, broken off at that very point."""
+    with opened(world) as access:
+        stored = load_gc_state(access.objects)
+        new = change(stored.state)
+        assert swap_gc_state(access.objects, stored, new=new, clock=SystemClock()) is not None
+        return new
+
+
+def state_of(world: World) -> GcState:
+    with opened(world) as access:
+        return load_gc_state(access.objects).state
+
+
+def packs_of(world: World) -> frozenset[str]:
+    keys = (*objects_of(world, "data"), *objects_of(world, "meta"))
+    return frozenset(key.rpartition("/")[2] for key in keys)
+
+
+def condemn(packs: frozenset[str]) -> Callable[[GcState], GcState]:
+    return lambda old: replace(old, n=old.n + 1, is_condemning=True, condemned=packs)
+
+
+@pytest.mark.parametrize("how", ["delete", "flip"])
+def test_the_index_while_a_prune_is_at_it(sound: Sound, tmp_path: Path, how: str) -> None:
+    """A cycle that has condemned needed packs, as a wrong mark may, and then an index is lost."""
+    world = sound.world.copy(tmp_path)
+    packs = packs_of(world)
+    condemned = change_state(world, condemn(packs))
+    for key in objects_of(world, "index"):
+        damage(world.objects()[key], how)
+    world.run("prune").ended(20)
+    assert packs_of(world) == packs, "a prune that sees damage removes nothing"
+    world.good("repair", "index")
+    state = state_of(world)
+    assert (state.n, state.is_condemning, state.condemned) == (condemned.n, False, frozenset())
+    world.good("check", "--read-data")
+    world.good("prune", "--force")
+    world.good("check", "--read-data")
+    assert all(code == 0 for code, _ in restorable(sound, world, tmp_path).values())
+
+
+def kill(packs: frozenset[str]) -> Callable[[GcState], GcState]:
+    return lambda old: replace(old, dead=packs)
+
+
+@pytest.mark.parametrize("state", [condemn, kill, None])
+def test_what_is_condemned_or_dead_is_not_listed(sound: Sound, tmp_path: Path, state: Any) -> None:
+    """The packs of the newest backup, whose run is gone without anybody knowing of it."""
+    world = sound.world.copy(tmp_path)
+    newest = max(
+        (world.objects()[key] for key in objects_of(world, "index")), key=lambda one: one.stat().st_mtime
+    )
+    with opened(world) as access:
+        work = NativeIndexWork(access)
+        whole = work.survey(list_index(access.objects, read_gc_state(access.objects)))
+        newest.unlink()
+        rest = work.survey(list_index(access.objects, read_gc_state(access.objects)))
+    unlisted = frozenset(whole.packs.keys() - rest.packs.keys())
+    assert unlisted
+    if state is not None:
+        change_state(world, state(unlisted))
+    done = world.good("repair", "index", "--json").summary()["repair"]
+    assert bool(done["runs"]) == (state is None)
+    assert {name.rpartition("/")[2] for name, _ in done["plan"]["unlisted"]} == (
+        unlisted if state is None else set()
+    )
+
+
+def test_a_dead_pack_stays_dead_while_it_is_there(sound: Sound, tmp_path: Path) -> None:
+    """Its deletion may be under way for days: no run may list it again."""
+    world = sound.world.copy(tmp_path)
+    newest = world.snapshots()[-1]["id"]
+    packs = packs_of(world)
+    world.good("forget", newest[:8], "--force")
+    kept = tmp_path / "kept"
+    shutil.copytree(world.repository, kept)
+    world.good("prune", "--grace", "0s", "--keep-unused", "0s", "--force")
+    dead = state_of(world).dead
+    assert dead
+    assert not dead & packs_of(world)
+    # Deletions that have not landed.
+    for path in kept.rglob("*"):
+        if path.name in dead:
+            shutil.copy2(path, world.repository / path.relative_to(kept))
+    done = world.good("repair", "index", "--json").summary()
+    assert done["repair"]["runs"] == []
+    with opened(world) as access:
+        # A prune that is broken off before it removes anything.
+        seams = PruneSeams(work=NativeIndexWork(access), clock=SystemClock())
+        stopped = _StopBeforeRemoval(seams)
+        with pytest.raises(_Stopped):
+            run_prune(
+                access.objects,
+                replace(seams, progress=stopped),
+                options=PruneOptions(is_forced=True, unused_seconds=0),
+            )
+    assert dead <= state_of(world).dead
+    assert world.good("repair", "index", "--json").summary()["repair"]["runs"] == []
+    world.good("prune", "--force")
+    assert not dead & packs_of(world)
+    assert packs_of(world) <= packs | packs_of(world)
+    world.good("check", "--read-data")
+
+
+class _Stopped(Exception):
+    pass
+
+
+class _StopBeforeRemoval:
+    """Progress that ends the process when packs are about to be removed."""
+
+    def __init__(self, seams: PruneSeams) -> None:
+        self._seams = seams
+
+    def update(self, counters: Any) -> None:
+        if counters.phase == "removing":
+            raise _Stopped
+
+    def warn(self, what: str) -> None:
+        raise AssertionError(what)
+
+
+def test_a_register_while_a_prune_is_at_it(sound: Sound, tmp_path: Path) -> None:
+    """A cycle that does not know of the snapshot, and would remove what only that needs."""
+    world = sound.world.copy(tmp_path)
+    newest = world.snapshots()[-1]["id"]
+    shutil.rmtree(tmp_path / "cache")
+    for key in objects_of(world, "snapshots"):
+        if newest in key:
+            world.objects()[key].unlink()
+    change_state(world, condemn(packs_of(world)))
+    world.good("repair", "snapshots")
+    assert not state_of(world).is_condemning
+    world.good("prune", "--force", "--keep-unused", "0s")
+    world.good("check", "--read-data")
+    assert all(code == 0 for code, _ in restorable(sound, world, tmp_path).values())
+
+
+def test_a_register_that_is_damaged_and_has_no_record(sound: Sound, tmp_path: Path) -> None:
+    world = sound.world.copy(tmp_path)
+    shutil.rmtree(tmp_path / "cache")
+    newest = world.snapshots()[-1]["id"]
+    for key in (*objects_of(world, "snapshots"), *objects_of(world, "records")):
+        if newest in key:
+            damage(world.objects()[key], "delete" if "/records/" in key else "flip")
+    world.run("prune", "--force").ended(20)
+    assert "no record" in world.run("repair", "snapshots").ended(3).text
+    world.run("prune", "--force").ended(20)
+    world.good("repair", "snapshots", "--force")
+    world.good("prune", "--force")
+    world.good("check", "--read-data")
+
+
+def test_a_base_of_several_runs(tmp_path: Path) -> None:
+    """Of which each lists a part of each pack: nothing disagrees, and losing one loses nothing for good."""
+    world = World(tmp_path / "repository", tmp_path / "cache")
+    world.good("init", "--chunk-size", "4KiB")
+    world.good("key", "add", "--self", "--recipient", new_key(tmp_path / "key"))
+    world = World(world.repository, world.cache, tmp_path / "key")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/file").write_bytes(random.Random(3).randbytes(14_000_000))
+    world.good("backup", tmp_path / "data")
+    with opened(world) as access:
+        small = replace(access, config=replace(access.config, memory_bytes=1 << 20))
+        seams = PruneSeams(work=NativeIndexWork(small), clock=SystemClock())
+        run_prune(access.objects, seams, options=PruneOptions(is_forced=True))
+    runs = objects_of(world, "index")
+    assert len(runs) > 1
+    world.good("check", "--level", "index")
+    world.good("check", "--read-data")
+    world.objects()[runs[0]].unlink()
+    assert world.run("check", "--level", "index").ended(20).text.count("index-incomplete")
+    world.good("repair", "index")
+    world.good("check", "--level", "index")
+    world.good("check", "--read-data")

@@ -3,18 +3,20 @@
 
 use std::collections::BTreeMap;
 
+use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
 use super::join::Join;
 use super::runs::{RunOpening, Spot};
 use super::usage::Group;
-use super::{BulkOptions, Wanted};
+use super::{BulkOptions, Wanted, ahead};
+use crate::directory::PackOpening;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ShortId;
 use crate::format::pack::{Envelope, PackDirectory, PackKind};
 use crate::format::run::EnvelopeSection;
-use crate::index::{PackName, RunName, parse_names};
+use crate::index::{PackName, RunName, pack_key, parse_names};
 use crate::scope::{Scope, hex16};
 
 /// A batch of rows has about so many bytes.
@@ -26,6 +28,9 @@ pub struct SurveyOptions {
     /// What every verb is given.
     #[serde(flatten)]
     pub bulk: BulkOptions,
+    /// Read the directory of each pack, too, to see whether the runs list all of it.
+    #[serde(default)]
+    pub directories: bool,
 }
 
 /// Runs by what is wrong with them.
@@ -47,6 +52,8 @@ struct Row {
     kind: &'static str,
     object_bytes: u32,
     entries: u64,
+    /// The pack has blobs that no run lists.
+    is_incomplete: bool,
 }
 
 /// What a list of a pack's blobs comes to, whatever its order: their number, and the sum of a digest
@@ -140,6 +147,11 @@ pub fn survey(scope: &Scope, options: &SurveyOptions) -> Result<Survey> {
     for (run, error) in &surveyed.contradicting {
         result.contradicting.insert(run.name.clone(), error.what.clone().into_owned());
     }
+    let incomplete = if options.directories {
+        find_incomplete(scope, &options.bulk, &surveyed)?
+    } else {
+        HashSet::new()
+    };
     let mut batch = Vec::new();
     for pack in &surveyed.packs {
         let row = Row {
@@ -147,6 +159,7 @@ pub fn survey(scope: &Scope, options: &SurveyOptions) -> Result<Survey> {
             kind: if pack.kind == PackKind::Data { "data" } else { "meta" },
             object_bytes: pack.object_bytes,
             entries: pack.listing.entries,
+            is_incomplete: incomplete.contains(&pack.name),
         };
         serde_json::to_writer(&mut batch, &row)
             .map_err(|error| Error::internal(error.to_string()))?;
@@ -159,6 +172,31 @@ pub fn survey(scope: &Scope, options: &SurveyOptions) -> Result<Survey> {
         scope.broker.output("rows", batch)?;
     }
     Ok(result)
+}
+
+/// Packs that have more blobs than the runs list. A merge spreads the blobs of a pack over several runs,
+/// of which one may be lost. What cannot be read is left out.
+fn find_incomplete(
+    scope: &Scope,
+    bulk: &BulkOptions,
+    surveyed: &Surveyed,
+) -> Result<HashSet<PackName>> {
+    let mut incomplete = HashSet::new();
+    let start = |pack: &Listed| {
+        let key = pack_key(pack.kind, &pack.name);
+        fault_or_end(PackOpening::start(scope, pack.kind, key, u64::from(pack.object_bytes)))
+    };
+    let bytes_max = bulk.memory_bytes / 8;
+    ahead(&surveyed.packs, bulk.gets, start, |pack, opening| {
+        let opened = fault_or_end(opening.and_then(|opening| opening.finish(scope, bytes_max)))?;
+        if opened.is_ok_and(|pack_itself| {
+            pack_itself.directory.entries.len() as u64 > pack.listing.entries
+        }) {
+            incomplete.insert(pack.name);
+        }
+        Ok(())
+    })?;
+    Ok(incomplete)
 }
 
 /// Reads all runs side by side, and each on its own only when that fails.
