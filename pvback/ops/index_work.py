@@ -30,8 +30,9 @@ _NO_INDEX = IndexView((), dead=frozenset(), condemned=frozenset())
 
 @dataclass(frozen=True, slots=True)
 class NativeIndexWork:
-    """See `pvback.repository.index_work.RepairWork`. A maintainer's or an owner's key; `cancel` ends what
-    runs.
+    """See `pvback.repository.index_work.RepairWork`.
+
+    Needs a maintainer's or an owner's key; `cancel` ends what runs.
     """
 
     access: RepositoryAccess
@@ -166,7 +167,7 @@ class NativeIndexWork:
 
 
 def _marks(marks: Marks) -> dict[str, object]:
-    return {"parts": [part.as_json() for part in marks.parts]}
+    return {"parts": [part.as_json() for part in marks.parts], "ids": marks.id_count}
 
 
 def _tree(tree: TreeRef) -> dict[str, object]:
