@@ -25,6 +25,7 @@ _COMMANDS = {
     "forget": "lifecycle",
     "undelete": "lifecycle",
     "prune": "lifecycle",
+    "repair": "repair",
     "key": "key",
     "bench": "maintain",
     "completion": "completion",

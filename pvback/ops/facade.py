@@ -179,7 +179,8 @@ class Repository:
         cancel: Cancel | None = None,
     ) -> checks.CheckResult:
         """Examine the repository; a `read_percent` of 100 opens all that is stored. Raises UsageError."""
-        return checks.check(self._access, read_percent=read_percent, progress=progress, cancel=cancel)
+        options = checks.CheckOptions(read_percent=read_percent)
+        return checks.check(self._access, options=options, progress=progress, cancel=cancel)
 
     def list_keys(self) -> Sequence[keys.KeyInfo]:
         """Who can open the repository."""
