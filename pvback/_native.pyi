@@ -112,7 +112,9 @@ class Job:
     """Work that runs on native threads until it is done. Every method may be called from any thread."""
 
     @staticmethod
-    def start(verb: str, keyring: Keyring, options_json: str) -> Job: ...
+    def start(verb: str, keyring: Keyring, options_json: str, source: Keyring | None = None) -> Job:
+        """Raises UsageError. `source` opens the other repository that a `copy` reads."""
+
     def next_request(self) -> Request | None:
         """Blocks (without the GIL) until the job asks for something; None when it has ended."""
 
@@ -120,7 +122,7 @@ class Job:
         """Counters as a JSON object; cheap."""
 
     def command(self, name: str, options_json: str) -> str:
-        """`checkpoint` and `acknowledge` of a backup; answers JSON."""
+        """`checkpoint`, `acknowledge` and `acknowledged` of a backup or a copy; answers JSON."""
 
     def cancel(self) -> None: ...
     def result(self) -> str:

@@ -7,8 +7,8 @@ profiles are not ours: the AWS client finds them where it always does.
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,11 +21,13 @@ __all__ = [
     "Secret",
     "is_debugging",
     "load_config",
+    "load_from_config",
     "load_password",
     "parse_address",
     "parse_size",
 ]
 
+PASSWORD_FIELDS = ("password", "password_file", "password_command")
 ENVIRONMENT = {
     "PVBACK_REPOSITORY": "repository",
     "PVBACK_PASSWORD": "password",
@@ -38,9 +40,14 @@ ENVIRONMENT = {
     "PVBACK_LIMIT_DOWNLOAD": "download_bytes_per_second",
     "PVBACK_S3_ENDPOINT": "s3_endpoint",
 }
+# What a copy reads has an address and secrets of its own; everything else is common to both.
+FROM_ENVIRONMENT = {
+    variable.replace("PVBACK_", "PVBACK_FROM_", 1): name
+    for variable, name in ENVIRONMENT.items()
+    if name in {*PASSWORD_FIELDS, "repository", "password", "key_file", "s3_endpoint"}
+}
 CONFIG_VARIABLE = "PVBACK_CONFIG"
 DEBUG_VARIABLE = "PVBACK_DEBUG"
-PASSWORD_FIELDS = ("password", "password_file", "password_command")
 
 
 class Secret:
@@ -99,6 +106,47 @@ def load_config(
     """
     variables = os.environ if environment is None else environment
     layers = [_file_layer(variables), _environment_layer(variables), _flag_layer(flags or {})]
+    values, sources = _lay(layers)
+    if "cache_dir" not in values:
+        values["cache_dir"] = _user_path(variables, "XDG_CACHE_HOME", ".cache")
+    return _convert(values, sources)
+
+
+def load_from_config(
+    config: Config, flags: Mapping[str, object], *, environment: Mapping[str, str] | None = None
+) -> Config:
+    """The configuration of the repository that a copy into that of `config` reads.
+
+    Address and secrets are from variables that begin with PVBACK_FROM_, and `flags` over them under the field
+    names of `Config`; everything else is as in `config`. Raises UsageError as `load_config`, and without an
+    address.
+    """
+    variables = os.environ if environment is None else environment
+    given = {name: value for name, value in flags.items() if value is not None}
+    layers = [
+        _environment_layer(variables, FROM_ENVIRONMENT),
+        {name: (value, f"`--from-{name.replace('_', '-')}`") for name, value in given.items()},
+    ]
+    values, sources = _lay(layers)
+    other = _convert({**values, "cache_dir": False}, sources)
+    if other.repository is None:
+        raise UsageError(
+            "no repository to copy from was given",
+            hint="use `--from-repository` or set the variable PVBACK_FROM_REPOSITORY",
+        )
+    return replace(
+        config,
+        repository=other.repository,
+        password=other.password,
+        password_file=other.password_file,
+        password_command=other.password_command,
+        key_file=other.key_file,
+        s3_endpoint=other.s3_endpoint,
+    )
+
+
+def _lay(layers: Sequence["Layer"]) -> tuple[dict[str, object], dict[str, str]]:
+    """Values and where they came from, of layers in rising order."""
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
     for layer in layers:
@@ -111,9 +159,7 @@ def load_config(
                 values.pop(name, None)
         for name, (value, source) in layer.items():
             values[name], sources[name] = value, source
-    if "cache_dir" not in values:
-        values["cache_dir"] = _user_path(variables, "XDG_CACHE_HOME", ".cache")
-    return _convert(values, sources)
+    return values, sources
 
 
 def is_debugging() -> bool:
@@ -151,10 +197,10 @@ def _file_layer(variables: Mapping[str, str]) -> Layer:
     return {name: (value, f"`{name}` in {path}") for name, value in table.items()}
 
 
-def _environment_layer(variables: Mapping[str, str]) -> Layer:
+def _environment_layer(variables: Mapping[str, str], names: Mapping[str, str] = ENVIRONMENT) -> Layer:
     return {
         name: (variables[variable], f"the variable {variable}")
-        for variable, name in ENVIRONMENT.items()
+        for variable, name in names.items()
         if variables.get(variable)
     }
 

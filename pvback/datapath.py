@@ -181,7 +181,13 @@ class DataJob:
     """One native job with the threads that serve it. Use `run_job` unless the job has to be talked to."""
 
     def __init__(
-        self, verb: str, keyring: "Keyring", *, options: Mapping[str, object], store: JobStore
+        self,
+        verb: str,
+        keyring: "Keyring",
+        *,
+        options: Mapping[str, object],
+        store: JobStore,
+        source: "Keyring | None" = None,
     ) -> None:
         self._store = store
         self._threads_count = _thread_count(options)
@@ -190,7 +196,7 @@ class DataJob:
         self._errors_lock = threading.Lock()
         self._store_errors: list[PvbackError] = []
         self._listener_error: BaseException | None = None
-        self._job = load_native().Job.start(verb, keyring, json.dumps(options))
+        self._job = load_native().Job.start(verb, keyring, json.dumps(options), source)
 
     def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
         """See `JobControl.command`."""
