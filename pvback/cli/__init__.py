@@ -21,6 +21,7 @@ _COMMANDS = {
     "restore": "restore",
     "dump": "restore",
     "check": "maintain",
+    "copy": "copy",
     "forget": "lifecycle",
     "undelete": "lifecycle",
     "prune": "lifecycle",

@@ -14,12 +14,10 @@ from pvback import datapath, limits
 from pvback.datapath import DataJob
 from pvback.errors import DamagedError, SessionFencedError
 from pvback.model import Consistency, Stats
-from pvback.ops.index_work import NativeIndexWork
 from pvback.ops.rows import Problem
 from pvback.ops.sources import Source, open_source
-from pvback.ops.writing import SnapshotWriting
-from pvback.repository.gcstate import IndexView, list_index
-from pvback.repository.merging import merge_runs
+from pvback.ops.writing import SnapshotWriting, view_with_runs_merged
+from pvback.repository.gcstate import list_index
 from pvback.repository.records import FinishedTree, RecordDetails, Root, plan_record, read_record
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
@@ -194,7 +192,9 @@ class _Run:
             snapshot, generation = datapath.random_id(), self._state.n
         else:
             self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
-            view = self._merge_runs(self._session, self._session.index_view())
+            view = view_with_runs_merged(
+                self._access, self._session, progress=self._progress, cancel=self._cancel
+            )
             snapshot, generation = self._session.snapshot, self._session.register.ack
         writing = SnapshotWriting(
             self._session,
@@ -223,18 +223,6 @@ class _Run:
     def _guess_bytes(self) -> int:
         """The parent's size."""
         return self._parent.details.root.bytes if self._parent and self._parent.details else 0
-
-    def _merge_runs(self, session: WriterSession, view: IndexView) -> IndexView:
-        """Keep the number of index runs bounded; who may not remove objects leaves that to prune."""
-        if self._access.keyring.role != "owner":
-            return view
-        work = NativeIndexWork(self._access, self._cancel)
-        try:
-            merged = merge_runs(self._access.objects, work, session=session, view=view)
-        except DamagedError as exc:
-            self._progress.warn(f"index runs were not merged: {exc}")
-            return view
-        return session.index_view() if merged else view
 
     def _job_options(self) -> dict[str, object]:
         options, source = self._options, self._source

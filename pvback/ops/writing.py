@@ -12,15 +12,38 @@ from typing import Any
 
 from pvback import limits
 from pvback.datapath import DataJob, JobControl, Listeners
-from pvback.errors import Interrupted
+from pvback.errors import DamagedError, Interrupted
+from pvback.ops.index_work import NativeIndexWork
 from pvback.ops.rows import Problem, parse_problem
+from pvback.repository.gcstate import IndexView
+from pvback.repository.merging import merge_runs
 from pvback.repository.records import FinishedTree, RecordDetails
+from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.runtime import Cancel, Clock, Counters, Progress
 
-__all__ = ["SnapshotWriting"]
+__all__ = ["SnapshotWriting", "view_with_runs_merged"]
 
 _PROBLEM_COUNT_MAX = 1000
+
+
+def view_with_runs_merged(
+    access: RepositoryAccess, session: WriterSession, *, progress: Progress, cancel: Cancel
+) -> IndexView:
+    """The runs that a session may dedup against, their number bounded.
+
+    Who may not remove objects leaves merging to prune. Raises as `merge_runs`, but for damage.
+    """
+    view = session.index_view()
+    if access.keyring.role != "owner":
+        return view
+    work = NativeIndexWork(access, cancel)
+    try:
+        merged = merge_runs(access.objects, work, session=session, view=view)
+    except DamagedError as exc:
+        progress.warn(f"index runs were not merged: {exc}")
+        return view
+    return session.index_view() if merged else view
 
 
 class SnapshotWriting:

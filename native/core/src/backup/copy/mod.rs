@@ -11,7 +11,7 @@
 //! earlier copy has of an equal file is taken over without a byte of content being read.
 //!
 //! Invariants beside those of a backup: a file of which anything cannot be had is marked unreadable, and told;
-//! what stands in the window before the finisher is fetched before anything behind it is waited for.
+//! the walk has all chunks of a window asked for before it waits for the finisher again.
 
 mod fetch;
 mod finish;

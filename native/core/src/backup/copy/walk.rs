@@ -288,15 +288,17 @@ impl Walk<'_> {
         if is_full { self.hand_over() } else { Ok(()) }
     }
 
-    /// Has the chunks of the window brought, and hands over its items.
+    /// Hands over the items of the window, and has its chunks brought. In this order, so that the finisher can
+    /// begin with the first of them; it waits for none that is not asked for before we wait for it again.
     fn hand_over(&mut self) -> Result<()> {
         let Window { items, wanted, slots, .. } = std::mem::take(&mut self.window);
+        self.outputs.windows.send(items).map_err(|_| stopped())?;
         let slots = Arc::new(slots);
         for range in BlobStore::plan(wanted, self.range_bytes_max) {
             let task = RangeTask { range, slots: Arc::clone(&slots) };
             self.outputs.ranges.send(task).map_err(|_| stopped())?;
         }
-        self.outputs.windows.send(items).map_err(|_| stopped())
+        Ok(())
     }
 }
 
