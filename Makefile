@@ -6,14 +6,15 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := s3,kubernetes,test,dev
+EXTRAS := s3,kubernetes,mount,test,servers,dev
 PYTEST_WORKERS ?= auto
 CARGO := cargo
 MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all test-robust simulate fuzz lint lint-python lint-rust test-python test-rust bench \
+.PHONY: build demo wheel test test-all test-robust test-s3 servers simulate fuzz lint lint-python lint-rust \
+	test-python test-rust bench \
 	constraints clean help
 
 help: ## say what the targets do
@@ -50,10 +51,16 @@ test-rust:
 	$(CARGO) test $(MANIFEST) --locked --quiet
 
 test-python: build
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3'
 
 test-all: build lint test-rust ## as test, with the slow tests
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3'
+
+servers: $(STAMP) ## build the S3 servers that the tests start; kept in the cache, outside the tree
+	$(BIN)/python -m tests.support.s3_servers
+
+test-s3: build servers ## object storage against real S3 servers
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile tests/s3
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat

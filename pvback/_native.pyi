@@ -14,17 +14,55 @@ def random_id() -> str:
 def recovery_key() -> str:
     """160 random bits in eight groups of four digits and small letters, joined by `-`; a passphrase."""
 
+def key_facts(key_object: bytes) -> str:
+    """JSON: repository, principal, serial, unlock [{kind, sealed: base64 of a command's or null}]."""
+
+def config_facts(config: bytes) -> str:
+    """JSON: repository, serial, conditional, scopes, revoked. Checks the signature by the owner it names."""
+
+def slot_of(key_object: bytes, method: str, secret: bytes) -> int:
+    """Position of the unlock entry that this opens. Raises WrongKeyError."""
+
+def issue_key(keyring: Keyring, request_json: str) -> tuple[str, bytes]:
+    """A new principal (owner only): name and bytes of its key object, without unlock entries.
+
+    The request is `{"role", "label", "scopes": [{"scope", "sources"}]}`; sources are ids, or null for all.
+    """
+
+def issue_key_again(keyring: Keyring, key_object: bytes) -> bytes:
+    """The same principal with the keys of all epochs, its unlock entries as they are (owner only)."""
+
+def change_config(keyring: Keyring, change_json: str) -> bytes:
+    """The next config (owner only): `{"epoch": scope}`, `{"scope": label}` or `{"revoke": {...}}`."""
+
+def with_config(keyring: Keyring, config: bytes) -> Keyring:
+    """The same keyring beside a later config. Raises DamagedError for an earlier one, WrongKeyError."""
+
+def unlock_secret(keyring: Keyring, key_object: bytes) -> bytes:
+    """The 80 bytes that unlock a key object: the keyring's own, or anybody's for owners."""
+
+def add_command(keyring: Keyring, key_object: bytes, name: str, sealed: bytes) -> bytes:
+    """One more unlock entry: what a command made of the secret. Raises UsageError when that shows it."""
+
+def remove_slot(key_object: bytes, position: int) -> bytes:
+    """The key object without one unlock entry. Raises UsageError for the last one."""
+
 @final
 class Keyring:
     """An unlocked key bundle. Secrets stay on the native side; its repr shows role and principal only."""
 
     @staticmethod
     def init_repository(
-        label: str, chunker_json: str, passphrase: bytes, argon2: tuple[int, int, int]
+        label: str,
+        chunker_json: str,
+        passphrase: bytes,
+        argon2: tuple[int, int, int],
+        conditional: bool | None = None,
     ) -> tuple[Keyring, bytes, str, bytes]:
         """Makes keys for a new repository: keyring of the owner, `config`, key object name, key object.
 
-        argon2 is (memory in KiB, passes, lanes). Raises UsageError for parameters out of bounds.
+        argon2 is (memory in KiB, passes, lanes); conditional is what `config` says of the store. Raises
+        UsageError for parameters out of bounds.
         """
 
     @staticmethod
@@ -61,18 +99,16 @@ class Keyring:
         self, scope: str, source: str, snapshot: str, suite: int, epoch: int, sealed: str
     ) -> bytes: ...
     def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
-        """JSON array: principal, role and label where they can be read, kinds of unlock entries."""
+        """JSON array: principal, serial, kinds of unlock entries; role, label, scopes where they can be read.
 
-    def add_key(
-        self,
-        role: str,
-        label: str,
-        scopes: Sequence[str],
-        method: Literal["passphrase", "x25519"],
-        secret: bytes,
-        argon2: tuple[int, int, int],
-    ) -> tuple[str, bytes]:
-        """A new principal (owner only): name and bytes of its key object."""
+        `error` says what is wrong with one. Raises unless the config is signed by this keyring's owner.
+        """
+
+    def open_signed(self, scope: str, kind: int, name: str, data: bytes) -> tuple[bytes, str]:
+        """As `open_json`, with the principal who signed it."""
+
+    def write_state(self, scope: str) -> Literal["writes", "reads", "behind", "revoked"]:
+        """Whether this key writes in a scope, and if not, why."""
 
     def add_slot(
         self,
@@ -81,7 +117,7 @@ class Keyring:
         secret: bytes,
         argon2: tuple[int, int, int],
     ) -> bytes:
-        """Another way to unlock this keyring's own key object; returns its new bytes."""
+        """Another way to unlock a key object, this keyring's own or (owners) anybody's; its new bytes."""
 
 @final
 class Request:
@@ -122,7 +158,10 @@ class Job:
         """Counters as a JSON object; cheap."""
 
     def command(self, name: str, options_json: str) -> str:
-        """`checkpoint`, `acknowledge` and `acknowledged` of a backup or a copy; answers JSON."""
+        """Commands of a `backup`, a `copy` or a `browse`; answers JSON, in the caller's thread."""
+
+    def read(self, file: int, offset: int, length: int) -> bytes:
+        """A range of a file that a `browse` has open: one copy of it, without JSON around it."""
 
     def cancel(self) -> None: ...
     def result(self) -> str:

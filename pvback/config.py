@@ -1,8 +1,8 @@
 """Configuration: a TOML file, the environment and flags, in rising order, become one frozen `Config`.
 
 The only module that reads the environment. Flags arrive as a mapping from the command line or from a caller
-of the Python API, under the field names of `Config`; None means not given. S3 credentials, region and
-profiles are not ours: the AWS client finds them where it always does.
+of the Python API, under the field names of `Config`; None means not given. `s3_options` is a list of
+`NAME=VALUE` there. S3 credentials are not ours: the AWS client finds them where it always does.
 """
 
 import os
@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 from pvback import limits
 from pvback.errors import UsageError
 from pvback.model import LocalAddress, RepositoryAddress, S3Address
+from pvback.s3_options import S3Options, parse_s3_options, parse_size
 
 __all__ = [
     "Config",
@@ -25,26 +26,32 @@ __all__ = [
     "load_password",
     "parse_address",
     "parse_size",
+    "split_command",
 ]
 
 PASSWORD_FIELDS = ("password", "password_file", "password_command")
+S3_MARK = "s3."
+"""Begins the names of S3 options among those of settings."""
 ENVIRONMENT = {
     "PVBACK_REPOSITORY": "repository",
     "PVBACK_PASSWORD": "password",
     "PVBACK_PASSWORD_FILE": "password_file",
     "PVBACK_PASSWORD_COMMAND": "password_command",
     "PVBACK_KEY_FILE": "key_file",
+    "PVBACK_KEY_COMMAND": "key_command",
     "PVBACK_CACHE_DIR": "cache_dir",
     "PVBACK_MEMORY": "memory_bytes",
     "PVBACK_LIMIT_UPLOAD": "upload_bytes_per_second",
     "PVBACK_LIMIT_DOWNLOAD": "download_bytes_per_second",
     "PVBACK_S3_ENDPOINT": "s3_endpoint",
 }
+S3_VARIABLES = {f"PVBACK_S3_{item.name.upper()}": f"{S3_MARK}{item.name}" for item in fields(S3Options)}
 # What a copy reads has an address and secrets of its own; everything else is common to both.
+FROM_FIELDS = {*PASSWORD_FIELDS, "repository", "key_file", "key_command", "s3_endpoint"}
 FROM_ENVIRONMENT = {
     variable.replace("PVBACK_", "PVBACK_FROM_", 1): name
-    for variable, name in ENVIRONMENT.items()
-    if name in {*PASSWORD_FIELDS, "repository", "password", "key_file", "s3_endpoint"}
+    for variable, name in (ENVIRONMENT | S3_VARIABLES).items()
+    if name in FROM_FIELDS or name.startswith(S3_MARK)
 }
 CONFIG_VARIABLE = "PVBACK_CONFIG"
 DEBUG_VARIABLE = "PVBACK_DEBUG"
@@ -78,12 +85,15 @@ class Config:
     password_file: Path | None = None
     password_command: tuple[str, ...] | None = None
     key_file: Path | None = None
+    key_command: tuple[str, ...] | None = None
+    """Undoes what `pvback key add --command` was given to seal a key with."""
     cache_dir: Path | None = None
     """None: run without a cache."""
     memory_bytes: int = limits.MEMORY_BYTES_DEFAULT
     upload_bytes_per_second: int | None = None
     download_bytes_per_second: int | None = None
     s3_endpoint: str | None = None
+    s3: S3Options = field(default_factory=S3Options)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
     """Where each field that was set came from, for messages: a flag, a variable, a file."""
 
@@ -122,12 +132,9 @@ def load_from_config(
     address.
     """
     variables = os.environ if environment is None else environment
-    given = {name: value for name, value in flags.items() if value is not None}
-    layers = [
-        _environment_layer(variables, FROM_ENVIRONMENT),
-        {name: (value, f"`--from-{name.replace('_', '-')}`") for name, value in given.items()},
-    ]
-    values, sources = _lay(layers)
+    values, sources = _lay(
+        [_environment_layer(variables, FROM_ENVIRONMENT), _flag_layer(flags, prefix="--from-")]
+    )
     other = _convert({**values, "cache_dir": False}, sources)
     if other.repository is None:
         raise UsageError(
@@ -141,7 +148,9 @@ def load_from_config(
         password_file=other.password_file,
         password_command=other.password_command,
         key_file=other.key_file,
+        key_command=other.key_command,
         s3_endpoint=other.s3_endpoint,
+        s3=other.s3,
     )
 
 
@@ -190,28 +199,47 @@ def _file_layer(variables: Mapping[str, str]) -> Layer:
     except (OSError, ValueError) as exc:
         raise UsageError(f"configuration file is not readable: {exc}", key=str(path)) from exc
     known = set(ENVIRONMENT.values()) - {"password"}
+    layer = {
+        f"{S3_MARK}{name}": (value, f"`{name}` under [s3] in {path}")
+        for name, value in _as_table(table.pop("s3", {}), str(path)).items()
+    }
     for name in table:
         if name not in known:
             hint = "use password_file or password_command" if name == "password" else None
             raise UsageError(f"`{name}` is not a setting", key=str(path), hint=hint)
-    return {name: (value, f"`{name}` in {path}") for name, value in table.items()}
+    return layer | {name: (value, f"`{name}` in {path}") for name, value in table.items()}
 
 
-def _environment_layer(variables: Mapping[str, str], names: Mapping[str, str] = ENVIRONMENT) -> Layer:
+def _as_table(value: object, path: str) -> dict[str, object]:
+    if isinstance(value, dict):
+        return value
+    raise UsageError("`s3` is not a table", key=path, hint="write [s3] on a line of its own")
+
+
+def _environment_layer(variables: Mapping[str, str], names: Mapping[str, str] | None = None) -> Layer:
     return {
         name: (variables[variable], f"the variable {variable}")
-        for variable, name in names.items()
+        for variable, name in (names or ENVIRONMENT | S3_VARIABLES).items()
         if variables.get(variable)
     }
 
 
-def _flag_layer(flags: Mapping[str, object]) -> Layer:
-    known = {item.name for item in fields(Config)} - {"sources"}
+def _flag_layer(flags: Mapping[str, object], *, prefix: str = "--") -> Layer:
+    known = {item.name for item in fields(Config)} - {"sources", "s3"} | {"s3_options"}
     unknown = sorted(set(flags) - known)
     assert not unknown, f"not fields of Config: {unknown}"
-    return {
-        name: (value, f"`--{name.replace('_', '-')}`") for name, value in flags.items() if value is not None
+    layer: Layer = {
+        name: (value, f"`{prefix}{name.replace('_', '-')}`")
+        for name, value in flags.items()
+        if value is not None
     }
+    words, _ = layer.pop("s3_options", ((), ""))
+    for word in _as_list(words):
+        name, mark, value = str(word).partition("=")
+        if not mark:
+            raise UsageError(f"not an option for S3: {name!r}", hint=f"write `{prefix}s3-option NAME=VALUE`")
+        layer[f"{S3_MARK}{name}"] = (value, f"`{prefix}s3-option {name}`")
+    return layer
 
 
 def _user_path(variables: Mapping[str, str], variable: str, fallback: str) -> Path | None:
@@ -239,8 +267,9 @@ def _convert(values: Mapping[str, object], sources: Mapping[str, str]) -> Config
         return Path(value).expanduser() if value else None
 
     endpoint = text("s3_endpoint")
+    if endpoint is not None:
+        _check_endpoint(endpoint, sources["s3_endpoint"])
     address = text("repository")
-    command = values.get("password_command")
     password = values.get("password")
     memory = size("memory_bytes")
     if memory is not None and memory < limits.MEMORY_BYTES_MIN:
@@ -250,19 +279,30 @@ def _convert(values: Mapping[str, object], sources: Mapping[str, str]) -> Config
         repository=parse_address(address, s3_endpoint=endpoint) if address else None,
         password=password if isinstance(password, Secret) or password is None else Secret(str(password)),
         password_file=path("password_file"),
-        password_command=_split_command(command, sources.get("password_command", "")),
+        password_command=split_command(values.get("password_command"), sources.get("password_command", "")),
         key_file=path("key_file"),
+        key_command=split_command(values.get("key_command"), sources.get("key_command", "")),
         cache_dir=None if values["cache_dir"] is False else path("cache_dir"),
         memory_bytes=memory if memory is not None else limits.MEMORY_BYTES_DEFAULT,
         upload_bytes_per_second=size("upload_bytes_per_second"),
         download_bytes_per_second=size("download_bytes_per_second"),
         s3_endpoint=endpoint,
+        s3=parse_s3_options(
+            {
+                name.removeprefix(S3_MARK): (value, sources[name])
+                for name, value in values.items()
+                if name.startswith(S3_MARK)
+            }
+        ),
         sources=dict(sources),
     )
 
 
-def _split_command(value: object, what: str) -> tuple[str, ...] | None:
-    """Words of a command; a string is split as a shell splits it, but no shell ever sees it."""
+def split_command(value: object, what: str) -> tuple[str, ...] | None:
+    """Words of a command; a string is split as a shell splits it, but no shell ever sees it.
+
+    `what` names the setting in the UsageError that is raised for none.
+    """
     if value is None:
         return None
     import shlex  # noqa: PLC0415 - see `_file_layer`
@@ -282,16 +322,14 @@ def _as_list(value: object) -> list[object]:
     raise ValueError("neither a string nor a list of strings")
 
 
-def parse_size(value: object, *, what: str = "a size") -> int:
-    """Bytes from `512`, `64k`, `64KiB`, `1.5G`: letters mean powers of 1024. UsageError unless positive."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:i?B)?", str(value).strip(), re.IGNORECASE)
-    result = 0
-    if match and not isinstance(value, bool):
-        exponent = ("", "K", "M", "G", "T").index(match[2].upper())
-        result = int(float(match[1]) * 1024**exponent)
-    if result <= 0:
-        raise UsageError(f"{what} is not a size: {value!r}", hint="for example 512MiB or 2G")
-    return result
+def _check_endpoint(text: str, source: str) -> None:
+    """Raise UsageError unless it is a plain URL. Without quoting it: a wrong one may hold a password."""
+    parts = urlsplit(text)
+    is_plain = parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment)
+    if not is_plain or "@" in parts.netloc:
+        raise UsageError(
+            f"{source} is not an endpoint", hint="write https://host:port, without a name or password"
+        )
 
 
 def parse_address(text: str, *, s3_endpoint: str | None = None) -> RepositoryAddress:

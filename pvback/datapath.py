@@ -14,6 +14,7 @@ nothing left to ask; see "The native seam" in docs/architecture.md. Guarantees:
 import importlib
 import json
 import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -44,6 +45,7 @@ __all__ = [
     "UnlockMethod",
     "blake3",
     "create_keys",
+    "load_native",
     "native_version",
     "random_id",
     "recovery_key",
@@ -124,10 +126,20 @@ def recovery_key() -> str:
 
 
 def create_keys(
-    label: str, *, chunker: Mapping[str, object], passphrase: bytes, argon2: Argon2
+    label: str,
+    *,
+    chunker: Mapping[str, object],
+    passphrase: bytes,
+    argon2: Argon2,
+    is_conditional: bool = True,
 ) -> NewRepository:
-    """Keys, `config` and key object of a new repository; stores nothing. Raises UsageError."""
-    made = load_native().Keyring.init_repository(label, json.dumps(chunker), passphrase, argon2)
+    """Keys, `config` and key object of a new repository; stores nothing. Raises UsageError.
+
+    `config` will say whether the store keeps conditions on writes.
+    """
+    made = load_native().Keyring.init_repository(
+        label, json.dumps(chunker), passphrase, argon2, conditional=is_conditional
+    )
     return NewRepository(*made)
 
 
@@ -168,6 +180,7 @@ class Listeners:
         on_tick: Likewise, with the job's control. What it raises ends the job and is raised by `run`.
         on_cancel: Called on each tick once `cancel` is set; by default the job is cancelled at once.
         cancel: The user's wish to stop.
+        is_idle: Nobody ticks, so that a job that waits for questions costs nothing: `DataJob.cancel` ends it.
     """
 
     on_output: Callable[[str, memoryview], None] = _ignore_output
@@ -175,6 +188,7 @@ class Listeners:
     on_tick: Callable[[JobControl], None] | None = None
     on_cancel: Callable[[JobControl], None] = lambda control: control.cancel()
     cancel: Cancel = field(default_factory=Cancel)
+    is_idle: bool = False
 
 
 class DataJob:
@@ -194,7 +208,8 @@ class DataJob:
         self._ended = threading.Event()
         self._output_lock = threading.Lock()
         self._errors_lock = threading.Lock()
-        self._store_errors: list[PvbackError] = []
+        # Of a job that stays open for days, the last ones.
+        self._store_errors: deque[PvbackError] = deque(maxlen=64)
         self._listener_error: BaseException | None = None
         self._job = load_native().Job.start(verb, keyring, json.dumps(options), source)
 
@@ -208,6 +223,14 @@ class DataJob:
                 return None
             raise
         return answer
+
+    def ask(self, name: str, options: Mapping[str, object]) -> dict[str, Any]:
+        """A command to a job that is open for them; raises what it fails with. From any thread."""
+        return dict(json.loads(self._job.command(name, json.dumps(options))))
+
+    def read(self, file: int, *, offset: int, length: int) -> bytes:
+        """A range of a file that a `browse` job has open, shorter only at its end. Raises as `ask`."""
+        return bytes(self._job.read(file, offset, length))
 
     def cancel(self) -> None:
         """See `JobControl.cancel`."""
@@ -236,7 +259,7 @@ class DataJob:
         return self._result(listeners.cancel)
 
     def _watch(self, listeners: Listeners) -> None:
-        while not self._ended.wait(limits.PROGRESS_SECONDS):
+        while not self._ended.wait(None if listeners.is_idle else limits.PROGRESS_SECONDS):
             if listeners.on_counters is not None:
                 listeners.on_counters(parse_counters(self._job.progress()))
             if listeners.on_tick is not None:

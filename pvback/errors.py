@@ -148,7 +148,23 @@ class StorageError(PvbackError):
 
 
 class StorageUnavailable(StorageError):
-    """No answer, or one that says to try again. A write may have happened, or may happen yet."""
+    """No answer, or one that says to try again. A write may have happened, or may happen yet.
+
+    Attributes:
+        pause_seconds: The least pause before asking again, where the store says that it is asked too much.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        key: str | None = None,
+        offset: int | None = None,
+        hint: str | None = None,
+        pause_seconds: float | None = None,
+    ) -> None:
+        super().__init__(what, key=key, offset=offset, hint=hint)
+        self.pause_seconds = pause_seconds
 
 
 class ObjectNotFound(StorageError):

@@ -45,10 +45,36 @@ LIST_PAGE_COUNT = 1000
 """Objects in one answer to a list request, as S3 has it."""
 DELETE_BATCH_COUNT = 1000
 """Objects in one delete request, as S3 has it."""
-RETRY_COUNT_MAX = 8
+RETRY_COUNT_MAX = 12
+RETRY_COUNT_FIRST_MAX = 5
+"""While a store has not answered once."""
 RETRY_SECONDS_MIN = 0.2
 RETRY_SECONDS_MAX = 20.0
 """Pause between attempts: doubles from the least to the most, and is then drawn from its upper half."""
+RETRY_THROTTLED_SECONDS_MIN = 1.0
+"""The first pause after a store that says it is asked too much."""
+RETRY_DEADLINE_SECONDS = 300.0
+"""Of one request with all its repeats; no attempt begins later."""
+S3_MULTIPART_BYTES = 64 * MIB
+S3_PART_BYTES = 16 * MIB
+S3_PART_BYTES_MIN = 5 * MIB
+S3_PUT_BYTES_MAX = 5 * GIB
+S3_PARTS_IN_FLIGHT = 4
+"""Of one object. They are views of the caller's buffer and cost no memory of their own."""
+S3_CONNECT_SECONDS = 10.0
+S3_READ_SECONDS = 30.0
+S3_CONFLICT_COUNT_MAX = 6
+"""Attempts at a conditional write that another one at the same time makes the service put off."""
+HEDGE_SAMPLE_COUNT = 200
+HEDGE_SAMPLE_COUNT_MIN = 50
+"""Reads of the same size whose times say what is late; fewer say nothing."""
+HEDGE_SHARE_MAX = 0.05
+"""Of all reads, so many are repeated at most."""
+HEDGE_SECONDS_MIN = 0.05
+HEDGES_IN_FLIGHT = 4
+PROBE_THREAD_COUNT = 6
+PROBE_ROUND_COUNT = 3
+"""Requests that race when a new repository tries its store's conditional writes, and how often."""
 READ_REQUEST_BYTES = 8 * MIB
 """Ranges that a restore asks for are joined up to about this size."""
 READS_IN_FLIGHT = 32
@@ -56,6 +82,9 @@ READS_IN_FLIGHT = 32
 READS_IN_FLIGHT_LOCAL = 4
 PUTS_IN_FLIGHT = 2
 """Packs on their way up. Each costs its size in memory."""
+
+S3_CONNECTIONS = READS_IN_FLIGHT + PUTS_IN_FLIGHT * S3_PARTS_IN_FLIGHT + HEDGES_IN_FLIGHT
+"""Kept open; what needs more opens others that are not kept."""
 
 # --- sessions and prune -----------------------------------------------------------------------------
 CHECKPOINT_SECONDS = 240.0
@@ -104,6 +133,17 @@ SESSION_RETRY_COUNT_MAX = 3
 RESTORE_JOURNAL_SECONDS = 30
 """How often a restore notes how far it is, at most: all that it says must be durable first. Whole seconds."""
 
+BROWSE_LIST_SECONDS = 10.0
+"""How old a list of snapshots may be that somebody who browses is shown; longer where listing is slow."""
+BROWSE_ROWS = 1024
+"""Entries of a directory that are asked for at a time."""
+MOUNT_ENTRIES_KEPT = 4096
+"""Attributes that a mount remembers from the last directories that were listed."""
+MOUNT_KERNEL_SECONDS = 60.0
+"""How long the kernel need not ask again for a name or attributes. What is in a snapshot never changes."""
+MOUNT_REPEAT_SECONDS = 60.0
+"""A problem that a mount has told of is not told again for so long."""
+
 JOB_END_SECONDS = 1.0
 """How long a command that failed waits to see whether its job was just ending."""
 
@@ -113,6 +153,11 @@ ARGON2_PASSES = 3
 ARGON2_LANES = 4
 """The memory-hard cost of a guess at a passphrase; docs/format.md has the bounds that readers accept."""
 KEY_FILE_BYTES_MAX = 4 * KIB
+KEY_COMMAND_SECONDS_MAX = 60
+KEY_COMMAND_BYTES_MAX = 64 * KIB
+"""What a key command may make of the 80 bytes that it is to seal."""
+SWAP_COUNT_MAX = 8
+"""How often a change of keys is tried again when somebody else changed the same object."""
 CONFIG_OBJECT_BYTES_MAX = 1 * MIB
 
 # --- progress ---------------------------------------------------------------------------------------
@@ -124,6 +169,9 @@ assert 2 * PACK_BYTES_DEFAULT < MEMORY_BYTES_MIN <= MEMORY_BYTES_DEFAULT
 assert SWAPPED_BYTES_MAX < PACK_BYTES_DEFAULT
 assert READ_REQUEST_BYTES <= PACK_BYTES_DEFAULT
 assert 0 < RETRY_SECONDS_MIN < RETRY_SECONDS_MAX < GENERATION_POLL_SECONDS
+assert RETRY_SECONDS_MIN < RETRY_THROTTLED_SECONDS_MIN < RETRY_SECONDS_MAX < RETRY_DEADLINE_SECONDS
+assert S3_PART_BYTES_MIN <= S3_PART_BYTES <= S3_MULTIPART_BYTES <= S3_PUT_BYTES_MAX
+assert SWAPPED_BYTES_MAX < S3_PART_BYTES_MIN, "a swap is one request"
 assert FENCE_SECONDS_MIN >= 10 * GENERATION_POLL_SECONDS
 assert 2 * GENERATION_POLL_SECONDS < FENCE_QUIET_WAIT_SECONDS < FENCE_SECONDS_MIN < FENCE_QUIET_SECONDS
 assert 10 * TIMED_VIEW_SECONDS < TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS

@@ -20,6 +20,7 @@ _COMMANDS = {
     "stats": "look",
     "restore": "restore",
     "dump": "restore",
+    "mount": "mount",
     "check": "maintain",
     "copy": "copy",
     "forget": "lifecycle",

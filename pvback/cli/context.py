@@ -74,7 +74,8 @@ class Invocation:
         return replace(other, password=ask_password("Password of the repository to copy from"))
 
     def _has_to_ask(self, config: Config) -> bool:
-        sources = (config.password, config.password_file, config.password_command, config.key_file)
+        passwords = (config.password, config.password_file, config.password_command)
+        sources = (*passwords, config.key_file, config.key_command)
         return all(source is None for source in sources) and not self.is_json and Output.can_ask()
 
     @contextmanager
@@ -88,6 +89,8 @@ class Invocation:
             yield access
         finally:
             access.close()
+            for warning in access.warnings:
+                self.output.warn(warning)
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
@@ -119,6 +122,21 @@ def _flag(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F
 
     return lambda is_hidden: click.option(
         *names, expose_value=False, callback=_remember, hidden=is_hidden, **settings
+    )
+
+
+def _list(*names: str, to: str, **settings: Any) -> Callable[[bool], Callable[[F], F]]:  # noqa: ANN401
+    """An option that may be repeated, and goes to a field that `load_config` reads as a list."""
+
+    def _remember(context: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+        if value:
+            flags = context.ensure_object(Invocation).flags
+            before = flags.get(to, ())
+            assert isinstance(before, tuple), "only this option writes it"
+            flags[to] = (*before, *value)
+
+    return lambda is_hidden: click.option(
+        *names, expose_value=False, callback=_remember, hidden=is_hidden, multiple=True, **settings
     )
 
 
@@ -166,8 +184,15 @@ _OPTIONS = (
         help="Its output's first line is the password.",
     ),
     _flag("--key-file", to="key_file", metavar="FILE", help="A private key, in place of a password."),
+    _flag("--key-command", to="key_command", metavar="CMD", help="Opens what `key add --command` sealed."),
     _mark("--scope", to="scope", metavar="NAME", help="Which scope of the repository; default: `default`."),
     _flag("--s3-endpoint", to="s3_endpoint", metavar="URL", help="An S3 service other than AWS."),
+    _list(
+        "--s3-option",
+        to="s3_options",
+        metavar="NAME=VALUE",
+        help="How S3 is spoken to; may be repeated.",
+    ),
     _flag("--cache-dir", to="cache_dir", metavar="DIR", help="What this machine remembers."),
     _no_cache,
     _flag("--memory", to="memory_bytes", metavar="SIZE", help="Ceiling for the data path; default: 256MiB."),

@@ -25,7 +25,15 @@ __all__ = ["copy"]
 @click.option("--from-password-file", metavar="FILE", help="Its password is the first line.")
 @click.option("--from-password-command", metavar="CMD", help="Its password is the output's first line.")
 @click.option("--from-key-file", metavar="FILE", help="A private key, in place of its password.")
+@click.option("--from-key-command", metavar="CMD", help="Opens what `key add --command` sealed there.")
 @click.option("--from-s3-endpoint", metavar="URL", help="The S3 service that it is in.")
+@click.option(
+    "--from-s3-option",
+    "from_s3_options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="As `--s3-option`, for it.",
+)
 @click.option("--from-scope", metavar="NAME", help="Which of its scopes; default: `default`.")
 @click.option("--source", metavar="SOURCE", help="Only of this source: its string, path or name.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only with this tag.")
@@ -76,7 +84,15 @@ def copy(
     return 0
 
 
-_FROM = ("repository", "password_file", "password_command", "key_file", "s3_endpoint")
+_FROM = (
+    "repository",
+    "password_file",
+    "password_command",
+    "key_file",
+    "key_command",
+    "s3_endpoint",
+    "s3_options",
+)
 
 
 @contextmanager

@@ -14,9 +14,11 @@ from pvback.model import Finding, FindingSeverity
 from pvback.ops.reading import run_reading, tree_options
 from pvback.ops.rows import decode_path, parse_lines
 from pvback.ops.stats import refs_json
+from pvback.repository.copies import CopyProblem
 from pvback.repository.gcstate import list_index
-from pvback.repository.layout import CONFIG_KEY, KEYS_PREFIX, Area, ObjectType
+from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, KEYS_PREFIX, Area, ObjectType
 from pvback.repository.registers import RegisterState
+from pvback.repository.repair_copies import find_copy_problems
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import Catalog, CommittedSnapshot
 from pvback.runtime import Cancel, NoProgress, Progress, Random, SystemRandom
@@ -91,7 +93,8 @@ def check(
         view = list_index(access.objects, catalog.state)
         listing = _list_objects(access)
         seen.append((catalog, listing))
-        findings.extend((*_judge(catalog, listing), *_compare_records(access, catalog)))
+        copies = judge_copies(find_copy_problems(access))
+        findings.extend((*_judge(catalog, listing), *_compare_records(access, catalog), *copies))
         return {
             "index": view.as_options(),
             "snapshots": [
@@ -143,6 +146,14 @@ def _compare_records(access: RepositoryAccess, catalog: Catalog) -> Iterator[Fin
         except DamagedError as exc:
             what = f"the record of snapshot {one.id[:8]} is only left in its register: {exc.what}"
             yield Finding(FindingSeverity.REPAIRABLE, "record-damaged", what, key=exc.key)
+
+
+def judge_copies(problems: Sequence[CopyProblem]) -> Iterator[Finding]:
+    """`config` and key objects of which one copy is left, or none. Pure."""
+    for problem in problems:
+        severity = FindingSeverity.LOSS if problem.is_lost else FindingSeverity.REPAIRABLE
+        kind = "key-lost" if problem.is_lost else "copy-missing"
+        yield Finding(severity, kind, f"{problem.what}; `pvback key repair` mends it", key=problem.key)
 
 
 def judge_damaged(errors: Sequence[PvbackError]) -> Iterator[Finding]:
@@ -218,7 +229,7 @@ def _list_objects(access: RepositoryAccess) -> _Listing:
             if found[0] in (Area.DATA, Area.META):
                 packs.append((info.key, info.size))
         elif info.key.startswith(layout.prefix) or not info.key.startswith(
-            (CONFIG_KEY, KEYS_PREFIX, *scopes)
+            (CONFIG_KEY, KEYS_PREFIX, COPIES_PREFIX, *scopes)
         ):
             foreign.append(info.key)
     return _Listing(areas, packs, foreign, count)

@@ -206,12 +206,15 @@ class Repository:
     def add_key(self, role: str, *, label: str, password: str) -> str:
         """Let somebody in, with a password of their own; returns the id. Raises WrongKeyError, UsageError."""
         return keys.add_key(
-            self._access, role=role, label=label, method="passphrase", secret=password.encode()
+            self._access,
+            role=role,
+            label=label,
+            way=keys.NewWay(method="passphrase", secret=Secret(password)),
         )
 
     def remove_key(self, principal: str) -> str:
-        """Shut somebody out of what is stored from now on; see `remove_key` in `pvback.repository.keys`."""
-        return keys.remove_key(self._access, principal)
+        """Revoke somebody's signatures; see `remove_key` in `pvback.repository.revoking`. Returns the id."""
+        return keys.remove_key(self._access, principal).principal
 
 
 def _config(

@@ -47,7 +47,10 @@ def restore_by_reference(
     name, _, path = snapshot.partition(":")
     try:
         store = reference.DirectoryStore(address.path)
-        repository = try_secrets(config, lambda method, secret: _open(store, scope, method, secret))
+        objects = [(key, store.get(key)) for key in store.list("keys/")]
+        repository = try_secrets(
+            config, lambda method, secret: _open(store, scope, method, secret), key_objects=objects
+        )
         found = repository.snapshot(_latest_of(repository, source) if name == "latest" else name)
         summary = reference.restore(repository, found, os.fspath(Path(target).absolute()), os.fsencode(path))
     except reference.ReadError as exc:
@@ -58,7 +61,12 @@ def restore_by_reference(
         some = "; ".join(summary.lost[:5])
         raise PartlyDone(f"{len(summary.lost)} files could not be restored; the rest was: {some}")
     notes = [f"not set on {count} nodes: {what}" for what, count in sorted(summary.notes.items())]
-    return [*notes, *summary.warned, f"restored {summary.nodes} nodes, {summary.content_bytes} bytes"]
+    return [
+        *repository.warnings,
+        *notes,
+        *summary.warned,
+        f"restored {summary.nodes} nodes, {summary.content_bytes} bytes",
+    ]
 
 
 def _latest_of(repository: reference.Repository, source: str | None) -> str:

@@ -142,6 +142,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         store = DirectoryStore(arguments.repository)
         repository = Repository.open(store, _unlocker(arguments), arguments.scope)
+        for warning in repository.warnings:
+            _say(f"warning: {warning}")
         if arguments.rebuild_index:
             for problem in repository.scope.rebuild_index():
                 _say(f"warning: {problem}")

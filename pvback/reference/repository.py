@@ -10,8 +10,14 @@ from dataclasses import dataclass
 
 from pvback.reference import kdf, sealing
 from pvback.reference.config import Config, ScopeInfo, parse_config
-from pvback.reference.errors import DamagedError, NotFoundError, ReadError, WrongKeyError
-from pvback.reference.keys import Keyring, Unlocker, unlock
+from pvback.reference.errors import (
+    DamagedError,
+    NotFoundError,
+    ReadError,
+    UnsupportedError,
+    WrongKeyError,
+)
+from pvback.reference.keys import Keyring, Unlocked, Unlocker, parse_key_file, unlock
 from pvback.reference.pages import DATA, FILE, HOLE, Extent, Node
 from pvback.reference.scope import Scope, require_writer
 from pvback.reference.sealing import KIND_RECORD, BlobSeal, Place, Signer
@@ -35,9 +41,11 @@ class Piece:
 class Repository:
     """A repository unlocked by one role. Made by `open`."""
 
-    def __init__(self, config: Config, scope: Scope) -> None:
+    def __init__(self, config: Config, scope: Scope, warnings: tuple[str, ...] = ()) -> None:
         self.config = config
         self.scope = scope
+        self.warnings = warnings
+        """Which second copies had to be used."""
 
     @classmethod
     def open(cls, store: Store, unlocker: Unlocker, scope: str | None = None) -> "Repository":
@@ -45,17 +53,14 @@ class Repository:
 
         Raises `NotFoundError`, `WrongKeyError`, `UnsupportedError` or `DamagedError`.
         """
-        config = parse_config(store.get("config"))
-        files = {key: store.get(key) for key in store.list("keys/") if key.endswith(".json")}
-        if not files:
-            raise NotFoundError("the repository has no key files")
-        unlocked = unlock(files, unlocker)
+        config, warnings = _read_config(store)
+        unlocked, more = _unlock(store, config, unlocker)
         config.check_signature(unlocked.owner_vk)
         if config.repository != unlocked.repository:
             raise DamagedError("config: is of another repository than the key file")
         info = _choose_scope(config, unlocked.keyring, scope)
         opened = Scope(store, config, info.id, unlocked.keyring)
-        return cls(config, opened)
+        return cls(config, opened, (*warnings, *more))
 
     def snapshots(self, problem: Callable[[ReadError], None] | None = None) -> list[Snapshot]:
         """All snapshots of the scope, by start time.
@@ -144,6 +149,52 @@ class Repository:
         if end > len(chunk):
             raise DamagedError(f"extent reaches beyond chunk {extent.chunk.hex()[:8]}")
         return chunk[extent.offset : end]
+
+
+def _read_config(store: Store) -> tuple[Config, list[str]]:
+    """`config`, or its copy where the first is missing or damaged; signed by the owner that it names."""
+    failure: ReadError | None = None
+    for key in ("config", "copies/config"):
+        try:
+            config = parse_config(store.get(key))
+            config.check_signature(config.owner_vk)
+        except UnsupportedError:
+            raise
+        except ReadError as exc:
+            failure = failure or exc
+            continue
+        return config, [] if failure is None else [f"{failure}; its copy is used"]
+    raise failure or NotFoundError("config: is not there")
+
+
+def _unlock(store: Store, config: Config, unlocker: Unlocker) -> tuple[Unlocked, list[str]]:
+    """By a key file, or by the copy of one that is missing, damaged or different, and not of the past."""
+    files = {key: store.get(key) for key in store.list("keys/") if key.endswith(".json")}
+    try:
+        if not files:
+            raise NotFoundError("the repository has no key files")
+        return unlock(files, unlocker), []
+    except ReadError as exc:
+        copies = {}
+        for key in store.list("copies/keys/"):
+            name, data = key.removeprefix("copies/"), store.get(key)
+            if files.get(name) != data and not _is_behind(name, data, files.get(name), config):
+                copies[name] = data
+        try:
+            return unlock(copies, unlocker), [f"{exc}; the copy of a key file is used"]
+        except ReadError:
+            raise exc from None
+
+
+def _is_behind(key: str, copy: bytes, first: bytes | None, config: Config) -> bool:
+    """Whether a copy must not be believed: of a revoked principal, or older than its first."""
+    try:
+        parsed = parse_key_file(copy, key)
+        if parsed.principal in config.revoked:
+            return True
+        return first is not None and parse_key_file(first, key).serial > parsed.serial
+    except ReadError:
+        return False
 
 
 def path_key(path: bytes) -> bytes:

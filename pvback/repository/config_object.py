@@ -39,6 +39,8 @@ class RepositoryConfig:
     chunker: dict[str, Any]
     scopes: tuple[str, ...]
     """Scope ids, in hex."""
+    is_conditional: bool = True
+    """Whether the store keeps conditions on writes, as `init` found out."""
 
 
 def parse_config(data: bytes) -> RepositoryConfig:
@@ -59,6 +61,10 @@ def parse_config(data: bytes) -> RepositoryConfig:
     if not all(isinstance(one, int) and one >= 1 for one in versions.values()):
         raise DamagedError("the versions are not numbers", key=CONFIG_KEY)
     check_readable(int(raw["min_reader"]), features if isinstance(features, list) else [])
+    store = raw.get("store", {})
+    is_conditional = store.get("conditional", True) if isinstance(store, dict) else None
+    if not isinstance(is_conditional, bool):
+        raise DamagedError("what is said of the store makes no sense", key=CONFIG_KEY)
     repository = raw.get("repository")
     listed = scopes if isinstance(scopes, list) else []
     ids = [one.get("id") if isinstance(one, dict) else None for one in listed]
@@ -75,6 +81,7 @@ def parse_config(data: bytes) -> RepositoryConfig:
         features=tuple(str(one) for one in features),
         chunker=chunker,
         scopes=tuple(str(one) for one in ids),
+        is_conditional=is_conditional,
     )
 
 

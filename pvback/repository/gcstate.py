@@ -102,6 +102,8 @@ class IndexView:
     """(`<gen>-<name>`, size in bytes)."""
     dead: frozenset[str]
     condemned: frozenset[str]
+    base: frozenset[str] = frozenset()
+    """Runs that stand in place of others: only a maintainer or owner may have signed them."""
 
     @property
     def pack_bytes(self) -> int:
@@ -116,7 +118,7 @@ class IndexView:
     def as_options(self) -> dict[str, Any]:
         """As jobs take it."""
         return {
-            "runs": [{"name": name, "size": size} for name, size in self.runs],
+            "runs": [{"name": name, "size": size, "base": name in self.base} for name, size in self.runs],
             "dead": sorted(self.dead),
             "condemned": sorted(self.condemned),
         }
@@ -195,7 +197,7 @@ def list_index(objects: ScopeObjects, state: GcState, *, is_writer: bool = False
     """The runs that count under `state`; for a writer only those that it may dedup against."""
     counts = state.is_run_trusted if is_writer else state.is_run_valid
     runs = tuple((name, info.size) for name, info in objects.list_area(Area.INDEX) if counts(name))
-    return IndexView(runs, dead=state.dead, condemned=state.condemned)
+    return IndexView(runs, dead=state.dead, condemned=state.condemned, base=state.base)
 
 
 def _parse(objects: ScopeObjects, body: Body) -> GcState:

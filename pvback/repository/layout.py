@@ -6,12 +6,15 @@ from dataclasses import dataclass
 
 __all__ = [
     "CONFIG_KEY",
+    "COPIES_PREFIX",
     "GC_STATE_NAME",
     "KEYS_PREFIX",
     "Area",
     "ObjectType",
     "ScopeLayout",
+    "copy_key",
     "generation_name",
+    "is_key_object",
     "key_object_key",
     "record_name",
     "split_generation",
@@ -19,9 +22,11 @@ __all__ = [
 
 CONFIG_KEY = "config"
 KEYS_PREFIX = "keys/"
+COPIES_PREFIX = "copies/"
 GC_STATE_NAME = "gc/state"
 
 _HEX32 = "[0-9a-f]{32}"
+_KEY_OBJECT = re.compile(f"keys/{_HEX32}\\.json")
 _GENERATION_NAME = re.compile(f"([0-9a-f]{{16}})-({_HEX32})")
 
 
@@ -81,6 +86,16 @@ def record_name(snapshot: str, checkpoint: int | None = None) -> str:
 def key_object_key(principal: str) -> str:
     """Where the keys of a principal lie."""
     return f"{KEYS_PREFIX}{principal}.json"
+
+
+def is_key_object(key: str) -> bool:
+    """Whether a key is that of a principal's key object."""
+    return _KEY_OBJECT.fullmatch(key) is not None
+
+
+def copy_key(key: str) -> str:
+    """Where the second copy of `config` or of a key object lies."""
+    return f"{COPIES_PREFIX}{key}"
 
 
 @dataclass(frozen=True, slots=True)

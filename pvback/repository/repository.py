@@ -1,13 +1,14 @@
 """Making, opening and unlocking a repository.
 
-Order of `init`: key object, `gc/state`, then `config`, created last and only once: it is what makes a
-repository. A client that finds no `config` finds no repository, whatever else lies there.
+Order of `init`: key object, its copy, `gc/state`, then `config`, created only once: it is what makes a
+repository. Its copy comes last. A client that finds neither `config` nor its copy finds no repository,
+whatever else lies there.
 """
 
 import contextlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,25 +17,25 @@ from pvback.config import Config, Secret, load_password
 from pvback.errors import (
     ConflictError,
     FileError,
-    ObjectChanged,
     ObjectExists,
-    ObjectNotFound,
-    RepositoryNotFound,
     StorageError,
     UsageError,
     WrongKeyError,
 )
 from pvback.model import LocalAddress
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
+from pvback.repository.copies import Twins, read_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import Head, HeadsFile, Memory
-from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, KEYS_PREFIX, ObjectType, ScopeLayout
+from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, ObjectType, ScopeLayout, copy_key
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
+from pvback.storage.hedged import HedgedStore
 from pvback.storage.paced import PacedStore
+from pvback.storage.probe import probe_conditions
 from pvback.storage.retry import RetryingStore
 
 if TYPE_CHECKING:
@@ -44,7 +45,6 @@ __all__ = [
     "RepositoryAccess",
     "create_repository",
     "open_repository_access",
-    "read_key_objects",
 ]
 
 DEFAULT_SCOPE = "default"
@@ -60,6 +60,15 @@ class RepositoryAccess:
     keyring: "Keyring"
     objects: ScopeObjects
     clock: Clock
+    config_object: bytes = b""
+    """`config` as it was when this was opened."""
+    warnings: list[str] = field(default_factory=list)
+    """What people should know, such as that a second copy had to be used."""
+
+    @property
+    def twins(self) -> Twins:
+        """`config` and key objects, each with its copy."""
+        return Twins(store=self.store, keyring=self.keyring, config=self.config_object, clock=self.clock)
 
     def job_options(self, index: Mapping[str, object]) -> dict[str, object]:
         """The options that every job takes."""
@@ -136,22 +145,27 @@ def create_repository(
         raise UsageError("a repository needs a password", hint="use `--password-file` or set PVBACK_PASSWORD")
     address = config.require_repository()
     chunker = _plan_chunker(chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
-    inner = store or open_store(address, make=True)
+    inner = store or _open(config, make=True)
     with contextlib.closing(inner):
         where = str(address)
         _refuse_occupied(inner, where)
         if isinstance(address, LocalAddress) and store is None:
             _refuse_foreign_files(address.path)
-        _probe(inner)
+        _require_conditions(inner)
         argon2 = (limits.ARGON2_MEMORY_KIB, limits.ARGON2_PASSES, limits.ARGON2_LANES)
         made = datapath.create_keys(
-            label, chunker=chunker, passphrase=password.reveal().encode(), argon2=argon2
+            label,
+            chunker=chunker,
+            passphrase=password.reveal().encode(),
+            argon2=argon2,
+            is_conditional=inner.capabilities.can_create and inner.capabilities.can_swap,
         )
         key_object = made.key_object
         if recovery_key is not None:
             secret = recovery_key.reveal().encode()
             key_object = made.keyring.add_slot(key_object, "passphrase", secret, argon2)
         inner.create(made.key_name, key_object)
+        inner.create(copy_key(made.key_name), key_object)
         for scope, _ in made.keyring.scopes():
             body = first_gc_state(datapath.random_id())
             sealed = made.keyring.seal_json(scope, ObjectType.GC_STATE, GC_STATE_NAME, body)
@@ -160,6 +174,7 @@ def create_repository(
             inner.create(CONFIG_KEY, made.config)
         except ObjectExists:
             raise ConflictError("somebody else has made a repository here just now", key=where) from None
+        inner.create(copy_key(CONFIG_KEY), made.config)
         return parse_config(made.config)
 
 
@@ -182,25 +197,40 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
-    used = RetryingStore(_paced(config, store or open_store(config.require_repository())), clock=clock)
+    used = _wrap(config, store or _open(config), clock=clock)
     try:
-        data = _read_config(used)
-        facts = parse_config(data)
+        found = read_config(used)
         if is_writer:
-            check_writable(facts)
-        keyring = unlock(config, data, repository=facts.repository, key_objects=read_key_objects(used))
+            check_writable(found.facts)
+        unlocked = unlock(config, found, store=used)
+        keyring = unlocked.keyring
         layout = ScopeLayout(_choose_scope(keyring, scope))
+        if is_writer:
+            _refuse_useless_key(keyring, layout.scope)
     except BaseException:
         used.close()
         raise
     return RepositoryAccess(
         config=config,
-        facts=facts,
+        facts=found.facts,
         store=used,
         keyring=keyring,
         objects=ScopeObjects(used, keyring, layout),
         clock=clock or SystemClock(),
+        config_object=found.data,
+        warnings=[*found.warnings, *unlocked.warnings],
     )
+
+
+def _open(config: Config, *, make: bool = False) -> ObjectStore:
+    return open_store(config.require_repository(), make=make, s3=config.s3)
+
+
+def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> ObjectStore:
+    """The store with rates and retries around it, and late reads repeated where that may help."""
+    paced = _paced(config, store)
+    hedged = HedgedStore(paced, clock=clock) if store.capabilities.is_remote else paced
+    return RetryingStore(hedged, clock=clock, deadline_seconds=config.s3.retry_seconds)
 
 
 def _paced(config: Config, store: ObjectStore) -> ObjectStore:
@@ -211,22 +241,16 @@ def _paced(config: Config, store: ObjectStore) -> ObjectStore:
     return PacedStore(store, upload_bytes_per_second=up, download_bytes_per_second=down)
 
 
-def read_key_objects(store: ObjectStore) -> list[tuple[str, bytes]]:
-    """(key, bytes) of every key object; one that is removed meanwhile is left out."""
-    objects = []
-    for info in store.list_objects(KEYS_PREFIX):
-        with contextlib.suppress(ObjectNotFound):
-            objects.append((info.key, store.read(info.key).data))
-    return objects
-
-
-def _read_config(store: ObjectStore) -> bytes:
-    try:
-        return store.read(CONFIG_KEY).data
-    except ObjectNotFound:
-        raise RepositoryNotFound(
-            f"repository not found at `{store.address}`", hint="run `pvback init` first"
-        ) from None
+def _refuse_useless_key(keyring: "Keyring", scope: str) -> None:
+    """Raise WrongKeyError when nothing that this key writes would count."""
+    state = keyring.write_state(scope)
+    if state == "revoked":
+        raise WrongKeyError("this key was revoked", hint="ask an owner of the repository for a new one")
+    if state == "behind":
+        raise WrongKeyError(
+            "this key is older than the last rotation of the scope's keys",
+            hint="an owner issues it again with `pvback key rotate --level bundles`",
+        )
 
 
 def _choose_scope(keyring: "Keyring", wanted: str | None) -> str:
@@ -281,40 +305,15 @@ def _refuse_foreign_files(path: Path) -> None:
             raise ConflictError(f"`{path}` is not empty", key=entry.name, hint="choose an empty place")
 
 
-def _probe(store: ObjectStore) -> None:
+def _require_conditions(store: ObjectStore) -> None:
     """Raise StorageError when the store does not keep its promise about conditional writes.
 
     Some servers accept the conditions and ignore them; commit and prune rest on them.
     """
-    key = f"probe-{datapath.random_id()}"
-    etag = store.create(key, b"1")
-    try:
-        lies = _creates(store, key)
-        newer = store.swap(key, b"3", etag=etag)
-        lies = lies or _swaps(store, key, etag) or store.read(key).etag != newer
-        store.delete(key)
-        lies = lies or _swaps(store, key, newer)
-    finally:
-        store.delete(key)
-    if lies:
+    found = probe_conditions(store)
+    if not found.hold:
         raise StorageError(
-            "the store ignores conditions on writes",
+            f"the store ignores conditions on writes ({'; '.join(found.broken)})",
             key=store.address,
             hint="use a service with conditional writes (If-None-Match and If-Match)",
         )
-
-
-def _creates(store: ObjectStore, key: str) -> bool:
-    try:
-        store.create(key, b"2")
-    except ObjectExists:
-        return False
-    return True
-
-
-def _swaps(store: ObjectStore, key: str, etag: str) -> bool:
-    try:
-        store.swap(key, b"4", etag=etag)
-    except ObjectChanged:
-        return False
-    return True

@@ -240,7 +240,8 @@ def _read_register(objects: ScopeObjects, name: str) -> Register | PvbackError |
         return read_register(objects, name).register
     except ObjectNotFound:
         return None
-    except (DamagedError, UnsupportedFormatError) as exc:
+    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
+        # Also one that somebody signed who may not: it must not hide the others.
         return exc
 
 
@@ -256,6 +257,6 @@ def _load_snapshot(
             source=register.source,
             twin=register.twin,
         )
-    except (DamagedError, UnsupportedFormatError) as exc:
+    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
         return exc
     return CommittedSnapshot(register=register, record=record, time=time)

@@ -1,25 +1,31 @@
-"""What unlocks a repository: a password, a recovery key, or a key file.
+"""What unlocks a repository: a password, a recovery key, a key file, or a command.
 
 A recovery key is a password that pvback made, 160 random bits, to be written down and locked away. It goes
 wherever a password goes, and is also understood the way people copy it: see `read_recovery_key`.
 """
 
+import base64
 import contextlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pvback import datapath, limits
 from pvback.config import Config, Secret, load_password
 from pvback.datapath import UnlockMethod
-from pvback.errors import UsageError, WrongKeyError
+from pvback.errors import DamagedError, UnsupportedFormatError, UsageError, WrongKeyError
+from pvback.repository.copies import FoundConfig, copies_worth_trying, read_key_objects
+from pvback.repository.key_commands import open_with_command
+from pvback.repository.key_objects import config_facts, key_facts, slot_of
 from pvback.repository.layout import key_object_key
+from pvback.storage import ObjectStore
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
 
-__all__ = ["new_recovery_key", "read_recovery_key", "try_secrets", "unlock"]
+__all__ = ["Unlocked", "new_recovery_key", "read_recovery_key", "try_secrets", "unlock", "used_slot"]
 
 T = TypeVar("T")
 
@@ -42,10 +48,41 @@ def read_recovery_key(text: str) -> str | None:
     return "-".join(digits[start : start + 4] for start in range(0, 32, 4))
 
 
-def unlock(
+@dataclass(frozen=True, slots=True)
+class Unlocked:
+    """A keyring, and what to tell people about where it was."""
+
+    keyring: "Keyring"
+    warnings: tuple[str, ...] = ()
+
+
+def unlock(config: Config, found: FoundConfig, *, store: ObjectStore) -> Unlocked:
+    """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`.
+
+    Where no key object opens, the copies of those that are missing, damaged or different are tried.
+    """
+    repository = found.facts.repository
+    firsts = read_key_objects(store)
+    try:
+        return Unlocked(_unlock(config, found.data, repository=repository, key_objects=firsts))
+    except (DamagedError, WrongKeyError, UnsupportedFormatError) as exc:
+        revoked = [str(one["principal"]) for one in config_facts(found.data)["revoked"]]
+        copies = copies_worth_trying(store, firsts, revoked=revoked)
+        try:
+            if not copies:
+                raise
+            keyring = _unlock(config, found.data, repository=repository, key_objects=copies)
+        except (DamagedError, WrongKeyError, UnsupportedFormatError):
+            raise exc from None
+        key = key_object_key(keyring.principal)
+        warning = f"{key} does not open, but its copy does: an owner should run `pvback key repair`"
+        return Unlocked(keyring, (warning,))
+
+
+def _unlock(
     config: Config, config_object: bytes, *, repository: str, key_objects: Sequence[tuple[str, bytes]]
 ) -> "Keyring":
-    """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`.
+    """The keyring that the configured secret opens among these key objects.
 
     To try a password on a key object takes a good part of a second by design, so the one that was opened last
     time is tried first; the cache directory remembers which. Nothing else depends on it.
@@ -58,7 +95,7 @@ def unlock(
         return datapath.unlock(config_object, ordered, method=method, secret=secret)
 
     try:
-        keyring = try_secrets(config, unlock_with)
+        keyring = try_secrets(config, unlock_with, key_objects=ordered)
     except WrongKeyError as exc:
         exc.hint = exc.hint or "check the password or key file, and that it belongs to this repository"
         raise
@@ -77,15 +114,23 @@ def _read_hint(hint: Path | None) -> str | None:
     return None
 
 
-def try_secrets(config: Config, unlock_with: Callable[[UnlockMethod, bytes], T]) -> T:
-    """What `unlock_with` makes of a key file if one was named, or else of the password.
+def try_secrets(
+    config: Config,
+    unlock_with: Callable[[UnlockMethod, bytes], T],
+    *,
+    key_objects: Sequence[tuple[str, bytes]] = (),
+) -> T:
+    """What `unlock_with` makes of a key file if one was named, or else of a key command, or of the password.
 
     A key file holds an X25519 private key (32 bytes) or the secret of an unlock entry (80 bytes), raw or hex.
+    A command is given what commands have sealed for `key_objects`, one after the other, until one opens.
     A password that opens nothing and looks like a copy of a recovery key is tried as that, too. Raises
     UsageError without either, and what `unlock_with` raises.
     """
     if config.key_file is not None:
         return unlock_with(*_read_key_file(config.key_file))
+    if config.key_command is not None:
+        return _try_command(config.key_command, unlock_with, key_objects)
     password = load_password(config)
     if password is None:
         raise UsageError(
@@ -100,6 +145,50 @@ def try_secrets(config: Config, unlock_with: Callable[[UnlockMethod, bytes], T])
         if meant is None or meant == given:
             raise
     return unlock_with("passphrase", meant.encode())
+
+
+def _try_command(
+    command: Sequence[str],
+    unlock_with: Callable[[UnlockMethod, bytes], T],
+    key_objects: Sequence[tuple[str, bytes]],
+) -> T:
+    failure = WrongKeyError("no key of this repository was sealed with a command", key=command[0])
+    for _, data in key_objects:
+        for sealed in _sealed_by_commands(data):
+            try:
+                return unlock_with("secret", open_with_command(command, sealed))
+            except WrongKeyError as exc:
+                failure = exc
+    raise failure
+
+
+def _sealed_by_commands(key_object: bytes) -> list[bytes]:
+    try:
+        entries = key_facts(key_object)["unlock"]
+    except (DamagedError, UnsupportedFormatError):
+        return []
+    return [base64.b64decode(one["sealed"]) for one in entries if one["sealed"] is not None]
+
+
+def used_slot(config: Config, key_object: bytes) -> int:
+    """Which way to unlock a key object the configured secret is. Raises WrongKeyError when it is none.
+
+    The secret of an unlock entry itself is none: it opens all of them.
+    """
+
+    def find(method: UnlockMethod, secret: bytes) -> int:
+        if method == "secret":
+            raise WrongKeyError("the secret in use is not one of the ways to unlock the key")
+        return slot_of(key_object, method=method, secret=secret)
+
+    if config.key_file is None and config.key_command is not None:
+        for position, entry in enumerate(key_facts(key_object)["unlock"]):
+            if entry["sealed"] is not None:
+                with contextlib.suppress(WrongKeyError):
+                    open_with_command(config.key_command, base64.b64decode(entry["sealed"]))
+                    return position
+        raise WrongKeyError("the key command opens none of the ways to unlock the key")
+    return try_secrets(config, find)
 
 
 def _read_key_file(path: Path) -> tuple[UnlockMethod, bytes]:

@@ -5,6 +5,7 @@
 
 from pvback.errors import RepositoryNotFound, StorageError, UsageError
 from pvback.model import LocalAddress, RepositoryAddress, S3Address
+from pvback.s3_options import S3Options
 from pvback.storage.base import (
     Capabilities,
     ObjectInfo,
@@ -30,8 +31,8 @@ __all__ = [
 ]
 
 
-def open_store(address: RepositoryAddress, *, make: bool = False) -> ObjectStore:
-    """The store at `address`, without retries or metering.
+def open_store(address: RepositoryAddress, *, make: bool = False, s3: S3Options | None = None) -> ObjectStore:
+    """The store at `address`, without retries or metering; a bucket is asked for nothing yet.
 
     With `make`, a local directory is made if its parent exists. Without, RepositoryNotFound is raised when
     there is none. Raises StorageError when it cannot be made or entered.
@@ -40,7 +41,20 @@ def open_store(address: RepositoryAddress, *, make: bool = False) -> ObjectStore
         case LocalAddress():
             return _open_local(address, make=make)
         case S3Address():
-            raise UsageError("this build has no S3 support", key=str(address))
+            return _open_s3(address, s3)
+
+
+def _open_s3(address: S3Address, options: S3Options | None) -> ObjectStore:
+    try:
+        # Loaded here: with its client it takes longer to load than all else, and most runs need none of it.
+        from pvback.storage.s3_store import S3Store  # noqa: PLC0415
+    except ImportError as exc:
+        raise UsageError(
+            f"S3 needs a package that is not installed: {exc.name}",
+            key=str(address),
+            hint="install pvback with its extra: pip install 'pvback[s3]'",
+        ) from exc
+    return S3Store(address, options)
 
 
 def _open_local(address: LocalAddress, *, make: bool) -> LocalStore:

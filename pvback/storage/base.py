@@ -52,6 +52,15 @@ class Capabilities:
     """How long after a write or delete a list may still miss it."""
     is_remote: bool = False
     """A request costs milliseconds: worth having many in flight."""
+    multipart_bytes: int | None = None
+    """Larger objects are written in parts; None: never."""
+    part_bytes: int | None = None
+
+    def count_writes(self, size: int) -> int:
+        """Requests that an object of `size` bytes takes to write: begin, parts and end, or one."""
+        if self.multipart_bytes is None or self.part_bytes is None or size <= self.multipart_bytes:
+            return 1
+        return 2 + -(-size // self.part_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,8 @@ class StoredObject:
 
     May be empty for an object of more than `limits.SWAPPED_BYTES_MAX`, which is never swapped.
     """
+    mtime: datetime
+    """When it was last written, as `head` says it: by the store's clock, in UTC."""
 
 
 class ObjectStore(Protocol):

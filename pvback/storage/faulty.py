@@ -7,7 +7,7 @@ it. The second group breaks the contract: it is there for canary tests, which ha
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pvback.errors import StorageError, StorageUnavailable
@@ -95,7 +95,7 @@ class FaultyStore(WrappedStore):
         """See `ObjectStore.read`."""
         self._break_off(key)
         found = super().read(key)
-        return StoredObject(self._damage(found.data), found.etag)
+        return replace(found, data=self._damage(found.data))
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""

@@ -123,8 +123,9 @@ class LocalStore:
     def read(self, key: str) -> StoredObject:
         """See `ObjectStore.read`."""
         with _reading(key), open(self._path(key), "rb") as file:
+            mtime = _mtime(os.fstat(file.fileno()))
             data = file.read()
-        return StoredObject(data, _etag(data))
+        return StoredObject(data, _etag(data), mtime)
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""
@@ -295,7 +296,11 @@ def _etag(data: ReadBuffer) -> str:
 
 
 def _info(key: str, status: os.stat_result) -> ObjectInfo:
-    return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
+    return ObjectInfo(key, status.st_size, _mtime(status))
+
+
+def _mtime(status: os.stat_result) -> datetime:
+    return datetime.fromtimestamp(status.st_mtime, UTC)
 
 
 def _remove_abandoned(path: str) -> bool:

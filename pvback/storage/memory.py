@@ -79,7 +79,7 @@ class MemoryStore:
     def read(self, key: str) -> StoredObject:
         """See `ObjectStore.read`."""
         entry = self._find(key)
-        return StoredObject(entry.data, entry.etag)
+        return StoredObject(entry.data, entry.etag, entry.mtime)
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""

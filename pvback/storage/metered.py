@@ -51,11 +51,13 @@ class MeteredStore(WrappedStore):
 
     def put(self, key: str, data: ReadBuffer) -> None:
         """See `ObjectStore.put`."""
+        self._count_parts(data)
         super().put(key, data)
         self._move(sent=memoryview(data).nbytes)
 
     def create(self, key: str, data: ReadBuffer) -> str:
         """See `ObjectStore.create`."""
+        self._count_parts(data)
         etag = super().create(key, data)
         self._move(sent=memoryview(data).nbytes)
         return etag
@@ -98,9 +100,15 @@ class MeteredStore(WrappedStore):
             self._count(Request.DELETE)
         super().delete_many(keys)
 
-    def _count(self, kind: Request) -> None:
+    def _count_parts(self, data: ReadBuffer) -> None:
+        """An object in parts is one request of its kind, and one for each part and for their beginning."""
+        more = self.capabilities.count_writes(memoryview(data).nbytes) - 1
+        if more:
+            self._count(Request.PART, more)
+
+    def _count(self, kind: Request, count: int = 1) -> None:
         with self._lock:
-            self._requests[kind] += 1
+            self._requests[kind] += count
 
     def _move(self, *, sent: int = 0, received: int = 0) -> None:
         with self._lock:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from pvback import limits
-from pvback.errors import StorageUnavailable
+from pvback.errors import StorageError, StorageUnavailable
 from pvback.runtime import Cancel, Clock, Random, SystemClock, SystemRandom
 from pvback.storage.base import ObjectInfo, ObjectStore
 from pvback.storage.wrap import Request, WrappedStore
@@ -14,21 +14,25 @@ __all__ = ["RetryingStore", "plan_pause"]
 T = TypeVar("T")
 
 
-def plan_pause(attempt: int, fraction: float) -> float:
+def plan_pause(attempt: int, fraction: float, *, least: float | None = None) -> float:
     """Seconds to wait after the failed attempt number `attempt`, counted from 0.
 
     Doubles from `RETRY_SECONDS_MIN` to `RETRY_SECONDS_MAX`; `fraction` in [0, 1) places it in the upper half
-    of that, so that clients which failed together do not come back together.
+    of that, so that clients which failed together do not come back together. With `least`, which a store
+    that is asked too much may give, it doubles from there, and is never less.
     """
-    ceiling = min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2.0 ** min(attempt, 30))
-    return ceiling * (1.0 + fraction) / 2
+    first = limits.RETRY_SECONDS_MIN if least is None else least
+    ceiling = max(min(limits.RETRY_SECONDS_MAX, first * 2.0 ** min(attempt, 30)), first)
+    pause = ceiling * (1.0 + fraction) / 2
+    return pause if least is None else max(pause, least * (1.0 + fraction / 4))
 
 
 class RetryingStore(WrappedStore):
     """Repeats what failed with StorageUnavailable, except `create` and `swap`.
 
     Those two are answered differently the second time, and only the caller, who knows the nonce that it
-    wrote, can tell its own first success from somebody else's.
+    wrote, can tell its own first success from somebody else's. A store that has never answered is given
+    up sooner: its address may be wrong.
 
     Args:
         inner: The store to ask.
@@ -36,6 +40,7 @@ class RetryingStore(WrappedStore):
         random: Spreads them.
         cancel: Asked before each attempt and during each pause; Interrupted is raised then.
         on_retry: Told before each pause: the error, and how long it will be in seconds.
+        deadline_seconds: No attempt begins later than that after the first one.
     """
 
     def __init__(
@@ -46,44 +51,60 @@ class RetryingStore(WrappedStore):
         random: Random | None = None,
         cancel: Cancel | None = None,
         on_retry: Callable[[StorageUnavailable, float], None] | None = None,
+        deadline_seconds: float = limits.RETRY_DEADLINE_SECONDS,
     ) -> None:
         super().__init__(inner)
         self._clock = clock or SystemClock()
         self._random = random or SystemRandom()
         self._cancel = cancel or Cancel()
         self._on_retry = on_retry
+        self._deadline_seconds = deadline_seconds
+        self._has_answered = False
+        self.retry_count = 0
+        """Attempts beyond the first, of all requests together; about right while threads count."""
 
     def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
-        attempt = 0
+        attempt, began = 0, self._clock.monotonic()
         while True:
             self._cancel.check()
             try:
-                return act()
+                result = act()
             except StorageUnavailable as exc:
-                if not kind.is_repeatable or attempt >= limits.RETRY_COUNT_MAX:
+                if not kind.is_repeatable:
                     raise
-                self._pause(attempt, exc)
+                self._pause_or_raise(exc, attempt, began)
+            except StorageError:
+                self._has_answered = True
+                raise
+            else:
+                self._has_answered = True
+                return result
             attempt += 1
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list_objects`. Goes on after the last key; attempts count anew from each."""
-        attempt = 0
+        attempt, began = 0, self._clock.monotonic()
         while True:
             self._cancel.check()
             try:
                 for info in self._inner.list_objects(prefix, after=after):
-                    after, attempt = info.key, 0
+                    after, self._has_answered = info.key, True
                     yield info
+                    attempt, began = 0, self._clock.monotonic()
             except StorageUnavailable as exc:
-                if attempt >= limits.RETRY_COUNT_MAX:
-                    raise
-                self._pause(attempt, exc)
+                self._pause_or_raise(exc, attempt, began)
                 attempt += 1
             else:
                 return
 
-    def _pause(self, attempt: int, exc: StorageUnavailable) -> None:
-        seconds = plan_pause(attempt, self._random.fraction())
+    def _pause_or_raise(self, exc: StorageUnavailable, attempt: int, began: float) -> None:
+        """Wait before the next attempt, or raise `exc` when there is to be none."""
+        count_max = limits.RETRY_COUNT_MAX if self._has_answered else limits.RETRY_COUNT_FIRST_MAX
+        seconds = plan_pause(attempt, self._random.fraction(), least=exc.pause_seconds)
+        left = began + self._deadline_seconds - self._clock.monotonic()
+        if attempt >= count_max or seconds >= left:
+            raise exc
+        self.retry_count += 1
         if self._on_retry is not None:
             self._on_retry(exc, seconds)
         self._clock.sleep(seconds, self._cancel)

@@ -21,6 +21,8 @@ class Request(enum.Enum):
     HEAD = "head"
     LIST = "list"
     DELETE = "delete"
+    PART = "part"
+    """Of an object that is written in parts; comes through no wrapper, and is only counted."""
 
     @property
     def is_write(self) -> bool:

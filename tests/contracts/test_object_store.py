@@ -20,57 +20,13 @@ from pvback.errors import (
     StorageError,
     StorageUnavailable,
 )
-from pvback.runtime import ManualClock, SeededRandom
+from pvback.runtime import SeededRandom
 from pvback.storage import ObjectStore, ReadBuffer
 from pvback.storage.faulty import FaultRates, FaultyStore
 from pvback.storage.local import LocalStore
 from pvback.storage.memory import MemoryStore
 from pvback.storage.metered import MeteredStore
-from pvback.storage.retry import RetryingStore
-
-FAULTS = FaultRates(refused=0.1, lost=0.1, torn=0.1)
-
-
-class SettlingStore(RetryingStore):
-    """Settles conditional writes in doubt as every caller has to: by reading who won.
-
-    Bytes written in this suite differ from call to call, so finding one's own means having won. Finding
-    others' means having lost or having been replaced since: the caller has to be able to tell.
-    """
-
-    def create(self, key: str, data: ReadBuffer) -> str:
-        while True:
-            try:
-                return super().create(key, data)
-            except StorageUnavailable:
-                try:
-                    found = self.read(key)
-                except ObjectNotFound:
-                    continue
-                if found.data == data:
-                    return found.etag
-                raise ObjectExists("somebody else's", key=key) from None
-
-    def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
-        while True:
-            try:
-                return super().swap(key, data, etag=etag)
-            except StorageUnavailable:
-                try:
-                    found = self.read(key)
-                except ObjectNotFound:
-                    raise ObjectChanged("gone", key=key) from None
-                if found.data == data:
-                    return found.etag
-                if found.etag != etag:
-                    raise ObjectChanged("somebody else's", key=key) from None
-
-
-def settling(inner: ObjectStore, seed: int) -> ObjectStore:
-    return SettlingStore(
-        FaultyStore(inner, seed=seed, rates=FAULTS), clock=ManualClock(), random=SeededRandom(seed)
-    )
-
+from tests.contracts.stores import settling
 
 Factory = Callable[[Path, int], ObjectStore]
 FACTORIES: dict[str, Factory] = {
@@ -232,6 +188,7 @@ def test_times_are_the_stores(store: ObjectStore) -> None:
     mtime = store.head("a").mtime
     assert abs(mtime - datetime.now(UTC)) < timedelta(minutes=5)
     assert [info.mtime for info in store.list_objects("")] == [mtime]
+    assert store.read("a").mtime == mtime
 
 
 # "-" and "." sort before "/", "0" and letters after it: order by directory is not order by key.
@@ -359,6 +316,12 @@ def test_behaves_like_a_dictionary(
     name: str, steps: list[tuple[str, str]], seed_value: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     store = FACTORIES[name](tmp_path_factory.mktemp("store"), seed_value)
+    check_like_a_dictionary(store, steps)
+    store.close()
+
+
+def check_like_a_dictionary(store: ObjectStore, steps: list[tuple[str, str]]) -> None:
+    """After each step the store holds what a dictionary would."""
     model: dict[str, bytes] = {}
     for number, (step, key) in enumerate(steps):
         data = b"%d" % number
@@ -383,4 +346,3 @@ def test_behaves_like_a_dictionary(
             else:
                 model[key] = data
         assert {info.key: store.read(info.key).data for info in store.list_objects("")} == model
-    store.close()

@@ -193,20 +193,79 @@ class Failing(MemoryStore):
         return super().create(key, data)
 
 
+def answered(store: RetryingStore) -> RetryingStore:
+    """The store, after its first answer."""
+    with pytest.raises(ObjectNotFound):
+        store.read("none")
+    return store
+
+
 def test_retries_until_it_works() -> None:
     clock, told = ManualClock(), list[float]()
     inner = Failing(limits.RETRY_COUNT_MAX)
-    store = RetryingStore(
-        inner, clock=clock, random=SeededRandom(1), on_retry=lambda _, seconds: told.append(seconds)
+    store = answered(
+        RetryingStore(
+            inner, clock=clock, random=SeededRandom(1), on_retry=lambda _, seconds: told.append(seconds)
+        )
     )
     store.put("a", b"1")
-    assert inner.asked == limits.RETRY_COUNT_MAX + 1
+    assert inner.asked == limits.RETRY_COUNT_MAX + 1 == store.retry_count + 1
     assert clock.monotonic() == pytest.approx(sum(told))
-    assert told == sorted(told)
+    growing = [pause for pause in told if pause < limits.RETRY_SECONDS_MAX / 2]
+    assert growing == sorted(growing) == told[: len(growing)]
 
 
 def test_gives_up_in_the_end() -> None:
     inner = Failing(limits.RETRY_COUNT_MAX + 1)
+    with pytest.raises(StorageUnavailable):
+        answered(RetryingStore(inner, clock=ManualClock())).put("a", b"1")
+    assert inner.asked == limits.RETRY_COUNT_MAX + 1
+
+
+def test_a_store_that_never_answered_is_given_up_sooner() -> None:
+    inner = Failing(1000)
+    with pytest.raises(StorageUnavailable):
+        RetryingStore(inner, clock=ManualClock()).put("a", b"1")
+    assert inner.asked == limits.RETRY_COUNT_FIRST_MAX + 1
+
+
+def test_no_attempt_begins_after_the_deadline() -> None:
+    clock, inner = ManualClock(), Failing(1000)
+    store = answered(RetryingStore(inner, clock=clock, random=SeededRandom(1), deadline_seconds=3))
+    with pytest.raises(StorageUnavailable):
+        store.put("a", b"1")
+    assert clock.monotonic() < 3
+    assert 1 < inner.asked < limits.RETRY_COUNT_MAX
+
+
+class Throttled(Failing):
+    pause_seconds = limits.RETRY_THROTTLED_SECONDS_MIN
+
+    def ask(self) -> None:
+        try:
+            super().ask()
+        except StorageUnavailable as exc:
+            exc.pause_seconds = self.pause_seconds
+            raise
+
+
+def test_a_store_that_is_asked_too_much_is_left_alone_longer() -> None:
+    told = list[float]()
+    inner = Throttled(3)
+    store = RetryingStore(inner, clock=ManualClock(), on_retry=lambda _, seconds: told.append(seconds))
+    store.put("a", b"1")
+    assert all(pause >= limits.RETRY_THROTTLED_SECONDS_MIN for pause in told)
+    assert told[2] > 2 * limits.RETRY_THROTTLED_SECONDS_MIN
+
+
+def test_what_a_store_asks_for_is_given_even_if_it_is_long() -> None:
+    told = list[float]()
+    inner = Throttled(1)
+    inner.pause_seconds = 2 * limits.RETRY_SECONDS_MAX
+    RetryingStore(inner, clock=ManualClock(), on_retry=lambda _, pause: told.append(pause)).put("a", b"1")
+    assert told[0] >= inner.pause_seconds
+    inner = Throttled(1)
+    inner.pause_seconds = limits.RETRY_DEADLINE_SECONDS
     with pytest.raises(StorageUnavailable):
         RetryingStore(inner, clock=ManualClock()).put("a", b"1")
 

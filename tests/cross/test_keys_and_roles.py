@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pvback.errors import WrongKeyError
 from pvback.reference import Passphrase, PrivateKey, Repository, verify
 from pvback.reference import WrongKeyError as NoSuchKeyError
+from pvback.repository.key_objects import issue_key
 from tests.support.native_repository import LEAST_ARGON2, NativeRepository
 
 ROLES = ("restorer", "writer", "maintainer", "owner")
@@ -25,8 +26,9 @@ def made(tmp_path: Path) -> NativeRepository:
 
 
 def add_key(made: NativeRepository, role: str, passphrase: str) -> None:
-    scopes = [] if role == "owner" else [made.scope]
-    name, data = made.keyring.add_key(role, role, scopes, "passphrase", passphrase.encode(), LEAST_ARGON2)
+    scopes = [] if role == "owner" else [{"scope": made.scope, "sources": None}]
+    name, data = issue_key(made.keyring, {"role": role, "label": role, "scopes": scopes})
+    data = made.keyring.add_slot(data, "passphrase", passphrase.encode(), LEAST_ARGON2)
     made.store.create(name, data)
 
 

@@ -5,8 +5,8 @@
 first), `do` (`wait`, `kill`, `fail`, `count`, `peak`). `wait` writes a byte to the descriptor `tell`, and
 goes on when one can be read from `hear`, and with `until_asked` when the job was asked to stop as well;
 meanwhile all requests like it wait, too. When the program ends, `count` writes to `tell` how many there were,
-`peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds` and `journal_seconds` set
-limits.
+`peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds`, `journal_seconds` and
+`list_seconds` set limits.
 """
 
 import errno
@@ -76,6 +76,7 @@ def run(plan: dict[str, Any], words: list[str]) -> None:
     limits.PACK_BYTES_DEFAULT = plan.get("pack_bytes", limits.PACK_BYTES_DEFAULT)
     limits.CHECKPOINT_SECONDS = plan.get("checkpoint_seconds", limits.CHECKPOINT_SECONDS)
     limits.RESTORE_JOURNAL_SECONDS = plan.get("journal_seconds", limits.RESTORE_JOURNAL_SECONDS)
+    limits.BROWSE_LIST_SECONDS = plan.get("list_seconds", limits.BROWSE_LIST_SECONDS)
     gate = Gate(plan)
     write = os.write
     if plan.get("at") == "system":

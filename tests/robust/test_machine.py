@@ -201,7 +201,8 @@ class Machine(RuleBasedStateMachine):
     def add_key(self, role: str) -> None:
         public = "5f" * 31 + f"{self.keys:02x}"
         access = self.repository._access
-        keys.add_key(access, role=role, label="x", method="x25519", secret=bytes.fromhex(public))
+        way = keys.NewWay(method="x25519", secret=bytes.fromhex(public))
+        keys.add_key(access, role=role, label="x", way=way)
         self.keys += 1
 
     @precondition(lambda self: self.keys > 1)

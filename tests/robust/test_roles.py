@@ -15,6 +15,7 @@ from pvback.datapath import DataJob, Listeners
 from pvback.errors import DamagedError, PvbackError, WrongKeyError
 from pvback.model import LocalAddress
 from pvback.repository.gcstate import list_index
+from pvback.repository.key_objects import issue_key
 from pvback.repository.layout import ObjectType
 from pvback.repository.repository import RepositoryAccess, open_repository_access
 from tests.robust.trees import age, differences, image, make_tree, mutate
@@ -209,9 +210,9 @@ def test_who_may_issue_keys(team: Team) -> None:
     for role in ("writer", "restorer", "maintainer"):
         keyring = team.access(role).keyring
         for wanted in ("owner", "restorer", "writer", "maintainer"):
-            scopes = [] if wanted == "owner" else [scope]
+            scopes = [] if wanted == "owner" else [{"scope": scope, "sources": None}]
             with pytest.raises(WrongKeyError):
-                keyring.add_key(wanted, "x", scopes, "x25519", bytes([9]) * 32, (65536, 3, 1))
+                issue_key(keyring, {"role": wanted, "label": "x", "scopes": scopes})
 
 
 def test_a_maintainer_reads_no_names(team: Team) -> None:

@@ -200,7 +200,7 @@ class ClientStore:
     def read(self, key: str) -> StoredObject:
         """See `ObjectStore.read`."""
         entry = self._read("read", key, lambda: self._bucket.find(key))
-        return StoredObject(entry.data, entry.etag)
+        return StoredObject(entry.data, entry.etag, entry.mtime)
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""

@@ -23,6 +23,7 @@ from pvback.repository.sweep import list_packs
 from pvback.storage.base import ObjectInfo, ReadBuffer
 from pvback.storage.wrap import Request, WrappedStore
 from tests.simulation import work, writer
+from tests.simulation.bucket import Rates
 from tests.simulation.scopes import SCOPES, Scope
 
 __all__ = ["CANARIES", "Canary"]
@@ -356,7 +357,16 @@ def merge_drops_condemned(patch: Patch) -> None:
     _change_merge(patch, is_dropping=True)
 
 
-@canary("all", merge_share=1.0, readers=3, restores=4, seeds_max=1500)
+@canary(
+    merge_share=1.0,
+    writers=4,
+    readers=4,
+    restores=8,
+    pruners=0,
+    forgetters=0,
+    seeds_max=1500,
+    rates=replace(Rates(), page_count=1),
+)
 def merged_name_sorts_anywhere(patch: Patch) -> None:
     """The output may come before its inputs in a list that is read in pages."""
     patch.setattr(work.ModelIndexWork, "_suffix", lambda self, _generation, _after: self._random_id())

@@ -39,7 +39,7 @@ def restore(
         except ObjectNotFound:
             attempt += 1
         except MissingError as exc:
-            if waited > lag_seconds:
+            if waited >= lag_seconds:
                 if _is_alive(objects, snapshot):
                     raise LostError(f"snapshot {snapshot.id}: {exc}") from exc
                 return None

@@ -150,6 +150,14 @@ impl Broker {
         self.changed.notify_all();
     }
 
+    /// Blocks until the job is cancelled or has ended.
+    pub fn wait_cancelled(&self) {
+        let mut queue = lock(&self.queue);
+        while queue.cancelled.is_none() && !queue.closed {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
     /// Fails when the job was cancelled or a put has failed.
     pub fn check(&self) -> Result<()> {
         let queue = lock(&self.queue);

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::crypto::sign::SIGNATURE_BLOCK_BYTES;
+use crate::crypto::sign::{SIGNATURE_BLOCK_BYTES, SignedBy};
 use crate::crypto::{
     Action, BlobKind, BlobOpener, BlobSealer, Compression, Envelope, ObjectType, PrincipalId,
     ScopeKeys, SourceId, Suite,
@@ -73,6 +73,16 @@ pub fn seal_json(keys: &ScopeKeys, kind: ObjectType, name: &str, body: &[u8]) ->
 
 /// Opens an object of JSON and verifies that its signer may say what it says.
 pub fn open_json(keys: &ScopeKeys, kind: ObjectType, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
+    open_signed(keys, kind, name, sealed).map(|(body, _)| body)
+}
+
+/// The same, with who signed it.
+pub fn open_signed(
+    keys: &ScopeKeys,
+    kind: ObjectType,
+    name: &str,
+    sealed: &[u8],
+) -> Result<(Vec<u8>, SignedBy)> {
     let open = || {
         let mut plaintext = keys.objects().open_object(kind, name, sealed)?;
         let (body, block) = plaintext
@@ -82,10 +92,11 @@ pub fn open_json(keys: &ScopeKeys, kind: ObjectType, name: &str, sealed: &[u8]) 
         if unpadded.len() > JSON_BYTES_MAX {
             return Err(Error::damaged("a record of more than 16 MiB"));
         }
-        keys.verifier().verify(kind, name, action(kind, unpadded)?, body, block)?;
+        let action = action(kind, unpadded)?;
+        let signed_by = keys.verifier().verify(kind, name, action, body, block)?;
         let length = unpadded.len();
         plaintext.truncate(length);
-        Ok(plaintext)
+        Ok((plaintext, signed_by))
     };
     open().map_err(|error: Error| error.at(name))
 }

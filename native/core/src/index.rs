@@ -10,8 +10,8 @@ use hashbrown::{HashMap, HashSet};
 use serde::Deserialize;
 
 use crate::broker::lock;
-use crate::crypto::ObjectType;
 use crate::crypto::sign::Standing;
+use crate::crypto::{Action, ObjectType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{Envelope, PackKind};
 use crate::format::run::{
@@ -48,6 +48,9 @@ pub struct RunName {
     pub name: String,
     /// Bytes of the object.
     pub size: u64,
+    /// It stands in the base of `gc/state`, in place of others: no writer may have signed it.
+    #[serde(default)]
+    pub base: bool,
 }
 
 /// Where a blob lies. Means something only to the index that gave it.
@@ -151,7 +154,7 @@ impl Index {
                 }
                 Ok(_) => revoked_count += 1,
                 Err(error) if purpose != Purpose::Read && error.kind == ErrorKind::NotFound => {}
-                Err(error) if purpose != Purpose::Check && error.kind == ErrorKind::Damaged => {
+                Err(error) if purpose != Purpose::Check && does_not_count(&error) => {
                     let what = format!("a part of the index is left out: {}", error.what);
                     damaged
                         .push(Error::damaged(what).at(scope.key(&format!("index/{}", run.name))));
@@ -270,6 +273,11 @@ impl Index {
     }
 }
 
+/// A run that does not open, or that somebody signed who may not: it is left out, and said so.
+fn does_not_count(error: &Error) -> bool {
+    matches!(error.kind, ErrorKind::Damaged | ErrorKind::WrongKey)
+}
+
 impl View {
     fn load(
         scope: &Scope,
@@ -281,7 +289,8 @@ impl View {
         let at = |error: Error| error.at(scope.key(&name));
         let mut is_revoked = false;
         let (body, packs) = if is_whole {
-            let (body, signed_by) = scope.open_signed(ObjectType::Run, &name)?;
+            let action = if run.base { Action::Replace } else { Action::Add };
+            let (body, signed_by) = scope.open_signed(ObjectType::Run, &name, action)?;
             is_revoked = signed_by.standing == Standing::Revoked;
             let loaded = Run::parse(body).map_err(at)?;
             let count = loaded.header().packs;

@@ -15,6 +15,7 @@ use crate::crypto::{Keyring, ScopeId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::IndexOptions;
 use crate::look;
+use crate::look::browse::Browse;
 use crate::restore;
 use crate::scope::Scope;
 
@@ -54,6 +55,7 @@ enum Running {
     Backup(Box<Backup>),
     Copy(Box<Copying>),
     Restore(restore::Control),
+    Browse(Box<Browse>),
 }
 
 impl Running {
@@ -62,7 +64,7 @@ impl Running {
         match self {
             Self::Backup(backup) => Some(backup.writer()),
             Self::Copy(copying) => Some(copying.writer()),
-            Self::Restore(_) => None,
+            Self::Restore(_) | Self::Browse(_) => None,
         }
     }
 }
@@ -164,6 +166,13 @@ impl Job {
                 let options: restore::DumpOptions = parse(options)?;
                 Ok(Box::new(move || to_json(&restore::dump(&scope, &options, state.restore()?)?)))
             }
+            "browse" => {
+                let browse = Box::new(Browse::new(scope, parse(options)?));
+                Ok(Box::new(move || match state.start(Running::Browse(browse)) {
+                    Running::Browse(browse) => to_json(&browse.run()),
+                    _ => Err(another_job()),
+                }))
+            }
             "list" => look_verb(scope, options, look::list::list),
             "find" => look_verb(scope, options, look::find::find),
             "diff" => look_verb(scope, options, look::diff::diff),
@@ -200,7 +209,8 @@ impl Job {
     /// A command to a job that is running; answers JSON.
     pub fn command(&self, name: &str, options: &str) -> Result<String> {
         self.wait_running();
-        match (self.state.running.get().and_then(Running::writer), name) {
+        let running = self.state.running.get();
+        match (running.and_then(Running::writer), name) {
             (Some(writer), "checkpoint") => {
                 writer.control().ask_checkpoint();
                 Ok("{}".to_owned())
@@ -215,7 +225,19 @@ impl Job {
                 writer.acknowledged(generation);
                 Ok("{}".to_owned())
             }
-            _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+            _ => match running {
+                Some(Running::Browse(browse)) => browse.command(name, options),
+                _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+            },
+        }
+    }
+
+    /// A range of a file that a job that browses has open; see [`Browse::read`].
+    pub fn read(&self, file: u64, offset: u64, length: u64) -> Result<Vec<u8>> {
+        self.wait_running();
+        match self.state.running.get() {
+            Some(Running::Browse(browse)) => browse.read(file, offset, length),
+            _ => Err(Error::new(ErrorKind::Usage, "this job has no open files")),
         }
     }
 

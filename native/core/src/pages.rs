@@ -17,7 +17,8 @@ use crate::tree::PageSource;
 /// Reads pages in batches.
 pub struct PageStore {
     blobs: BlobStore,
-    opener: Mutex<BlobOpener>,
+    /// Those that are not in use: several threads may read at a time.
+    openers: Mutex<Vec<BlobOpener>>,
     lost: Mutex<Vec<Id>>,
 }
 
@@ -30,8 +31,7 @@ impl PageStore {
         let source = *source;
         let page_key = Box::new(move |envelope: &_| keys.source(&source)?.open_page_key(envelope));
         let blobs = BlobStore::new(scope, index, Some(page_key));
-        let opener = Mutex::new(BlobOpener::new()?);
-        Ok(Self { blobs, opener, lost: Mutex::default() })
+        Ok(Self { blobs, openers: Mutex::default(), lost: Mutex::default() })
     }
 
     /// The pages that could not be had since this was asked last, for whatever reason.
@@ -42,6 +42,16 @@ impl PageStore {
 
 impl PageSource for PageStore {
     fn get_pages(&self, ids: &[Id]) -> Result<Vec<Vec<u8>>> {
+        let kept = lock(&self.openers).pop();
+        let mut opener = kept.map_or_else(BlobOpener::new, Ok)?;
+        let pages = self.read_pages(ids, &mut opener);
+        lock(&self.openers).push(opener);
+        pages
+    }
+}
+
+impl PageStore {
+    fn read_pages(&self, ids: &[Id], opener: &mut BlobOpener) -> Result<Vec<Vec<u8>>> {
         let index = self.blobs.index();
         let mut wanted = Vec::with_capacity(ids.len());
         for id in ids {
@@ -60,7 +70,6 @@ impl PageSource for PageStore {
             pending.push(pack.and_then(|pack| Ok((pack.start(range.bytes.clone())?, pack))));
         }
         let mut pages: HashMap<Id, Vec<u8>> = HashMap::with_capacity(ids.len());
-        let mut opener = lock(&self.opener);
         for (range, pending) in ranges.iter().zip(pending) {
             // What is damaged here is asked for once more below, copy by copy.
             let bytes = match pending.and_then(|(pending, pack)| pack.finish(pending)) {
@@ -69,7 +78,7 @@ impl PageSource for PageStore {
                 Ok(bytes) => bytes,
             };
             for blob in &range.blobs {
-                if let Ok(page) = self.blobs.open(&mut opener, range, &bytes, blob) {
+                if let Ok(page) = self.blobs.open(opener, range, &bytes, blob) {
                     pages.insert(blob.id, page);
                 }
             }
@@ -79,7 +88,7 @@ impl PageSource for PageStore {
         for id in ids {
             let page = match pages.get(id) {
                 Some(page) => Ok(page.clone()),
-                None => self.blobs.fetch(&mut opener, id, PackKind::Metadata),
+                None => self.blobs.fetch(opener, id, PackKind::Metadata),
             };
             match page {
                 Ok(page) => found.push(page),

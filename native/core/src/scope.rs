@@ -60,32 +60,39 @@ impl Scope {
     /// Reads an object whole and gives its body: sealed, and signed by somebody who may add such
     /// objects. `Damaged` where it is not.
     pub fn open_body(&self, kind: ObjectType, name: &str) -> Result<Vec<u8>> {
-        self.open_signed(kind, name).map(|(body, _)| body)
+        self.open_signed(kind, name, Action::Add).map(|(body, _)| body)
     }
 
-    /// The same, with who signed it.
-    pub fn open_signed(&self, kind: ObjectType, name: &str) -> Result<(Vec<u8>, SignedBy)> {
+    /// The same, with who signed it, who has to be somebody that may do `action`: `Replace` for runs in the
+    /// base of `gc/state`, which stand for others.
+    pub fn open_signed(
+        &self,
+        kind: ObjectType,
+        name: &str,
+        action: Action,
+    ) -> Result<(Vec<u8>, SignedBy)> {
         let key = self.key(name);
         let sealed = self.broker.get_all(&key)?;
-        self.verify_bytes(kind, name, &sealed).map_err(|error| error.at(key))
+        self.verify_bytes(kind, name, action, &sealed).map_err(|error| error.at(key))
     }
 
     /// The same, of bytes that are at hand.
     pub fn open_bytes(&self, kind: ObjectType, name: &str, sealed: &[u8]) -> Result<Vec<u8>> {
-        self.verify_bytes(kind, name, sealed).map(|(body, _)| body)
+        self.verify_bytes(kind, name, Action::Add, sealed).map(|(body, _)| body)
     }
 
     fn verify_bytes(
         &self,
         kind: ObjectType,
         name: &str,
+        action: Action,
         sealed: &[u8],
     ) -> Result<(Vec<u8>, SignedBy)> {
         let mut plaintext = self.keys.objects().open_object(kind, name, sealed)?;
         let too_short = || Error::damaged("an object without its signature");
         let (body, block) =
             plaintext.split_last_chunk::<SIGNATURE_BLOCK_BYTES>().ok_or_else(too_short)?;
-        let signed_by = self.keys.verifier().verify(kind, name, Action::Add, body, block)?;
+        let signed_by = self.keys.verifier().verify(kind, name, action, body, block)?;
         let length = body.len();
         plaintext.truncate(length);
         Ok((plaintext, signed_by))

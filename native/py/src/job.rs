@@ -59,6 +59,17 @@ impl Job {
         answer.map_err(|error| raise(py, &error))
     }
 
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        file: u64,
+        offset: u64,
+        length: u64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let bytes = py.detach(|| guarded(|| self.0.read(file, offset, length)));
+        bytes.map(|bytes| PyBytes::new(py, &bytes)).map_err(|error| raise(py, &error))
+    }
+
     fn cancel(&self, py: Python<'_>) {
         py.detach(|| self.0.cancel());
     }

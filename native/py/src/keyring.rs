@@ -2,9 +2,7 @@
 
 use pvback_core::crypto::config::ChunkerParams;
 use pvback_core::crypto::keyfile::KeyFile;
-use pvback_core::crypto::{
-    self, Config, InitOptions, IssueRequest, IssueScope, ScopeId, ScopeKeys, SourceId,
-};
+use pvback_core::crypto::{self, Config, InitOptions, ScopeId, ScopeKeys, SourceId, StoreFacts};
 use pvback_core::{Error, ErrorKind, Result, documents};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -17,6 +15,10 @@ use crate::keys::{self, Argon2, add_slot};
 pub(crate) struct Keyring(crypto::Keyring);
 
 impl Keyring {
+    pub(crate) fn new(core: crypto::Keyring) -> Self {
+        Self(core)
+    }
+
     pub(crate) fn core(&self) -> &crypto::Keyring {
         &self.0
     }
@@ -35,12 +37,14 @@ macro_rules! run {
 #[pymethods]
 impl Keyring {
     #[staticmethod]
+    #[pyo3(signature = (label, chunker_json, passphrase, argon2, conditional=None))]
     fn init_repository(
         py: Python<'_>,
         label: String,
         chunker_json: &str,
         passphrase: &[u8],
         argon2: Argon2,
+        conditional: Option<bool>,
     ) -> PyResult<(Self, Py<PyBytes>, String, Py<PyBytes>)> {
         let (keyring, config, name, file) = run!(py, {
             let chunker: ChunkerParams = match chunker_json {
@@ -48,7 +52,9 @@ impl Keyring {
                 json => serde_json::from_str(json)
                     .map_err(|error| Error::new(ErrorKind::Usage, format!("chunker: {error}")))?,
             };
-            let options = InitOptions { chunker, scope_label: label, ..InitOptions::default() };
+            let store = conditional.map(StoreFacts::new);
+            let options =
+                InitOptions { chunker, scope_label: label, store, ..InitOptions::default() };
             let (keyring, config, mut file) = crypto::Keyring::init_repository(&options)?;
             add_slot(&mut file, keyring.secret(), "passphrase", passphrase, argon2)?;
             Ok((keyring, config, file.name(), file.to_bytes()?))
@@ -174,28 +180,6 @@ impl Keyring {
         Ok(py.detach(|| keys::describe(&self.0, &key_objects)).to_string())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "one new key, as the stub has it")]
-    fn add_key(
-        &self,
-        py: Python<'_>,
-        role: &str,
-        label: String,
-        scopes: Vec<String>,
-        method: &str,
-        secret: &[u8],
-        argon2: Argon2,
-    ) -> PyResult<(String, Py<PyBytes>)> {
-        let (name, file) = run!(py, {
-            let scope = |id: &String| Ok(IssueScope { scope: ScopeId::parse(id)?, sources: None });
-            let scopes: Result<_> = scopes.iter().map(scope).collect();
-            let request = IssueRequest { role: keys::role(role)?, label, scopes: scopes? };
-            let (mut file, unlock) = self.0.issue(&request)?;
-            add_slot(&mut file, &unlock, method, secret, argon2)?;
-            Ok((file.name(), file.to_bytes()?))
-        })?;
-        Ok((name, bytes(py, &file)))
-    }
-
     fn add_slot(
         &self,
         py: Python<'_>,
@@ -206,10 +190,30 @@ impl Keyring {
     ) -> PyResult<Py<PyBytes>> {
         let file = run!(py, {
             let mut file = KeyFile::parse(key_object)?;
-            add_slot(&mut file, self.0.secret(), method, secret, argon2)?;
+            let unlock = self.0.unlock_secret_of(&file)?;
+            add_slot(&mut file, &unlock, method, secret, argon2)?;
             file.to_bytes()
         })?;
         Ok(bytes(py, &file))
+    }
+
+    fn open_signed(
+        &self,
+        py: Python<'_>,
+        scope: &str,
+        kind: u8,
+        name: &str,
+        data: &[u8],
+    ) -> PyResult<(Py<PyBytes>, String)> {
+        let (body, signed_by) = run!(py, {
+            let kind = documents::json_type(kind)?;
+            documents::open_signed(&self.scope_keys(scope)?, kind, name, data)
+        })?;
+        Ok((bytes(py, &body), signed_by.principal.to_string()))
+    }
+
+    fn write_state(&self, py: Python<'_>, scope: &str) -> PyResult<String> {
+        run!(py, Ok(format!("{:?}", self.0.write_state(&ScopeId::parse(scope)?)?).to_lowercase()))
     }
 
     fn __repr__(&self) -> String {

@@ -1,9 +1,15 @@
 //! Key files: unlocking, describing and extending them.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use pvback_core::crypto::config::{Revoked, ScopeEntry};
 use pvback_core::crypto::keyfile::KeyFile;
-use pvback_core::crypto::slot::{Argon2Cost, SlotKind};
-use pvback_core::crypto::{self, Config, Role, UnlockSecret};
+use pvback_core::crypto::slot::{Argon2Cost, Slot, SlotKind};
+use pvback_core::crypto::{
+    self, Config, InspectedScope, IssueRequest, IssueScope, Role, ScopeId, SourceId, UnlockSecret,
+};
 use pvback_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
 
 /// Memory in KiB, passes, lanes.
 pub(crate) type Argon2 = (u32, u32, u32);
@@ -65,24 +71,125 @@ pub(crate) fn describe(
     keyring: &crypto::Keyring,
     objects: &[(String, Vec<u8>)],
 ) -> serde_json::Value {
+    let scope = |held: &InspectedScope| {
+        let sources = held.sources.as_ref();
+        let sources = sources.map(|ids| ids.iter().map(ToString::to_string).collect::<Vec<_>>());
+        serde_json::json!({
+            "scope": held.scope.to_string(), "epoch": held.epoch, "sources": sources,
+        })
+    };
     let one = |(name, bytes): &(String, Vec<u8>)| match KeyFile::parse(bytes) {
         Err(error) => serde_json::json!({ "name": name, "error": error.to_string() }),
         Ok(file) => {
             let is_own = file.principal() == keyring.principal();
-            let known = keyring.describe(&file).ok();
+            let (known, problem) = match keyring.inspect(&file) {
+                Ok(known) => (known, None),
+                Err(error) => (None, Some(error.to_string())),
+            };
+            let scopes: Vec<_> = known.iter().flat_map(|known| &known.scopes).map(scope).collect();
             let slots: Vec<_> = file.slots().iter().map(|slot| slot_name(&slot.kind())).collect();
             serde_json::json!({
                 "name": name,
                 "principal": file.principal().to_string(),
                 "serial": file.serial(),
-                "role": known.as_ref().map(|(role, _)| role),
-                "label": known.as_ref().map(|(_, label)| label),
+                "role": known.as_ref().map(|known| known.role),
+                "label": known.as_ref().map(|known| &known.label),
+                "scopes": scopes,
+                "revoked": keyring.config().is_revoked(&file.principal()),
                 "unlock": slots,
                 "current": is_own,
+                "error": problem,
             })
         }
     };
     objects.iter().map(one).collect()
+}
+
+/// What a key file says before it is opened: whose it is, and the ways into it.
+pub(crate) fn facts(bytes: &[u8]) -> Result<serde_json::Value> {
+    let file = KeyFile::parse(bytes)?;
+    let slot = |slot: &Slot| {
+        let sealed = slot.command_bytes().map(|bytes| STANDARD.encode(bytes));
+        serde_json::json!({ "kind": slot_name(&slot.kind()), "sealed": sealed })
+    };
+    Ok(serde_json::json!({
+        "repository": file.repository().to_string(),
+        "principal": file.principal().to_string(),
+        "serial": file.serial(),
+        "unlock": file.slots().iter().map(slot).collect::<Vec<_>>(),
+    }))
+}
+
+/// What a config says, once its signature by the owner that it names holds.
+pub(crate) fn config_facts(bytes: &[u8]) -> Result<serde_json::Value> {
+    let config = Config::parse(bytes, None)?;
+    let scope = |scope: &ScopeEntry| serde_json::json!({ "id": scope.id.to_string(), "epoch": scope.epoch });
+    Ok(serde_json::json!({
+        "repository": config.repository().to_string(),
+        "serial": config.serial(),
+        "conditional": config.is_store_conditional(),
+        "scopes": config.scopes().iter().map(scope).collect::<Vec<_>>(),
+        "revoked": config.revoked(),
+    }))
+}
+
+/// Position of the slot that a passphrase or private key opens; the secret itself is in none.
+pub(crate) fn slot_of(bytes: &[u8], method: &str, secret: &[u8]) -> Result<usize> {
+    let file = KeyFile::parse(bytes)?;
+    match method {
+        "passphrase" => file.slot_of_passphrase(secret),
+        "x25519" => {
+            let private = crypto::Key::new(key_array(secret, "not an X25519 private key")?);
+            file.slot_of_x25519(&private)
+        }
+        _ => Err(Error::new(ErrorKind::Usage, format!("no slot is opened by `{method}`"))),
+    }
+}
+
+#[derive(Deserialize)]
+struct NewKey {
+    role: Role,
+    label: String,
+    scopes: Vec<NewScope>,
+}
+
+#[derive(Deserialize)]
+struct NewScope {
+    scope: String,
+    sources: Option<Vec<String>>,
+}
+
+pub(crate) fn issue(keyring: &crypto::Keyring, request: &str) -> Result<KeyFile> {
+    let wanted: NewKey = serde_json::from_str(request).map_err(malformed)?;
+    let scope = |one: &NewScope| {
+        let sources = one.sources.as_ref();
+        let sources = sources.map(|ids| ids.iter().map(|id| SourceId::parse(id)).collect());
+        Ok(IssueScope { scope: ScopeId::parse(&one.scope)?, sources: sources.transpose()? })
+    };
+    let scopes: Result<_> = wanted.scopes.iter().map(scope).collect();
+    let request = IssueRequest { role: wanted.role, label: wanted.label, scopes: scopes? };
+    keyring.issue(&request).map(|(file, _)| file)
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Change {
+    Epoch(String),
+    Scope(String),
+    Revoke(Revoked),
+}
+
+/// The bytes of the next config: `{"epoch": scope}`, `{"scope": label}` or `{"revoke": {...}}`.
+pub(crate) fn change_config(keyring: &crypto::Keyring, change: &str) -> Result<Vec<u8>> {
+    match serde_json::from_str(change).map_err(malformed)? {
+        Change::Epoch(scope) => keyring.config_with_new_epoch(&ScopeId::parse(&scope)?),
+        Change::Scope(label) => keyring.config_with_scope(&label).map(|(bytes, _)| bytes),
+        Change::Revoke(revoked) => keyring.config_with_revoked(revoked),
+    }
+}
+
+fn malformed(error: serde_json::Error) -> Error {
+    Error::new(ErrorKind::Usage, format!("a request about keys: {error}"))
 }
 
 fn slot_name(kind: &SlotKind) -> String {
@@ -92,9 +199,4 @@ fn slot_name(kind: &SlotKind) -> String {
         SlotKind::Command(name) => format!("command {name}"),
         SlotKind::Unknown => "unknown".to_owned(),
     }
-}
-
-pub(crate) fn role(name: &str) -> Result<Role> {
-    serde_json::from_value(serde_json::Value::String(name.to_owned()))
-        .map_err(|_| Error::new(ErrorKind::Usage, format!("no role `{name}`")))
 }

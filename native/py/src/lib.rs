@@ -16,6 +16,7 @@ mod errors;
 mod job;
 mod keyring;
 mod keys;
+mod owner;
 
 use errors::{guarded, raise};
 
@@ -44,6 +45,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(blake3, module)?)?;
     module.add_function(wrap_pyfunction!(random_id, module)?)?;
     module.add_function(wrap_pyfunction!(recovery_key, module)?)?;
+    owner::register(module)?;
     module.add_class::<keyring::Keyring>()?;
     module.add_class::<job::Job>()?;
     module.add_class::<job::Request>()

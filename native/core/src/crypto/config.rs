@@ -100,6 +100,27 @@ impl ScopeEntry {
     }
 }
 
+/// What was found out about the object store when the repository was made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreFacts {
+    /// Whether it keeps conditions on writes (create-only, compare-and-swap).
+    #[serde(default = "keeps_conditions")]
+    pub conditional: bool,
+    #[serde(flatten)]
+    rest: Map<String, Value>,
+}
+
+impl StoreFacts {
+    /// A store that keeps conditions on writes, or does not.
+    pub fn new(conditional: bool) -> Self {
+        Self { conditional, rest: Map::new() }
+    }
+}
+
+fn keeps_conditions() -> bool {
+    true
+}
+
 /// A principal whose signatures count no longer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Revoked {
@@ -119,6 +140,8 @@ struct Line {
     repository: RepositoryId,
     owner_vk: Base64Array<32>,
     chunker: ChunkerParams,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    store: Option<StoreFacts>,
     scopes: Vec<ScopeEntry>,
     revoked: Vec<Revoked>,
     serial: u32,
@@ -135,7 +158,12 @@ pub struct Config {
 }
 
 impl Config {
-    pub(super) fn new(repository: RepositoryId, owner: OwnerKey, chunker: ChunkerParams) -> Self {
+    pub(super) fn new(
+        repository: RepositoryId,
+        owner: OwnerKey,
+        chunker: ChunkerParams,
+        store: Option<StoreFacts>,
+    ) -> Self {
         let line = Line {
             pvback: "config".to_owned(),
             format: FORMAT,
@@ -145,6 +173,7 @@ impl Config {
             repository,
             owner_vk: Base64Array(*owner.as_bytes()),
             chunker,
+            store,
             scopes: Vec::new(),
             revoked: Vec::new(),
             serial: 0,
@@ -222,6 +251,11 @@ impl Config {
         &self.line.chunker
     }
 
+    /// Whether the store keeps conditions on writes, as far as `init` found out.
+    pub fn is_store_conditional(&self) -> bool {
+        self.line.store.as_ref().is_none_or(|store| store.conditional)
+    }
+
     /// All scopes.
     pub fn scopes(&self) -> &[ScopeEntry] {
         &self.line.scopes
@@ -235,6 +269,11 @@ impl Config {
     /// Whose signatures count no longer.
     pub fn revoked(&self) -> &[Revoked] {
         &self.line.revoked
+    }
+
+    /// Whether a principal's signatures count no longer.
+    pub fn is_revoked(&self, principal: &PrincipalId) -> bool {
+        self.line.revoked.iter().any(|entry| entry.principal == *principal)
     }
 
     /// `Unsupported` if only newer programs may write here.

@@ -4,7 +4,7 @@ use ed25519_dalek::Signer as _;
 use x25519_dalek::{PublicKey, StaticSecret};
 
 use super::bundle::{Bundle, BundleCertificate, BundleEpoch, BundleScope, BundleSource};
-use super::config::{ChunkerParams, Config, Revoked, ScopeEntry};
+use super::config::{ChunkerParams, Config, Revoked, ScopeEntry, StoreFacts};
 use super::kdf::{Label, Master};
 use super::keyring::Keyring;
 use super::sign::{Certificate, OwnerKey, Role, signing_key};
@@ -32,12 +32,14 @@ pub struct InitOptions {
     pub scope_label: String,
     /// What people call the owner's key file.
     pub owner_label: String,
+    /// What was found out about the store; `None`: it keeps conditions on writes.
+    pub store: Option<StoreFacts>,
 }
 
 impl Default for InitOptions {
     fn default() -> Self {
         let (scope_label, owner_label) = ("default".to_owned(), "owner".to_owned());
-        Self { chunker: ChunkerParams::default(), scope_label, owner_label }
+        Self { chunker: ChunkerParams::default(), scope_label, owner_label, store: None }
     }
 }
 
@@ -61,6 +63,28 @@ pub struct IssueScope {
     pub sources: Option<Vec<SourceId>>,
 }
 
+/// What a key file says of its holder.
+#[derive(Clone, Debug)]
+pub struct Inspected {
+    /// The role.
+    pub role: Role,
+    /// What people call the principal.
+    pub label: String,
+    /// What it holds; owners hold everything, which is not listed.
+    pub scopes: Vec<InspectedScope>,
+}
+
+/// A scope of a key file.
+#[derive(Clone, Debug)]
+pub struct InspectedScope {
+    /// Which scope.
+    pub scope: ScopeId,
+    /// The last epoch that the file has keys of.
+    pub epoch: u32,
+    /// The only sources of a writer; `None`: all.
+    pub sources: Option<Vec<SourceId>>,
+}
+
 impl Keyring {
     /// Makes the keys of a new repository: its owner's keyring, config and key file. The key file
     /// has no slots: add two ways to unlock it before storing it, for without one all is lost.
@@ -69,7 +93,8 @@ impl Keyring {
         let repository = RepositoryId::random()?;
         let owner = owner_key(&master)?;
         let principal = PrincipalId::random()?;
-        let mut config = Config::new(repository, owner, options.chunker.clone());
+        let mut config =
+            Config::new(repository, owner, options.chunker.clone(), options.store.clone());
         config.add_scope(new_scope(&master, repository, &options.scope_label)?);
         config.increment_serial()?;
         let bytes = config.sign(&master.owner_seed())?;
@@ -106,14 +131,31 @@ impl Keyring {
         Ok(file)
     }
 
-    /// Role and label of a key file: of any for owners, of their own for others; `WrongKey` otherwise.
-    pub fn describe(&self, file: &KeyFile) -> Result<(Role, String)> {
+    /// What is known of a key file, its bundle opened and its owner's signature verified: `None` for
+    /// those of others where this is not an owner's key.
+    pub fn inspect(&self, file: &KeyFile) -> Result<Option<Inspected>> {
         let bundle = if file.principal() == self.principal {
             file.open_bundle(&self.secret)?
+        } else if let Ok(master) = self.master() {
+            file.open_bundle(&self.secret_of(&master, &file.principal()))?
         } else {
-            file.open_bundle(&self.secret_of(&self.master()?, &file.principal()))?
+            return Ok(None);
         };
-        Ok((bundle.role, bundle.label))
+        let scope = |held: &BundleScope| InspectedScope {
+            scope: held.scope,
+            epoch: held.epochs.last().map_or(0, |last| last.epoch),
+            sources: held.sources.clone(),
+        };
+        let scopes = bundle.scopes.iter().map(scope).collect();
+        Ok(Some(Inspected { role: bundle.role, label: bundle.label.clone(), scopes }))
+    }
+
+    /// What unlocks a key file: any for owners, their own for others; `WrongKey` otherwise.
+    pub fn unlock_secret_of(&self, file: &KeyFile) -> Result<UnlockSecret> {
+        if file.principal() == self.principal {
+            return Ok(self.secret.clone());
+        }
+        Ok(self.secret_of(&self.master()?, &file.principal()))
     }
 
     fn secret_of(&self, master: &Master, principal: &PrincipalId) -> UnlockSecret {

@@ -25,6 +25,9 @@ use ed25519_dalek::Signer as _;
 /// Most slots of one key file: each may cost an Argon2id.
 pub const SLOTS_MAX: usize = 16;
 
+/// Most bytes that a command may make of the unlock secret.
+const COMMAND_BYTES_MAX: usize = 64 << 10;
+
 const VERSION: u32 = 1;
 
 /// A parsed key file. Parsing proves nothing; unlocking does.
@@ -174,8 +177,16 @@ impl KeyFile {
         self.push(Slot::seal_x25519(secret, self.principal, recipient)?)
     }
 
-    /// Adds what the command `name` made of the unlock secret's bytes.
-    pub fn add_command(&mut self, name: &str, opaque: &[u8]) -> Result<()> {
+    /// Adds what the command `name` made of the unlock secret's bytes. `Usage` if it made nothing of
+    /// them: what it says must not hold the key as it is, in hex or in base64.
+    pub fn add_command(&mut self, secret: &UnlockSecret, name: &str, opaque: &[u8]) -> Result<()> {
+        self.check_secret(secret)?;
+        if opaque.is_empty() || opaque.len() > COMMAND_BYTES_MAX {
+            return Err(usage("a command has to seal the key to between 1 byte and 64 KiB"));
+        }
+        if secret.is_shown_by(opaque) {
+            return Err(usage("the command gave the key back as it is: it seals nothing"));
+        }
         self.push(Slot::of_command(name, opaque)?)
     }
 
@@ -185,6 +196,18 @@ impl KeyFile {
             return Err(usage(format!("a key file without a slot {index}")));
         }
         Ok(self.slots.remove(index))
+    }
+
+    /// The position of the first slot that this opens. `WrongKey` if none does.
+    pub fn slot_of_passphrase(&self, passphrase: &[u8]) -> Result<usize> {
+        let binding = (self.repository, self.principal);
+        self.unlock(|slot| slot.open_passphrase(binding, passphrase)).map(|(position, _)| position)
+    }
+
+    /// The position of the first slot that this private key opens. `WrongKey` if none does.
+    pub fn slot_of_x25519(&self, private: &Key) -> Result<usize> {
+        let binding = (self.repository, self.principal);
+        self.unlock(|slot| slot.open_x25519(binding, private)).map(|(position, _)| position)
     }
 
     /// Takes over the slots of an older file of the same principal.
@@ -208,22 +231,25 @@ impl KeyFile {
     /// The unlock secret, by the first passphrase slot that this opens.
     pub fn unlock_passphrase(&self, passphrase: &[u8]) -> Result<UnlockSecret> {
         let binding = (self.repository, self.principal);
-        self.unlock(|slot| slot.open_passphrase(binding, passphrase))
+        self.unlock(|slot| slot.open_passphrase(binding, passphrase)).map(|(_, secret)| secret)
     }
 
     /// The unlock secret, by the first X25519 slot that this private key opens.
     pub fn unlock_x25519(&self, private: &Key) -> Result<UnlockSecret> {
         let binding = (self.repository, self.principal);
-        self.unlock(|slot| slot.open_x25519(binding, private))
+        self.unlock(|slot| slot.open_x25519(binding, private)).map(|(_, secret)| secret)
     }
 
     /// Tries each slot. A broken one does not keep the others from opening; if none opens, its
     /// error is the one told, for "wrong key" would mislead.
-    fn unlock(&self, open: impl Fn(&Slot) -> Result<UnlockSecret>) -> Result<UnlockSecret> {
+    fn unlock(
+        &self,
+        open: impl Fn(&Slot) -> Result<UnlockSecret>,
+    ) -> Result<(usize, UnlockSecret)> {
         let mut failure = wrong_key("the key opens no slot of the key file");
-        for slot in &self.slots {
+        for (position, slot) in self.slots.iter().enumerate() {
             match open(slot) {
-                Ok(secret) => return Ok(secret),
+                Ok(secret) => return Ok((position, secret)),
                 Err(error) if error.kind != ErrorKind::WrongKey => failure = error,
                 Err(_) => {}
             }

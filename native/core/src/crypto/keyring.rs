@@ -16,6 +16,20 @@ use super::small::small_open;
 use super::{Key, KeyFile, PrincipalId, RepositoryId, ScopeId, SourceId, wrong_key};
 use crate::error::{Error, Result};
 
+/// Whether a key writes in a scope, and if not, why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WriteState {
+    /// It does.
+    Writes,
+    /// Its role only reads.
+    Reads,
+    /// The scope has gone on to an epoch that its bundle does not hold: it has to be issued again.
+    Behind,
+    /// Its signatures count no longer.
+    Revoked,
+}
+
 /// An unlocked bundle.
 #[derive(Clone, Debug)]
 pub struct Keyring {
@@ -119,6 +133,11 @@ impl Keyring {
         self.bundle.scopes.iter().map(|held| held.scope).collect()
     }
 
+    /// Whether this key writes in `scope`. `WrongKey` if it holds nothing of it.
+    pub fn write_state(&self, scope: &ScopeId) -> Result<WriteState> {
+        self.scope(scope).map(|keys| keys.write_state)
+    }
+
     /// What this key may do in `scope`. `WrongKey` if nothing.
     pub fn scope(&self, scope: &ScopeId) -> Result<ScopeKeys> {
         let nothing = || wrong_key(format!("this key holds nothing of scope {scope}"));
@@ -146,7 +165,14 @@ impl Keyring {
         if data_public.is_some_and(|public| public != *entry.public_key()) {
             return Err(Error::damaged("key and config disagree on a public key"));
         }
-        let write_epoch = latest.filter(|_| seed.is_some()).map(|last| last.epoch);
+        let write_state = match (seed, latest) {
+            _ if self.config.is_revoked(&self.principal) => WriteState::Revoked,
+            (None, _) => WriteState::Reads,
+            (Some(_), None) => WriteState::Behind,
+            (Some(_), Some(_)) => WriteState::Writes,
+        };
+        let write_epoch = latest.filter(|_| write_state == WriteState::Writes);
+        let write_epoch = write_epoch.map(|last| last.epoch);
         let index = held.epochs.iter().map(|held| (held.epoch, held.index.clone())).collect();
         let private = |held: &BundleEpoch| Some((held.epoch, held.private.clone()?));
         let place = (repository, entry.id);
@@ -160,6 +186,7 @@ impl Keyring {
             data_public,
             data_private: held.epochs.iter().filter_map(private).collect(),
             write_epoch,
+            write_state,
             signers: signers(held, seed)?,
             owner,
             verifier: Verifier::new(owner, place, self.config.revoked()),

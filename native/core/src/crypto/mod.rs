@@ -43,13 +43,13 @@ mod text;
 mod tests;
 
 pub use blob::{BlobKey, BlobKind, BlobOpener, BlobSealer, Compression};
-pub use config::Config;
+pub use config::{Config, StoreFacts};
 pub use envelope::Envelope;
 pub use ids::{PrincipalId, RepositoryId, ScopeId, SourceId};
-pub use issue::{InitOptions, IssueRequest, IssueScope};
+pub use issue::{InitOptions, Inspected, InspectedScope, IssueRequest, IssueScope};
 pub use kdf::IdKey;
 pub use keyfile::KeyFile;
-pub use keyring::Keyring;
+pub use keyring::{Keyring, WriteState};
 pub use object::{ObjectBuilder, ObjectKeys, ObjectLayout, ObjectReader, ObjectType};
 pub use scope::{ScopeKeys, SourceKeys};
 pub use secret::Key;

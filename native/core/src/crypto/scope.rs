@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::blob::{BlobKey, BlobSealer};
 use super::envelope::{Binding, Envelope};
 use super::kdf::{DomainKey, IdKey, MetaKey, SourceKey};
+use super::keyring::WriteState;
 use super::object::{ObjectKeys, ObjectType};
 use super::sign::{Action, OwnerKey, SIGNATURE_BLOCK_BYTES, Signer, Verifier};
 use super::{Key, PrincipalId, RepositoryId, ScopeId, SourceId, Suite, wrong_key};
@@ -44,6 +45,7 @@ pub struct ScopeKeys {
     pub(super) data_private: BTreeMap<u32, Key>,
     /// `None` for roles that do not write, and for bundles that a rotation has left behind.
     pub(super) write_epoch: Option<u32>,
+    pub(super) write_state: WriteState,
     pub(super) signers: Vec<Signer>,
     pub(super) owner: OwnerKey,
     pub(super) verifier: Verifier,
@@ -70,7 +72,13 @@ impl ScopeKeys {
     /// The epoch that this key writes in; `WrongKey` if it may not write, or must be issued again.
     pub fn write_epoch(&self) -> Result<u32> {
         self.write_epoch.ok_or_else(|| {
-            wrong_key("this key may not write here, or a rotation has left it behind")
+            wrong_key(match self.write_state {
+                WriteState::Reads | WriteState::Writes => "this key may not write here",
+                WriteState::Behind => {
+                    "this key is older than the last rotation of the scope's keys"
+                }
+                WriteState::Revoked => "this key was revoked",
+            })
         })
     }
 

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 
 use super::config::Revoked;
-use super::{Key, ObjectType, PrincipalId, RepositoryId, ScopeId, SourceId, usage, wrong_key};
+use super::{Key, ObjectType, PrincipalId, RepositoryId, ScopeId, SourceId, usage};
 use crate::error::{Error, Result};
 
 /// Bytes of a signature block.
@@ -296,8 +296,8 @@ impl Verifier {
     }
 
     /// Verifies that `block` signs `body` as the object of this type and name, by somebody who may
-    /// do `action`. `Damaged` if a signature, name or place does not match; `WrongKey` if the
-    /// signer may not do this, or no longer.
+    /// do `action`. `Damaged` if a signature, name or place does not match, or the signer may not do
+    /// this, or no longer: whatever key is at hand, these are not the bytes that belong here.
     pub fn verify(
         &self,
         kind: ObjectType,
@@ -341,10 +341,8 @@ impl Verifier {
         let message = message(kind, (self.repository, self.scope), name, digest)?;
         verify(&verifying_key(&certificate.key)?, &message, signature)?;
         if !action.fits(kind) || !action.is_open_to(&certificate) {
-            return Err(wrong_key(format!(
-                "signed by a {:?}, who may not do this",
-                certificate.role
-            )));
+            let role = format!("{:?}", certificate.role).to_lowercase();
+            return Err(Error::damaged(format!("signed by a {role}, who may not do this")));
         }
         Ok(SignedBy {
             principal: certificate.principal,
@@ -367,7 +365,9 @@ impl Verifier {
             (Action::Snapshot { source, sequence } | Action::Commit { source, sequence }, _) => {
                 match revoked.sequences.get(&source) {
                     Some(last) if sequence <= *last => Ok(Standing::Good),
-                    _ => Err(wrong_key("a snapshot signed by a principal after it was revoked")),
+                    _ => {
+                        Err(Error::damaged("a snapshot signed by a principal after it was revoked"))
+                    }
                 }
             }
             (
@@ -377,7 +377,7 @@ impl Verifier {
                 | ObjectType::GcList
                 | ObjectType::Marks
                 | ObjectType::SnapshotRecord,
-            ) => Err(wrong_key("signed by a principal who was revoked")),
+            ) => Err(Error::damaged("signed by a principal who was revoked")),
             _ => Ok(Standing::Revoked),
         }
     }

@@ -53,6 +53,32 @@ impl UnlockSecret {
         out
     }
 
+    /// Whether `bytes` hold the identity key as it is, in hex or in base64. Not in constant time: its
+    /// use is to stop before it is stored.
+    pub(super) fn is_shown_by(&self, bytes: &[u8]) -> bool {
+        let plain = self.to_bytes();
+        let key = self.identity.expose();
+        let compact: Zeroizing<Vec<u8>> = Zeroizing::new(
+            bytes.iter().filter(|byte| !byte.is_ascii_whitespace()).copied().collect(),
+        );
+        let hex: Zeroizing<String> =
+            Zeroizing::new(key.iter().fold(String::new(), |mut out, byte| {
+                out.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or('0'));
+                out.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or('0'));
+                out
+            }));
+        // 30 bytes are 40 digits of base64 that do not depend on what follows.
+        let base64 = Zeroizing::new(super::text::to_base64(plain.get(..30).unwrap_or_default()));
+        let url = Zeroizing::new(base64.replace('+', "-").replace('/', "_"));
+        let holds = |what: &[u8]| compact.windows(what.len()).any(|part| part == what);
+        let lower = Zeroizing::new(compact.to_ascii_lowercase());
+        let is_plain = bytes.windows(key.len()).any(|part| part == key);
+        is_plain
+            || lower.windows(hex.len()).any(|part| part == hex.as_bytes())
+            || holds(base64.as_bytes())
+            || holds(url.as_bytes())
+    }
+
     /// Reads the bytes back; `WrongKey` if they cannot be an unlock secret.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let parse = || {

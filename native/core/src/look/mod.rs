@@ -1,6 +1,7 @@
 //! The verbs that look and change nothing: what is in a snapshot ([`list`], [`find`]), what differs
-//! between two ([`diff`]), what they take up ([`stats`]), whether it is all there ([`check`]); and what
-//! this machine could do at best ([`limits`]).
+//! between two ([`diff`]), what they take up ([`stats`]), whether it is all there ([`check`]), whatever
+//! somebody asks for while the job stays open ([`browse`]); and what this machine could do at best
+//! ([`limits`]).
 //!
 //! Answers leave in rows, which are lines of JSON handed over in batches; each verb returns its
 //! totals. Rows are in a definite order, and come while the verb still reads.
@@ -23,6 +24,7 @@ use crate::scope::Scope;
 use crate::tree::key::{SEPARATOR, check_key};
 use crate::tree::{Body, Kind, Node, Root, Time, TreeReader};
 
+pub mod browse;
 pub mod check;
 pub mod diff;
 pub mod find;

@@ -66,7 +66,7 @@ use crate::fs::{Dir, Target, display_path};
 use crate::index::Index;
 use crate::pages::PageStore;
 use crate::scope::Scope;
-use crate::tree::{Body, Kind, Node, TreeReader};
+use crate::tree::{Kind, Node, TreeReader};
 
 /// How the caller follows a restore or dump. It is stopped by cancelling the broker.
 #[derive(Debug, Default)]
@@ -107,22 +107,6 @@ impl Snapshot {
         };
         self.reader.find(&key_of_path(path)?)?.ok_or_else(missing)
     }
-
-    /// Something in the place of the directory with this key if its node cannot be read but something below
-    /// it can.
-    fn lost_directory(&self, key: &[u8]) -> Option<Node> {
-        let mut nodes = self.reader.subtree(key);
-        let mut is_lost = false;
-        loop {
-            match nodes.next()? {
-                Ok(node) if is_lost && node.key != key => {
-                    return Some(Node::new(key.to_vec(), Body::Directory));
-                }
-                Err(_) if nodes.pass_lost() => is_lost = true,
-                _ => return None,
-            }
-        }
-    }
 }
 
 /// Restores a snapshot, or a part of it, on threads of its own; returns when all is done. The broker must
@@ -141,7 +125,7 @@ pub fn restore(
     tell_damaged(&snapshot, control)?;
     let base = key_of_path(&options.subtree)?;
     let node = match snapshot.find(&options.subtree) {
-        Err(error) => snapshot.lost_directory(&base).ok_or(error)?,
+        Err(error) => snapshot.reader.lost_directory(&base).ok_or(error)?,
         Ok(node) => node,
     };
     if base.is_empty() {

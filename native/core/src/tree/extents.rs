@@ -8,11 +8,11 @@ use super::{PageSource, get_page, get_pages};
 use crate::format::Id;
 use crate::{Error, Result};
 
-/// The most extent pages in one request: 2 MiB of them.
+/// The most extent pages in one request, unless told otherwise: 2 MiB of them.
 const READ_AHEAD: usize = 16;
 
-/// The extents of a file with their offsets. Holds one list of pages for each level, and up to 16
-/// extent pages. The first error ends the iteration.
+/// The extents of a file with their offsets. Holds one list of pages for each level, and the extent pages of
+/// one request, up to 16. The first error ends the iteration.
 pub struct ExtentIter<S> {
     source: S,
     /// Lists of pages that are yet to be read, the topmost first; level of those in the last list.
@@ -24,6 +24,7 @@ pub struct ExtentIter<S> {
     offset: u64,
     page_end: u64,
     start: u64,
+    read_ahead: usize,
     is_done: bool,
 }
 
@@ -39,6 +40,7 @@ impl<S: PageSource> ExtentIter<S> {
             offset: 0,
             page_end: u64::MAX,
             start,
+            read_ahead: READ_AHEAD,
             is_done: false,
         };
         match content {
@@ -49,6 +51,13 @@ impl<S: PageSource> ExtentIter<S> {
             }
         }
         iter
+    }
+
+    /// Changes how many extent pages one request brings at most.
+    #[must_use]
+    pub fn read_ahead(mut self, pages: usize) -> Self {
+        self.read_ahead = pages.max(1);
+        self
     }
 
     fn push_list(&mut self, mut refs: VecDeque<(Id, u64)>) {
@@ -68,7 +77,7 @@ impl<S: PageSource> ExtentIter<S> {
                 return Ok(false);
             };
             if self.level == 0 && self.ahead.is_empty() {
-                let ids: Vec<Id> = list.iter().take(READ_AHEAD).map(|(id, _)| *id).collect();
+                let ids: Vec<Id> = list.iter().take(self.read_ahead).map(|(id, _)| *id).collect();
                 if !ids.is_empty() {
                     self.ahead = get_pages(&self.source, &ids)?.into();
                 }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 
 use super::extents::ExtentIter;
 use super::key::subtree_end;
-use super::node::{Content, Node};
+use super::node::{Body, Content, Node};
 use super::node_page::NodePage;
 use super::page::{InnerEntry, parse_inner};
 use super::{PageSource, Root, get_page, get_pages};
@@ -88,6 +88,22 @@ impl<S: PageSource> TreeReader<S> {
         iter.read_ahead = 1;
         let node = iter.next().transpose()?;
         Ok(node.filter(|node| node.key == key))
+    }
+
+    /// Something in the place of the directory with this key if its node cannot be read but something below
+    /// it can.
+    pub fn lost_directory(&self, key: &[u8]) -> Option<Node> {
+        let mut nodes = self.subtree(key);
+        let mut is_lost = false;
+        loop {
+            match nodes.next()? {
+                Ok(node) if is_lost && node.key != key => {
+                    return Some(Node::new(key.to_vec(), Body::Directory));
+                }
+                Err(_) if nodes.pass_lost() => is_lost = true,
+                _ => return None,
+            }
+        }
     }
 
     /// The extents of a file of this tree, with their offsets in it.
@@ -173,6 +189,13 @@ impl<S: PageSource> TreeIter<S> {
         let goes_on = std::mem::take(&mut self.is_at_gap);
         self.is_done &= !goes_on;
         goes_on
+    }
+
+    /// Reads as far ahead from the first page on as when it has gone straight on for long.
+    #[must_use]
+    pub fn straight_on(mut self) -> Self {
+        self.window = self.read_ahead;
+        self
     }
 
     /// Leaves the page at which `error` happened.

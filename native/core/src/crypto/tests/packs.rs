@@ -123,7 +123,7 @@ fn whole_packs_open() {
         };
         let replaces = verifier.verify(object_type, name, Action::Replace, listing, block);
         match role {
-            Role::Writer => assert_eq!(replaces.unwrap_err().kind, ErrorKind::WrongKey),
+            Role::Writer => assert_eq!(replaces.unwrap_err().kind, ErrorKind::Damaged),
             _ => assert_eq!(replaces.unwrap().role, role),
         }
         verifier.verify(object_type, name, Action::Add, listing, block).unwrap();

@@ -257,7 +257,7 @@ fn slots() {
     file.add_passphrase(&secret, b"correct horse", COST).unwrap();
     file.add_passphrase(&secret, recovery.as_bytes(), COST).unwrap();
     file.add_x25519(&secret, public_key(&private)).unwrap();
-    file.add_command("vault", b"opaque").unwrap();
+    file.add_command(&secret, "vault", b"opaque").unwrap();
     let file = KeyFile::parse(&repository.owner_file.to_bytes().unwrap()).unwrap();
     let config = || repository.config();
     let passphrase = |file: &KeyFile, text: &[u8]| Keyring::unlock_passphrase(config(), file, text);
@@ -270,6 +270,28 @@ fn slots() {
     assert_eq!(file.slots()[3].command_bytes().unwrap(), b"opaque");
     assert_eq!(file.slots()[3].kind(), SlotKind::Command("vault".to_owned()));
     assert_eq!(file.slots()[2].kind(), SlotKind::X25519(public_key(&private)));
+
+    assert_eq!(file.slot_of_passphrase(recovery.as_bytes()).unwrap(), 1);
+    assert_eq!(file.slot_of_x25519(&private).unwrap(), 2);
+    assert_eq!(kind(file.slot_of_passphrase(b"wrong horse")), WRONG_KEY);
+
+    // A command that gives the key back, in whatever dress, seals nothing.
+    let bytes = secret.to_bytes();
+    let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap().to_ascii_uppercase();
+    let hex: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+    let base64 = crate::crypto::text::to_base64(bytes.as_slice());
+    let folded = base64.chars().enumerate().flat_map(|(at, digit)| {
+        [(at % 20 == 19).then_some('\n'), Some(digit)].into_iter().flatten()
+    });
+    let folded: String = folded.collect();
+    let url = base64.replace('+', "-").replace('/', "_");
+    let key_only = bytes[..32].to_vec();
+    let shown = [bytes.to_vec(), key_only, hex.into(), base64.into(), folded.into(), url.into()];
+    for plain in shown {
+        let refused = file.clone().add_command(&secret, "cat", &plain);
+        assert_eq!(kind(refused), Some(ErrorKind::Usage));
+    }
+    assert_eq!(kind(file.clone().add_command(&secret, "true", b"")), Some(ErrorKind::Usage));
 
     let mut fewer = file.clone();
     fewer.remove_slot(0).unwrap();
@@ -492,7 +514,7 @@ fn a_revoked_writer_is_believed_up_to_its_last_snapshot() {
         keys.verifier().verify(ObjectType::SnapshotRecord, "records/x", action, b"r", &record)
     };
     assert_eq!(verify(5).unwrap().standing, Standing::Good);
-    assert_eq!(kind(verify(6)), WRONG_KEY);
+    assert_eq!(kind(verify(6)), Some(ErrorKind::Damaged));
     let signed_by =
         keys.verifier().verify(ObjectType::DataPack, "packs/x", Action::Add, b"d", &pack).unwrap();
     assert_eq!(signed_by.standing, Standing::Revoked);

@@ -73,7 +73,7 @@ fn who_may_sign_what() {
                     Action::Commit { .. } => kind == Register && role != Role::Restorer,
                 };
                 let got = verified.as_ref().map(|by| by.role).map_err(|error| error.kind);
-                let want = if may { Ok(role) } else { Err(ErrorKind::WrongKey) };
+                let want = if may { Ok(role) } else { Err(ErrorKind::Damaged) };
                 assert_eq!(got, want, "{role:?} {source:?} {kind:?} {action:?}");
             }
         }

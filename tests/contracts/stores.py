@@ -1,0 +1,50 @@
+"""Stores for the contract suites: what is around them, and how doubts are settled."""
+
+from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
+from pvback.runtime import ManualClock, SeededRandom
+from pvback.storage import ObjectStore, ReadBuffer
+from pvback.storage.faulty import FaultRates, FaultyStore
+from pvback.storage.retry import RetryingStore
+
+FAULTS = FaultRates(refused=0.1, lost=0.1, torn=0.1)
+
+
+class SettlingStore(RetryingStore):
+    """Settles conditional writes in doubt as every caller has to: by reading who won.
+
+    Bytes written in this suite differ from call to call, so finding one's own means having won. Finding
+    others' means having lost or having been replaced since: the caller has to be able to tell.
+    """
+
+    def create(self, key: str, data: ReadBuffer) -> str:
+        while True:
+            try:
+                return super().create(key, data)
+            except StorageUnavailable:
+                try:
+                    found = self.read(key)
+                except ObjectNotFound:
+                    continue
+                if found.data == data:
+                    return found.etag
+                raise ObjectExists("somebody else's", key=key) from None
+
+    def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
+        while True:
+            try:
+                return super().swap(key, data, etag=etag)
+            except StorageUnavailable:
+                try:
+                    found = self.read(key)
+                except ObjectNotFound:
+                    raise ObjectChanged("gone", key=key) from None
+                if found.data == data:
+                    return found.etag
+                if found.etag != etag:
+                    raise ObjectChanged("somebody else's", key=key) from None
+
+
+def settling(inner: ObjectStore, seed: int) -> ObjectStore:
+    return SettlingStore(
+        FaultyStore(inner, seed=seed, rates=FAULTS), clock=ManualClock(), random=SeededRandom(seed)
+    )

@@ -1,0 +1,58 @@
+"""The program on a bucket: every step from `init` to `check`, and no credential in what it prints."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.s3.conftest import new_address
+from tests.support.s3_servers import S3Server
+
+
+def test_the_way_from_init_to_check(sea: S3Server, tmp_path: Path) -> None:
+    source = tmp_path / "data"
+    (source / "inner").mkdir(parents=True)
+    (source / "a.txt").write_text("alpha")
+    (source / "inner" / "b.bin").write_bytes(bytes(range(256)) * 4096)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PVBACK_REPOSITORY": str(new_address(sea)),
+        "PVBACK_PASSWORD": "correct horse",
+        "PVBACK_S3_ENDPOINT": sea.endpoint,
+        **sea.environment,
+    }
+    printed = ""
+
+    def run(*words: str, code: int = 0, **more: str) -> str:
+        nonlocal printed
+        done = subprocess.run(
+            [sys.executable, "-m", "pvback", *words],
+            env=environment | more,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        printed += done.stdout + done.stderr
+        assert done.returncode == code, done.stderr
+        return done.stdout
+
+    run("snapshots", code=10)
+    run("init")
+    run("init", code=11)
+    run("backup", str(source))
+    run("backup", str(source))
+    found = json.loads(run("snapshots", "--json"))
+    assert len(found) == 2
+    target = tmp_path / "target"
+    run("restore", found[-1]["id"], "--target", str(target))
+    for name in ("a.txt", "inner/b.bin"):
+        assert (target / name).read_bytes() == (source / name).read_bytes()
+    run("check", "--read-data")
+    wrong = "wrong-secret-of-a-test"
+    run("snapshots", "-v", code=30, AWS_SECRET_ACCESS_KEY=wrong)
+    assert "hint:" in printed
+    for secret in (sea.secret_key, sea.access_key, wrong):
+        assert secret not in printed

@@ -1,0 +1,248 @@
+"""Real S3 servers that nobody here wrote, each started for the tests on loopback with credentials of its own.
+
+`seaweedfs` is built from its Go module by `make servers`; `rclone` and `moto` are Python packages. A server
+that cannot be had fails the tests that want it: `make test-s3` says so before.
+
+Run as a program, builds what has to be built and prints where it is.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+START_SECONDS_MAX = 60.0
+STOP_SECONDS_MAX = 20.0
+BUILD_SECONDS_MAX = 3600
+BUCKET = "pvback-test"
+
+SEAWEEDFS_MODULE = "github.com/seaweedfs/seaweedfs"
+SEAWEEDFS_VERSION = "v0.0.0-20261109003541-7506e5f91cd6"
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    """A server that answers, and how to speak to it."""
+
+    name: str
+    endpoint: str
+    access_key: str
+    secret_key: str = field(repr=False)
+    ca_bundle: Path | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client finds its credentials by; nothing of the machine's own settings."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+
+def tools_dir() -> Path:
+    """Where built servers are kept, outside the tree."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "pvback" / "tools"
+
+
+def find_seaweedfs() -> Path:
+    """The built server. Raises FileNotFoundError that says how to get it."""
+    program = tools_dir() / f"seaweedfs-{SEAWEEDFS_VERSION}" / "weed"
+    if not os.access(program, os.X_OK):
+        raise FileNotFoundError(f"{program} is missing; run `make servers`")
+    return program
+
+
+def build_seaweedfs() -> Path:
+    """The server, built unless it is there; beside its place, and renamed: it is whole or missing."""
+    with contextlib.suppress(FileNotFoundError):
+        return find_seaweedfs()
+    if shutil.which("go") is None:
+        raise FileNotFoundError("go is missing; install Go 1.26 or newer")
+    home = tools_dir() / f"seaweedfs-{SEAWEEDFS_VERSION}"
+    home.mkdir(parents=True, exist_ok=True)
+    # Not `go install module@version`: a module with `replace` lines is refused by it.
+    wanted = f"{SEAWEEDFS_MODULE}@{SEAWEEDFS_VERSION}"
+    answer = json.loads(_run(["go", "mod", "download", "-json", wanted], cwd=home))
+    part = home / f"weed.part-{os.getpid()}"
+    build = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(part), "./weed"]
+    _run(build, cwd=Path(answer["Dir"]), CGO_ENABLED="0")
+    part.rename(home / "weed")
+    return find_seaweedfs()
+
+
+def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
+    done = subprocess.run(
+        ["nice", "-n", "10", *argv],
+        cwd=cwd,
+        env=os.environ | variables,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=BUILD_SECONDS_MAX,
+        check=True,
+    )
+    return done.stdout
+
+
+@contextlib.contextmanager
+def seaweedfs(folder: Path) -> Generator[S3Server, None, None]:
+    """SeaweedFS: conditional writes, versions, Object Lock."""
+    ports = free_ports(8)
+    server = _identity("seaweedfs", ports[0])
+    actions = ["Admin", "Read", "Write", "List", "Tagging"]
+    identity = {
+        "name": "test",
+        "credentials": [{"accessKey": server.access_key, "secretKey": server.secret_key}],
+        "actions": actions,
+    }
+    settings = folder / "s3.json"
+    settings.write_text(json.dumps({"identities": [identity]}))
+    settings.chmod(0o600)
+    (folder / "data").mkdir()
+    names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
+    argv = [str(find_seaweedfs()), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
+    argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer", f"-s3.config={settings}"]
+    argv += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50"]
+    argv += ["-master.telemetry=false", "-s3.iam=false"]
+    argv += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
+    with _running(argv, folder=folder, server=server):
+        yield server
+
+
+@contextlib.contextmanager
+def rclone(folder: Path, *, certificate: tuple[Path, Path] | None = None) -> Generator[S3Server, None, None]:
+    """`rclone serve s3` over a directory; with (certificate, key) over TLS."""
+    server = _identity("rclone", free_ports(1)[0], certificate=certificate)
+    data = folder / "data"
+    data.mkdir()
+    argv = [_script("rclone"), "serve", "s3", "--addr", server.endpoint.partition("://")[2]]
+    argv += ["--config", "", "--vfs-cache-mode", "off"]
+    if certificate:
+        argv += ["--cert", str(certificate[0]), "--key", str(certificate[1])]
+    variables = {"RCLONE_AUTH_KEY": f'"{server.access_key},{server.secret_key}"'}
+    with _running([*argv, str(data)], folder=folder, server=server, variables=variables):
+        yield server
+
+
+@contextlib.contextmanager
+def moto(folder: Path) -> Generator[S3Server, None, None]:
+    """The moto server: everything in memory, no signature looked at."""
+    server = _identity("moto", free_ports(1)[0])
+    argv = [_script("moto_server"), "-H", "127.0.0.1", "-p", server.endpoint.rpartition(":")[2]]
+    with _running(argv, folder=folder, server=server):
+        yield server
+
+
+SERVERS = {"seaweedfs": seaweedfs, "rclone": rclone, "moto": moto}
+
+
+def make_bucket(server: S3Server, name: str = BUCKET, **settings: object) -> None:
+    """A new bucket, over the client library itself."""
+    client_of(server).create_bucket(Bucket=name, **settings)
+
+
+def client_of(server: S3Server):  # type: ignore[no-untyped-def] # noqa: ANN201 - the library's client, for tests
+    """The client library's own client for a server, to do what the store does not."""
+    import boto3  # noqa: PLC0415 - only these tests need it
+
+    return boto3.session.Session(
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        region_name="us-east-1",
+    ).client("s3", endpoint_url=server.endpoint, verify=str(server.ca_bundle) if server.ca_bundle else None)
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def _identity(name: str, port: int, *, certificate: tuple[Path, Path] | None = None) -> S3Server:
+    scheme = "https" if certificate else "http"
+    return S3Server(
+        name=name,
+        endpoint=f"{scheme}://127.0.0.1:{port}",
+        access_key="AK" + secrets.token_hex(8).upper(),
+        secret_key=secrets.token_urlsafe(24),
+        ca_bundle=certificate[0] if certificate else None,
+    )
+
+
+def _script(name: str) -> str:
+    """A program of this environment. Raises FileNotFoundError."""
+    program = Path(sys.executable).parent / name
+    if not program.exists():
+        raise FileNotFoundError(f"{name} is missing; run `make build`")
+    return str(program)
+
+
+@contextlib.contextmanager
+def _running(
+    argv: list[str], *, folder: Path, server: S3Server, variables: Mapping[str, str] | None = None
+) -> Generator[None, None, None]:
+    """The process, from the moment it answers S3 requests until the body ends."""
+    log = folder / "log"
+    home = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            argv,
+            cwd=folder,
+            env=home | dict(variables or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        _wait_for_answer(process, server, log)
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS_MAX)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _wait_for_answer(process: "subprocess.Popen[bytes]", server: S3Server, log: Path) -> None:
+    """Return when a bucket could be made, which needs every part of a server."""
+    deadline = time.monotonic() + START_SECONDS_MAX
+    gone = threading.Event()
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            with contextlib.suppress(urllib.error.HTTPError):
+                urllib.request.urlopen(server.endpoint, timeout=5).close()
+            client = client_of(server)
+            client.create_bucket(Bucket=BUCKET)
+            client.put_object(Bucket=BUCKET, Key="started", Body=b"")
+            client.delete_object(Bucket=BUCKET, Key="started")
+            return
+        except Exception:  # noqa: BLE001 - whatever a server says while it starts
+            gone.wait(0.1)
+    tail = "\n".join(log.read_text(errors="replace").splitlines()[-20:])
+    raise RuntimeError(f"{server.name} does not answer:\n{tail}")
+
+
+if __name__ == "__main__":
+    print(build_seaweedfs())
