@@ -29,7 +29,7 @@ from pvback.errors import (
     StorageError,
     StorageUnavailable,
 )
-from pvback.runtime import Cancel, Counters, SystemClock
+from pvback.runtime import Cancel, Counters, SystemClock, parse_counters
 
 if TYPE_CHECKING:
     from pvback._native import Keyring, Request
@@ -350,27 +350,6 @@ def run_job(
 ) -> dict[str, Any]:
     """Run a job to its end and return its result. Raises as `DataJob.run`."""
     return DataJob(verb, keyring, options=options, store=store).run(listeners or Listeners())
-
-
-def parse_counters(text: str) -> Counters:
-    """A job's counters. What it does not count is as if nothing had been done."""
-    raw: dict[str, Any] = json.loads(text)
-
-    def total(*names: str) -> int:
-        return sum(int(raw.get(name) or 0) for name in names)
-
-    return Counters(
-        phase=str(raw.get("phase") or ""),
-        # A large file counts in `bytes` when it is done, and in the others while it is read.
-        done_bytes=max(total("bytes"), total("bytes_read", "bytes_sparse"), total("bytes_done")),
-        total_bytes=raw.get("bytes_total"),
-        done_count=total("files", "directories", "others", "items_done"),
-        total_count=raw.get("items_total"),
-        new_bytes=total("bytes_new"),
-        stored_bytes=total("bytes_stored"),
-        error_count=total("errors"),
-        current=raw.get("current"),
-    )
 
 
 def _create(store: JobStore, key: str, data: memoryview) -> None:

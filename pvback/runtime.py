@@ -4,12 +4,13 @@ Nothing else in pvback reads a clock, sleeps or draws a random number. Wall time
 labels; decisions that must not go wrong never rest on it.
 """
 
+import json
 import os
 import threading
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from pvback.errors import Interrupted
 
@@ -24,6 +25,7 @@ __all__ = [
     "SeededRandom",
     "SystemClock",
     "SystemRandom",
+    "parse_counters",
 ]
 
 
@@ -199,6 +201,27 @@ class Counters:
     stored_bytes: int = 0
     error_count: int = 0
     current: str | None = None
+
+
+def parse_counters(text: str) -> Counters:
+    """A job's counters. What it does not count is as if nothing had been done."""
+    raw: dict[str, Any] = json.loads(text)
+
+    def total(*names: str) -> int:
+        return sum(int(raw.get(name) or 0) for name in names)
+
+    return Counters(
+        phase=str(raw.get("phase") or ""),
+        # A large file counts in `bytes` when it is done, and in the others while it is read.
+        done_bytes=max(total("bytes"), total("bytes_read", "bytes_sparse"), total("bytes_done")),
+        total_bytes=raw.get("bytes_total"),
+        done_count=total("files", "directories", "others", "items_done"),
+        total_count=raw.get("items_total"),
+        new_bytes=total("bytes_new"),
+        stored_bytes=total("bytes_stored"),
+        error_count=total("errors"),
+        current=raw.get("current"),
+    )
 
 
 class Progress(Protocol):

@@ -93,8 +93,7 @@ def check(
         view = list_index(access.objects, catalog.state)
         listing = _list_objects(access)
         seen.append((catalog, listing))
-        copies = judge_copies(find_copy_problems(access))
-        findings.extend((*_judge(catalog, listing), *_compare_records(access, catalog), *copies))
+        findings.extend((*_judge(catalog, listing), *_look_at_twins(access, catalog)))
         return {
             "index": view.as_options(),
             "snapshots": [
@@ -133,6 +132,12 @@ def _judge(catalog: Catalog, listing: _Listing) -> Iterator[Finding]:
     if closed:
         what = f"the key in use does not open {closed} snapshots"
         yield Finding(FindingSeverity.NOTE, "record-closed", what)
+
+
+def _look_at_twins(access: RepositoryAccess, catalog: Catalog) -> Iterator[Finding]:
+    """Whatever is stored twice."""
+    yield from _compare_records(access, catalog)
+    yield from judge_copies(find_copy_problems(access))
 
 
 def _compare_records(access: RepositoryAccess, catalog: Catalog) -> Iterator[Finding]:
