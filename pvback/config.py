@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pvback import limits
@@ -47,7 +48,7 @@ ENVIRONMENT = {
 }
 S3_VARIABLES = {f"PVBACK_S3_{item.name.upper()}": f"{S3_MARK}{item.name}" for item in fields(S3Options)}
 # What a copy reads has an address and secrets of its own; everything else is common to both.
-FROM_FIELDS = {*PASSWORD_FIELDS, "repository", "key_file", "key_command", "s3_endpoint"}
+FROM_FIELDS = (*PASSWORD_FIELDS, "repository", "key_file", "key_command", "s3_endpoint")
 FROM_ENVIRONMENT = {
     variable.replace("PVBACK_", "PVBACK_FROM_", 1): name
     for variable, name in (ENVIRONMENT | S3_VARIABLES).items()
@@ -141,17 +142,8 @@ def load_from_config(
             "no repository to copy from was given",
             hint="use `--from-repository` or set the variable PVBACK_FROM_REPOSITORY",
         )
-    return replace(
-        config,
-        repository=other.repository,
-        password=other.password,
-        password_file=other.password_file,
-        password_command=other.password_command,
-        key_file=other.key_file,
-        key_command=other.key_command,
-        s3_endpoint=other.s3_endpoint,
-        s3=other.s3,
-    )
+    fields_of_its_own: dict[str, Any] = {name: getattr(other, name) for name in (*FROM_FIELDS, "s3")}
+    return replace(config, **fields_of_its_own)
 
 
 def _lay(layers: Sequence["Layer"]) -> tuple[dict[str, object], dict[str, str]]:

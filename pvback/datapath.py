@@ -379,8 +379,7 @@ _CLOCK = SystemClock()
 
 def _thread_count(options: Mapping[str, object]) -> int:
     """Threads that serve requests: the reads worth having in flight, the puts, and one for output."""
-    gets = options.get("gets")
-    puts = options.get("puts", 0)
+    gets, puts = options.get("gets"), options.get("puts", 0)
     assert isinstance(gets, int), "every job says how many reads it may have in flight"
     assert isinstance(puts, int), "a number of puts is whole"
     return gets + puts + 1
