@@ -74,7 +74,7 @@ def copy(
         _other(invocation, target, where, from_scope) as other,
     ):
         if dry_run:
-            return _show_plan(invocation.output, plan_copy(other, target, used))
+            return _show_plan(invocation.output, plan_copy(other, target, options=used))
         with watching(invocation.output) as progress, stopping() as cancel:
             result = copy_snapshots(other, target, options=used, progress=progress, cancel=cancel)
     _show(invocation.output, result)

@@ -50,7 +50,7 @@ class CopyPlan:
     """Why snapshots of the source are in neither of the two."""
 
 
-def plan_copy(source: RepositoryAccess, target: RepositoryAccess, options: CopyOptions) -> CopyPlan:
+def plan_copy(source: RepositoryAccess, target: RepositoryAccess, *, options: CopyOptions) -> CopyPlan:
     """What a copy from `source` into `target` would do. Reads catalogs only.
 
     A copy that was forgotten counts as present as long as it can be brought back, unless its snapshot is

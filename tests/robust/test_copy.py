@@ -16,6 +16,7 @@ from pvback.errors import ConflictError
 from pvback.model import LocalAddress
 from pvback.ops.copy import CopyResult, copy_snapshots
 from pvback.ops.copy_plan import CopyOptions, plan_copy
+from pvback.ops.prune import PruneOptions, prune
 from pvback.reference import DirectoryStore, PrivateKey, Repository, verify
 from pvback.repository.repository import RepositoryAccess, open_repository_access
 from pvback.storage.wrap import Request, WrappedStore
@@ -26,7 +27,8 @@ from tests.support.tree_facts import TreeFacts, remove_tree
 from tests.support.tree_facts import differences as fact_differences
 
 MIB = 1024 * 1024
-PACK_BYTES = 256 * 1024
+PACK_BYTES = 4 * MIB
+"""The least that there is."""
 
 
 @pytest.fixture(scope="session")
@@ -103,6 +105,16 @@ def opened(world: World, hear: Callable[[Request, str], None] | None = None) -> 
     return replace(access, store=WatchedStore(access.store, hear)) if hear else access
 
 
+def prune_all(world: World) -> None:
+    """In whatever thread; nothing unused is left."""
+    access = opened(world)
+    try:
+        options = PruneOptions(unused_share_max=0, unused_seconds=0, grace_seconds=0, is_forced=True)
+        prune(access, options=options)
+    finally:
+        access.close()
+
+
 def copied(
     pair: Pair,
     options: CopyOptions | None = None,
@@ -135,7 +147,7 @@ def test_a_torture_tree_comes_back_whole(pair: Pair, seed: int) -> None:
         whole = pair.top / "straight"
         pair.source.good("restore", "latest", "--target", whole)
         target = pair.restored(copy["snapshot"])
-        assert len(facts.facts) > 4096
+        assert len(facts.facts) > 500
         assert fact_differences(TreeFacts(whole), TreeFacts(target)) == []
         (there,), (here,) = pair.source.snapshots(), pair.target.snapshots()
         kept = ("source", "kind", "host", "path", "started", "finished", "grade", "tags", "size_bytes")
@@ -240,8 +252,8 @@ def test_other_chunk_sizes_are_refused_unless_chunks_are_kept(
     coarse.good("check", "--read-data")
     coarse.good("restore", "latest", "--target", top / "target")
     assert not differences(image(place), image(top / "target"))
-    # A backup of the same source builds on the copy: nothing of it is read again.
-    again = coarse.good("backup", place, "--json").summary()["stats"]
+    # A backup of the same source builds on the copy. The files were made just now, as only their ctime says.
+    again = coarse.good("backup", place, "--json", "--ignore-ctime").summary()["stats"]
     assert again["new_bytes"] == 0
 
 
@@ -250,7 +262,7 @@ def test_a_repository_is_not_copied_into_itself(pair: Pair) -> None:
     access = opened(pair.source)
     try:
         with pytest.raises(ConflictError):
-            plan_copy(access, access, CopyOptions())
+            plan_copy(access, access, options=CopyOptions())
     finally:
         access.close()
 
@@ -310,27 +322,29 @@ def test_keys_that_open_no_content_cannot_be_copied_with(pair: Pair, tmp_path: P
 
 
 def test_a_copy_that_is_killed_is_gone_on_with(pair: Pair) -> None:
-    place = pair.tree(large_bytes=4 * MIB)
+    place = pair.tree(large_bytes=80 * MIB)
     pair.backup(place)
-    for count in (1, 3, 7):
+    for count in (1, 4, 18):
         plan = {"at": "create", "match": "/data/", "do": "kill", "count": count, "pack_bytes": PACK_BYTES}
-        pair.target.process("copy", plan={**plan, "checkpoint_seconds": 0}).ended(-9)
+        words = ("copy", "--limit-upload", "40M")
+        pair.target.process(*words, plan={**plan, "checkpoint_seconds": 0}).ended(-9)
         assert not pair.target.snapshots()
         pair.target.good("check", "--read-data")
     (copy,) = pair.copy()["copied"]
     assert copy["resumed"]
-    assert copy["stats"]["read_bytes"] < 4 * MIB, "what was stored is not read again"
+    assert copy["stats"]["read_bytes"] < 80 * MIB, "what was stored is not read again"
     pair.target.good("check", "--read-data")
     assert not differences(image(place), image(pair.restored(copy["snapshot"])))
 
 
 def test_an_interrupted_copy_goes_on_inside_a_large_file(pair: Pair) -> None:
     place = pair.top / "image"
-    place.write_bytes(pair.random.randbytes(24 * MIB))
+    place.write_bytes(pair.random.randbytes(100 * MIB))
     os.utime(place, (1, 1))
     pair.backup(place)
-    plan = {"at": "create", "match": "/data/", "count": 10, "do": "wait", "until_asked": True}
-    with pair.target.start("copy", plan={**plan, "pack_bytes": PACK_BYTES}) as running:
+    plan = {"at": "create", "match": "/data/", "count": 4, "do": "wait", "until_asked": True}
+    words = ("copy", "--memory", "96M", "--limit-upload", "40M")
+    with pair.target.start(*words, plan={**plan, "pack_bytes": PACK_BYTES}) as running:
         running.wait_for_gate()
         running.process.send_signal(signal.SIGINT)
         running.open_gate()
@@ -339,7 +353,7 @@ def test_an_interrupted_copy_goes_on_inside_a_large_file(pair: Pair) -> None:
     (copy,) = pair.copy()["copied"]
     assert copy["resumed"]
     print(copy["stats"])
-    assert copy["stats"]["read_bytes"] <= 22 * MIB
+    assert copy["stats"]["read_bytes"] < 98 * MIB
     pair.target.good("check", "--read-data")
     restored = pair.top / "restored"
     pair.target.good("restore", copy["snapshot"], "--target", restored)
@@ -362,7 +376,7 @@ def test_prune_of_the_source_moves_packs_under_a_copy(pair: Pair) -> None:
     def hear(_: Request, key: str) -> None:
         if "/data/" in key and not pruned:
             pruned.append(key)
-            pair.source.good("prune", "--max-unused", "0", "--keep-unused", "0s", "--grace", "0s")
+            prune_all(pair.source)
 
     result = copied(pair, from_hear=hear)
     assert packs - set(pair.source.objects()), "prune has moved what the copy was reading"
@@ -390,7 +404,7 @@ def test_prune_of_the_target_waits_for_a_copy(pair: Pair, monkeypatch: pytest.Mo
     def hear(kind: Request, key: str) -> None:
         if kind is Request.CREATE and "/data/" in key and not pruned:
             pruned.append(key)
-            pair.target.good("prune", "--max-unused", "0", "--keep-unused", "0s", "--grace", "0s")
+            prune_all(pair.target)
 
     (second,) = copied(pair, to_hear=hear).copied
     assert pruned
