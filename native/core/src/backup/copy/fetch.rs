@@ -2,7 +2,7 @@
 //! blobs opened, named and sealed anew by as many as there are cores.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::{Receiver, Sender};
 use hashbrown::HashMap;
@@ -14,6 +14,7 @@ use crate::backup::files::stopped;
 use crate::backup::progress::Counters;
 use crate::backup::slot::Signal;
 use crate::blobs::{BlobStore, Range1, Wanted};
+use crate::broker::lock;
 use crate::budget::{Budget, Permit};
 use crate::buffers::Buffer;
 use crate::crypto::{BlobOpener, BlobSealer};
@@ -57,6 +58,9 @@ pub(super) struct Fetching<'a> {
     pub(super) chunks: Chunks,
     pub(super) counters: &'a Counters,
     pub(super) loses_missing: bool,
+    /// Held while the blobs of a range are handed to the workers: ranges that arrive at once would be done at
+    /// once, too, and checkpoints reach only as far as all is done.
+    pub(super) turn: Mutex<()>,
 }
 
 impl Fetching<'_> {
@@ -71,11 +75,13 @@ impl Fetching<'_> {
             let permit =
                 self.budget.acquire_while((end - start) * COPIES, || self.signal.check())?;
             let bytes = self.blobs.read(&range);
+            let turn = lock(&self.turn);
             let brought = Arc::new(Brought { range, slots, bytes, _permit: permit });
             for blob in &brought.range.blobs {
                 let task = BlobTask { brought: Arc::clone(&brought), blob: *blob };
                 tasks.send(task).map_err(|_| stopped())?;
             }
+            drop(turn);
         }
         Ok(())
     }

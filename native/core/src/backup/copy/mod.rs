@@ -18,7 +18,7 @@ mod finish;
 mod memo;
 mod walk;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use crossbeam_channel::bounded;
 use serde::{Deserialize, Serialize};
@@ -236,6 +236,7 @@ impl Copying {
             chunks: writer.chunks()?,
             counters: &writer.counters,
             loses_missing: from.loses_missing,
+            turn: Mutex::default(),
         };
         let result = std::thread::scope(|threads| {
             let fetching = &fetching;
