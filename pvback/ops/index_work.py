@@ -20,8 +20,9 @@ _NO_INDEX = IndexView((), dead=frozenset(), condemned=frozenset())
 
 @dataclass(frozen=True, slots=True)
 class NativeIndexWork:
-    """See `pvback.repository.index_work.IndexWork`. A maintainer's or an owner's key; `cancel` ends what
-    runs.
+    """See `pvback.repository.index_work.IndexWork`.
+
+    Needs a maintainer's or an owner's key; `cancel` ends what runs.
     """
 
     access: RepositoryAccess
@@ -118,7 +119,7 @@ class NativeIndexWork:
 
 
 def _marks(marks: Marks) -> dict[str, object]:
-    return {"parts": [part.as_json() for part in marks.parts]}
+    return {"parts": [part.as_json() for part in marks.parts], "ids": marks.id_count}
 
 
 def _pack_use(row: Mapping[str, Any]) -> PackUse:

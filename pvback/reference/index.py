@@ -1,4 +1,4 @@
-"""Index runs and reference sets (sections 7 and 10 of the format)."""
+"""Index runs, reference sets and marks (sections 7 and 10 of the format)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -203,3 +203,20 @@ def parse_refs(body: bytes, what: str) -> frozenset[bytes]:
     if any(before >= after for before, after in pairwise(ids)):
         raise DamagedError(f"{what}: ids are out of order")
     return frozenset(ids)
+
+
+def parse_marks(body: bytes, what: str) -> dict[bytes, int]:
+    """Short ids of one part of marks, in order, and how often each is needed."""
+    cursor = Cursor(body, what)
+    cursor.magic(b"PVBKMRK1")
+    count = cursor.u32()
+    cursor.zero(4)
+    if count > REFS_MAX:
+        cursor.fail("too many ids")
+    marks = [(cursor.take(16), cursor.u32()) for _ in range(count)]
+    cursor.zero(cursor.left)
+    if any(before[0] >= after[0] for before, after in pairwise(marks)):
+        raise DamagedError(f"{what}: ids are out of order")
+    if any(needed == 0 for _, needed in marks):
+        raise DamagedError(f"{what}: lists an id that nothing needs")
+    return dict(marks)

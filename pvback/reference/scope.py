@@ -2,14 +2,14 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from pvback.reference import kdf, sealing
 from pvback.reference.config import Config
 from pvback.reference.errors import DamagedError, NotFoundError, ReadError
-from pvback.reference.index import Index, Location, Run, parse_refs, parse_run
+from pvback.reference.index import Index, Location, Run, parse_marks, parse_refs, parse_run
 from pvback.reference.keys import Keyring
 from pvback.reference.packs import FOOTER_BYTES, Pack, PackEntry, parse_pack
 from pvback.reference.sealing import (
@@ -316,6 +316,21 @@ class Scope:
     def refs(self, named: Named) -> frozenset[bytes]:
         """Short ids of one part of a reference set."""
         return parse_refs(self.open_named(named, sealing.TYPE_REFS).body, named.name)
+
+    def marks(self, parts: Iterable[Named]) -> dict[bytes, int]:
+        """How often each short id is needed, from all parts in order; keepers sign them."""
+        found: dict[bytes, int] = {}
+        last = b""
+        for named in parts:
+            opened = self.open_named(named, sealing.TYPE_MARKS)
+            require_keeper(opened.signer, named.name)
+            self.require_standing(opened.signer, named.name)
+            part = parse_marks(opened.body, named.name)
+            if part and min(part) <= last:
+                raise DamagedError(f"{named.name}: does not follow the part before it")
+            last = max(part, default=last)
+            found.update(part)
+        return found
 
 
 def _identified(computed: bytes, id_: bytes, data: bytes) -> bytes:

@@ -41,6 +41,7 @@ class ObjectType(enum.IntEnum):
     RECORD = 6
     GC_STATE = 7
     GC_LIST = 8
+    MARKS = 9
 
 
 class Area(enum.StrEnum):

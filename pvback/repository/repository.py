@@ -33,9 +33,7 @@ from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
-from pvback.storage.hedged import HedgedStore
 from pvback.storage.paced import PacedStore
-from pvback.storage.probe import probe_conditions
 from pvback.storage.retry import RetryingStore
 
 if TYPE_CHECKING:
@@ -229,8 +227,12 @@ def _open(config: Config, *, make: bool = False) -> ObjectStore:
 def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> ObjectStore:
     """The store with rates and retries around it, and late reads repeated where that may help."""
     paced = _paced(config, store)
-    hedged = HedgedStore(paced, clock=clock) if store.capabilities.is_remote else paced
-    return RetryingStore(hedged, clock=clock, deadline_seconds=config.s3.retry_seconds)
+    if store.capabilities.is_remote:
+        # Loaded here: a local repository needs no threads for this.
+        from pvback.storage.hedged import HedgedStore  # noqa: PLC0415
+
+        paced = HedgedStore(paced, clock=clock)
+    return RetryingStore(paced, clock=clock, deadline_seconds=config.s3.retry_seconds)
 
 
 def _paced(config: Config, store: ObjectStore) -> ObjectStore:
@@ -310,6 +312,9 @@ def _require_conditions(store: ObjectStore) -> None:
 
     Some servers accept the conditions and ignore them; commit and prune rest on them.
     """
+    # Loaded here, with its threads: only who makes a repository needs it.
+    from pvback.storage.probe import probe_conditions  # noqa: PLC0415
+
     found = probe_conditions(store)
     if not found.hold:
         raise StorageError(

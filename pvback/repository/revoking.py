@@ -216,6 +216,9 @@ def _resign_state(access: RepositoryAccess, objects: ScopeObjects, principal: st
         body = take_over(found.body)
         if not count and found.signer != principal:
             return 0
+        if body.get("marks") is not None:
+            # Counts that it may have signed: the next prune counts all again, which costs time only.
+            body |= {"marks": None, "counted": []}
         try:
             _resign(access, objects, found, change=lambda _, body=body: body)  # type: ignore[misc]
         except ConflictError:

@@ -41,7 +41,7 @@ def test_usage(run: Run) -> None:
     [
         ((), "missing command", "`pvback --help` lists the commands"),
         (("key",), "missing command", "`pvback key --help` lists the commands"),
-        (("mount",), "no such command 'mount'", "`pvback --help` lists the commands"),
+        (("unmount",), "no such command 'unmount'", "`pvback --help` lists the commands"),
         (("list",), "no such command 'list'", "that is `pvback snapshots` here"),
         (("key", "passwd"), "no such command 'passwd'", "that is `pvback key add --self` here"),
         (("init", "r"), "got unexpected extra argument (r)", "name the repository with `--repository`"),

@@ -55,7 +55,11 @@ class Keyring:
 
     @staticmethod
     def init_repository(
-        label: str, chunker_json: str, passphrase: bytes, _argon2: tuple[int, int, int]
+        label: str,
+        chunker_json: str,
+        passphrase: bytes,
+        _argon2: tuple[int, int, int],
+        conditional: bool = True,
     ) -> tuple["Keyring", bytes, str, bytes]:
         config = {
             "pvback": "config",
@@ -66,6 +70,7 @@ class Keyring:
             "repository": random_id(),
             "serial": 1,
             "chunker": json.loads(chunker_json),
+            "store": {"conditional": conditional},
             "scopes": [{"id": random_id(), "label": label}],
         }
         key = _key_object("owner", "", passphrase)
@@ -122,24 +127,39 @@ class Keyring:
 
     def list_keys(self, config: bytes, key_objects: Sequence[tuple[str, bytes]]) -> str:
         keys = [json.loads(data) for _, data in key_objects]
-        return json.dumps([{**one, "unlock": ["passphrase"] * len(one["secrets"])} for one in keys])
+        names = [name for name, _ in key_objects]
+        return json.dumps(
+            [
+                {**one, "name": name, "serial": 1, "unlock": ["passphrase"] * len(one["secrets"])}
+                for name, one in zip(names, keys, strict=True)
+            ]
+        )
 
-    def add_key(
-        self,
-        role: str,
-        label: str,
-        scopes: Sequence[str],
-        method: str,
-        secret: bytes,
-        argon2: tuple[int, int, int],
-    ) -> tuple[str, bytes]:
-        key = _key_object(role, label, secret)
-        return f"keys/{key['principal']}.json", json.dumps(key).encode()
+    def write_state(self, _scope: str) -> str:
+        return "reads" if self.role == "restorer" else "writes"
 
     def add_slot(self, key_object: bytes, method: str, secret: bytes, argon2: tuple[int, int, int]) -> bytes:
         key = json.loads(key_object)
         key["secrets"].append(blake3(secret).hex())
         return json.dumps(key).encode()
+
+
+def config_facts(config: bytes) -> str:
+    line = json.loads(config.split(b"\n")[0])
+    scopes = [{"id": one["id"], "epoch": 1} for one in line["scopes"]]
+    return json.dumps({**line, "scopes": scopes, "revoked": []})
+
+
+def key_facts(key_object: bytes) -> str:
+    key = json.loads(key_object)
+    unlock = [{"kind": "passphrase", "sealed": None} for _ in key["secrets"]]
+    return json.dumps({"principal": key["principal"], "serial": 1, "unlock": unlock})
+
+
+def issue_key(_keyring: Keyring, request_json: str) -> tuple[str, bytes]:
+    request = json.loads(request_json)
+    key = {**_key_object(request["role"], request["label"], b""), "secrets": []}
+    return f"keys/{key['principal']}.json", json.dumps(key).encode()
 
 
 def _key_object(role: str, label: str, secret: bytes) -> dict[str, Any]:

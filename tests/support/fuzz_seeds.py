@@ -61,6 +61,12 @@ def refs() -> Iterator[bytes]:
         yield (b"PVBKREF1" + struct.pack("<II", count, 0) + ids).ljust(PADDED_BYTES, b"\0")
 
 
+def marks() -> Iterator[bytes]:
+    for count in (0, 1, 40):
+        ids = b"".join(bytes([number]) * 16 + struct.pack("<I", number + 1) for number in range(count))
+        yield (b"PVBKMRK1" + struct.pack("<II", count, 0) + ids).ljust(PADDED_BYTES, b"\0")
+
+
 def objects() -> Iterator[bytes]:
     """Type, change, value, place, length, plaintext."""
     for change in range(6):
@@ -196,6 +202,7 @@ SEEDS = {
     "globs": globs,
     "journal": journals,
     "key_file": key_files,
+    "marks": marks,
     "object": objects,
     "options": options,
     "pack_directory": pack_directories,

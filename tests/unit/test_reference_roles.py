@@ -95,7 +95,7 @@ SOURCE = "dir:h:/data"
     [
         (OWNER, "register_signer", "COMMITTED", True),
         (WRITER, "register_signer", "COMMITTED", True),
-        (MAINTAINER, "register_signer", "COMMITTED", False),
+        (MAINTAINER, "register_signer", "COMMITTED", True),
         (MAINTAINER, "register_signer", "FORGOTTEN", True),
         (OWNER, "register_signer", "FORGOTTEN", True),
         (WRITER, "register_signer", "FORGOTTEN", False),

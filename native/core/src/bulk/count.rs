@@ -44,6 +44,23 @@ pub struct Counted {
     pub ids: u64,
 }
 
+/// What is needed by `marks` and `refs`, in as many streams as there is memory for: more parts of reference
+/// sets than that are counted first, into marks that nothing names.
+pub(super) fn needed(
+    scope: &Scope,
+    bulk: &BulkOptions,
+    marks: &MarksOptions,
+    refs: &[Part],
+) -> Result<(MarksOptions, Vec<Part>)> {
+    if refs.len() <= bulk.streams_max() / 2 {
+        return Ok((marks.clone(), refs.to_vec()));
+    }
+    let (bulk, marks, add) = (bulk.clone(), marks.clone(), refs.to_vec());
+    let options = CountOptions { bulk, marks, add, remove: Vec::new(), generation: 0 };
+    let Counted { parts, ids } = count(scope, &options)?;
+    Ok((MarksOptions { parts, ids: Some(ids) }, Vec::new()))
+}
+
 /// Counts. Where there are more parts than memory for their streams, they are taken in several passes, each
 /// of which writes marks: those that are added first, so that no pass falls below zero unless the whole does.
 pub fn count(scope: &Scope, options: &CountOptions) -> Result<Counted> {
@@ -52,29 +69,27 @@ pub fn count(scope: &Scope, options: &CountOptions) -> Result<Counted> {
         added.chain(options.remove.iter().map(|part| (part, true))).collect();
     // Marks are two streams: the part that is read, and the next.
     let at_once = options.bulk.streams_max().saturating_sub(2).max(1);
-    let mut marks = options.marks.parts.clone();
+    let mut marks = options.marks.clone();
     let mut passes = all.chunks(at_once);
     loop {
         let now = passes.next().unwrap_or_default();
-        let counted = pass(scope, options, marks, now)?;
+        let counted = pass(scope, options, &marks, now)?;
         if passes.len() == 0 {
             return Ok(counted);
         }
-        marks = counted.parts;
+        marks = MarksOptions { parts: counted.parts, ids: Some(counted.ids) };
     }
 }
 
 fn pass(
     scope: &Scope,
     options: &CountOptions,
-    marks: Vec<Part>,
+    marks: &MarksOptions,
     parts: &[(&Part, bool)],
 ) -> Result<Counted> {
     let block = options.bulk.block(parts.len() + 2);
     let mut sources = Vec::with_capacity(parts.len() + 1);
-    if !marks.is_empty() {
-        sources.push(Source::Marks(Box::new(MarksStream::start(scope, marks, block)?)));
-    }
+    sources.push(Source::Marks(Box::new(MarksStream::start(scope, marks, block)?)));
     let start = |(part, _): &(&Part, bool)| RefsOpening::start(scope, part, block);
     ahead(parts, OPENINGS_MAX, start, |(_, is_removed), opening| {
         let refs = Box::new(opening.finish()?);

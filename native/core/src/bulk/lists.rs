@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::MarksOptions;
 use super::sequence::{Opening, Sequence, What};
 use crate::crypto::{Action, ObjectType};
 use crate::error::{Error, Result};
@@ -82,13 +83,16 @@ pub(super) struct MarksStream {
     ahead: Option<Opening>,
     open: Option<(Sequence, usize)>,
     last: Option<ShortId>,
+    /// Ids that are missing from what was named; none where that is not known.
+    missing: Option<u64>,
 }
 
 impl MarksStream {
-    /// Starts reading `parts`, which have to be in order.
-    pub(super) fn start(scope: &Scope, parts: Vec<Part>, block: u64) -> Result<Self> {
-        let (scope, parts) = (scope.clone(), parts.into_iter());
-        let mut stream = Self { scope, parts, block, ahead: None, open: None, last: None };
+    /// Starts reading the parts.
+    pub(super) fn start(scope: &Scope, marks: &MarksOptions, block: u64) -> Result<Self> {
+        let (scope, parts) = (scope.clone(), marks.parts.clone().into_iter());
+        let (ahead, open, last) = (None, None, None);
+        let mut stream = Self { scope, parts, block, ahead, open, last, missing: marks.ids };
         stream.ask()?;
         Ok(stream)
     }
@@ -117,7 +121,9 @@ impl MarksStream {
                 self.open = None;
             }
             let Some(opening) = self.ahead.take() else {
-                return Ok(None);
+                let is_whole = self.missing.is_none_or(|missing| missing == 0);
+                let short = || Error::damaged("marks list fewer ids than they should");
+                return is_whole.then_some(None).ok_or_else(short);
             };
             let size_of = |head: &[u8]| {
                 let head = head.get(..MARKS_HEAD_BYTES).unwrap_or_default();
@@ -126,6 +132,11 @@ impl MarksStream {
             let mut sequence = opening.finish(size_of)?;
             let head = sequence.take::<MARKS_HEAD_BYTES>()?;
             let left = parse_marks_head(&head).map_err(|error| sequence.fault(error))?;
+            let too_many = || Error::damaged("marks list more ids than they should");
+            let missing = self.missing.map(|missing| {
+                missing.checked_sub(left as u64).ok_or_else(|| sequence.fault(too_many()))
+            });
+            self.missing = missing.transpose()?;
             self.open = Some((sequence, left));
             self.ask()?;
         }

@@ -83,6 +83,8 @@ struct Writer<'a> {
     scope: &'a Scope,
     catalog: &'a Catalog,
     generation: u64,
+    /// The last name of all runs that go in.
+    after: Option<&'a str>,
     entries_max: usize,
     run: RunBuilder,
     /// By number of a pack: its position in the run.
@@ -90,11 +92,12 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(scope: &'a Scope, catalog: &'a Catalog, options: &MergeOptions) -> Self {
+    fn new(scope: &'a Scope, catalog: &'a Catalog, options: &'a MergeOptions) -> Self {
         Self {
             scope,
             catalog,
             generation: options.generation,
+            after: options.bulk.index.runs.iter().map(|run| run.name.as_str()).max(),
             entries_max: run_entries_max(options.bulk.memory_bytes / 2),
             run: RunBuilder::new(),
             positions: vec![NONE; catalog.packs().len()],
@@ -125,7 +128,7 @@ impl<'a> Writer<'a> {
     fn write(&mut self, merged: &mut Merged) -> Result<()> {
         let run = std::mem::take(&mut self.run);
         self.positions.fill(NONE);
-        merged.runs.extend(put_run(self.scope, run, self.generation)?);
+        merged.runs.extend(put_run(self.scope, run, self.generation, self.after)?);
         Ok(())
     }
 }

@@ -8,6 +8,7 @@
 
 use serde::Deserialize;
 
+use crate::crypto::object::SEGMENT_STRIDE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{IndexOptions, RunName};
 use crate::scope::Scope;
@@ -70,6 +71,8 @@ pub struct MarksOptions {
     /// The parts in order.
     #[serde(default)]
     pub parts: Vec<Part>,
+    /// Distinct ids in all of them, where that is known.
+    pub ids: Option<u64>,
 }
 
 impl BulkOptions {
@@ -96,8 +99,8 @@ impl BulkOptions {
 
     /// The least memory that a run takes as a stream.
     fn run_cost(run: &RunName) -> u64 {
-        // Sealed and opened; a short run is never more than its bytes.
-        (2 * run.size + 4096).min(STREAM_BYTES)
+        // A run of one segment has nothing on its way when it is open.
+        if run.size <= SEGMENT_STRIDE as u64 { run.size + 2048 } else { STREAM_BYTES }
     }
 
     /// How many of `runs` fit side by side, one at least.
@@ -119,13 +122,11 @@ impl BulkOptions {
         catalog: &mut Catalog,
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Source>> {
-        let others = wanted.refs.len() + usize::from(!wanted.marks.is_empty());
+        let others = wanted.refs.len() + 2 * usize::from(wanted.marks.is_some());
         let runs: u64 = wanted.runs.iter().map(Self::run_cost).sum();
         if runs + others as u64 * STREAM_BYTES > self.stream_memory().max(4 * STREAM_BYTES) {
-            let what = format!(
-                "{} index runs and {others} parts of reference sets are too many for this job's memory",
-                wanted.runs.len()
-            );
+            let what =
+                format!("{} index runs are too many for this job's memory", wanted.runs.len());
             return Err(Error::new(ErrorKind::Usage, what));
         }
         // Short runs take what they are, and leave the rest to the others.
@@ -143,8 +144,8 @@ impl BulkOptions {
             sources.push(Source::Run(Box::new(stream)));
             Ok(())
         })?;
-        if !wanted.marks.is_empty() {
-            let marks = MarksStream::start(scope, wanted.marks.to_vec(), block)?;
+        if let Some(marks) = wanted.marks {
+            let marks = MarksStream::start(scope, marks, block)?;
             sources.push(Source::Marks(Box::new(marks)));
         }
         let opening = |part| RefsOpening::start(scope, part, block);
@@ -163,7 +164,7 @@ struct Wanted<'a> {
     spared: &'a [String],
     /// Envelope sections are needed, too.
     with_sections: bool,
-    marks: &'a [Part],
+    marks: Option<&'a MarksOptions>,
     refs: &'a [Part],
 }
 
@@ -188,3 +189,6 @@ fn ahead<'a, T, O>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::PackKind;
 use crate::format::run::RunBuilder;
 use crate::index::{PackName, pack_key, parse_names};
-use crate::scope::Scope;
+use crate::scope::{Scope, hex16};
 
 /// Options of `rebuild`.
 #[derive(Clone, Debug, Deserialize)]
@@ -40,7 +40,7 @@ pub struct PackObject {
 pub struct Rebuilt {
     /// Names of the new runs.
     pub runs: Vec<String>,
-    /// Name below the scope -> why the directory cannot be used.
+    /// Name of a pack -> why the directory cannot be used.
     pub problems: BTreeMap<String, String>,
 }
 
@@ -48,8 +48,8 @@ impl PackObject {
     fn parse(&self) -> Result<(PackKind, PackName)> {
         let last = self.name.rsplit('/').next().unwrap_or_default().to_owned();
         let name = parse_names(&[last])?.into_iter().next().unwrap_or_default();
-        let kinds = [PackKind::Data, PackKind::Metadata].into_iter();
-        let kind = kinds.filter(|kind| pack_key(*kind, &name) == self.name).next_back();
+        let mut kinds = [PackKind::Data, PackKind::Metadata].into_iter();
+        let kind = kinds.find(|kind| pack_key(*kind, &name) == self.name);
         let odd = || Error::new(ErrorKind::Usage, "not the name of a pack").at(self.name.clone());
         Ok((kind.ok_or_else(odd)?, name))
     }
@@ -77,17 +77,17 @@ pub fn rebuild(scope: &Scope, options: &RebuildOptions) -> Result<Rebuilt> {
             Ok((directory, object_bytes)) => {
                 if run.len() + directory.entries.len() > entries_max {
                     let full = std::mem::take(&mut run);
-                    rebuilt.runs.extend(put_run(scope, full, options.generation)?);
+                    rebuilt.runs.extend(put_run(scope, full, options.generation, None)?);
                 }
                 run.add_directory(name, object_bytes, &directory)?;
             }
             Err(error) => {
-                rebuilt.problems.insert(pack.name.clone(), error.what.into_owned());
+                rebuilt.problems.insert(hex16(&name), error.what.into_owned());
             }
         }
         Ok(())
     })?;
-    rebuilt.runs.extend(put_run(scope, run, options.generation)?);
+    rebuilt.runs.extend(put_run(scope, run, options.generation, None)?);
     scope.broker.wait_puts()?;
     Ok(rebuilt)
 }

@@ -138,6 +138,16 @@ fn copy(
     Ok(())
 }
 
+/// A pack that the index lists is there, or something is wrong.
+fn lost(error: Error) -> Error {
+    match error.kind {
+        ErrorKind::NotFound => {
+            Error { kind: ErrorKind::Damaged, what: "the object is missing".into(), ..error }
+        }
+        _ => error,
+    }
+}
+
 impl Reader<'_> {
     /// The next stretch with its bytes.
     fn next(&mut self) -> Result<Option<(Stretch, crate::buffers::Buffer)>> {
@@ -146,19 +156,8 @@ impl Reader<'_> {
             return Ok(None);
         };
         self.pending_bytes -= stretch.end - stretch.start;
-        let bytes =
-            stretch.origin.opened.ranged.finish(pending).map_err(|error| self.lost(error))?;
+        let bytes = stretch.origin.opened.ranged.finish(pending).map_err(lost)?;
         Ok(Some((stretch, bytes)))
-    }
-
-    /// A pack that the index lists is there, or something is wrong.
-    fn lost(&self, error: Error) -> Error {
-        match error.kind {
-            ErrorKind::NotFound => {
-                Error { kind: ErrorKind::Damaged, what: "the object is missing".into(), ..error }
-            }
-            _ => error,
-        }
     }
 
     fn ask(&mut self) -> Result<()> {
@@ -169,7 +168,7 @@ impl Reader<'_> {
                     return Ok(());
                 };
                 let opened = opening.finish(self.scope, self.directory_max);
-                let opened = opened.map_err(|error| self.lost(error))?;
+                let opened = opened.map_err(lost)?;
                 self.plan(Origin { opened, kind }, chosen)?;
                 continue;
             };

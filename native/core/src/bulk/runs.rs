@@ -77,20 +77,19 @@ impl RunOpening {
         Ok(RunStream { sequence, left: header.entries, header, packs, last: None, table, sections })
     }
 
-    #[expect(clippy::type_complexity, reason = "the parts of the stream that the caller makes")]
     fn read_table(
         sequence: &mut Sequence,
         catalog: &mut Catalog,
         is_spared: bool,
         with_sections: bool,
     ) -> Result<(RunHeader, Vec<RunPack>, blake3::Hash, Option<blake3::Hash>)> {
-        let head = sequence.take::<RUN_HEADER_BYTES>()?;
-        let header = RunHeader::parse_within(&head, sequence.body_bytes())?;
+        let first = sequence.take::<RUN_HEADER_BYTES>()?;
+        let header = RunHeader::parse_within(&first, sequence.body_bytes())?;
         let mut packs = Vec::with_capacity(header.packs as usize);
-        let mut held = Vec::new();
+        let mut partial = Vec::new();
         let table = read_early(sequence, header.packs_range(), |piece| {
-            held.extend_from_slice(piece);
-            let (records, _) = held.as_chunks::<RUN_PACK_BYTES>();
+            partial.extend_from_slice(piece);
+            let (records, _) = partial.as_chunks::<RUN_PACK_BYTES>();
             for record in records {
                 let record = PackRecord::parse(record)?;
                 packs.push(RunPack {
@@ -101,7 +100,7 @@ impl RunOpening {
                 });
             }
             let done = records.len() * RUN_PACK_BYTES;
-            held.drain(..done);
+            partial.drain(..done);
             Ok(())
         })?;
         let mut sections = None;

@@ -3,6 +3,7 @@
 use hashbrown::HashSet;
 
 use super::catalog::Catalog;
+use super::count::needed;
 use super::join::Join;
 use super::repack::RepackOptions;
 use super::runs::Spot;
@@ -51,8 +52,9 @@ struct Packs {
 pub(super) fn select(scope: &Scope, options: &RepackOptions, from: u32) -> Result<Selection> {
     let bulk: &BulkOptions = &options.bulk;
     let mut catalog = Catalog::new(parse_names(&bulk.index.dead)?, bulk.catalog_memory());
-    let (runs, marks) = (bulk.index.runs.as_slice(), options.marks.parts.as_slice());
-    let wanted = Wanted { runs, marks, refs: &options.refs, ..Wanted::default() };
+    let (marks, refs) = needed(scope, bulk, &options.marks, &options.refs)?;
+    let (runs, marks) = (bulk.index.runs.as_slice(), Some(&marks));
+    let wanted = Wanted { runs, marks, refs: &refs, ..Wanted::default() };
     let mut join = Join::new(bulk.open(scope, &mut catalog, &wanted)?)?;
     let condemned = parse_names(&bulk.index.condemned)?;
     let listed = parse_list(&options.packs)?;

@@ -1,11 +1,13 @@
 //! `usage`: the entries of all runs joined with everything that is needed, pack by pack.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use hashbrown::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
+use super::count::needed;
 use super::join::{Item, Join};
 use super::lists::Part;
 use super::runs::Spot;
@@ -87,12 +89,13 @@ struct Tally {
 pub fn usage(scope: &Scope, options: &UsageOptions) -> Result<Usage> {
     let mut catalog =
         Catalog::new(parse_names(&options.bulk.index.dead)?, options.bulk.catalog_memory());
+    let (marks, refs) = needed(scope, &options.bulk, &options.marks, &options.refs)?;
     let wanted = Wanted {
         runs: &options.bulk.index.runs,
         spared: &options.spare_runs,
         with_sections: false,
-        marks: &options.marks.parts,
-        refs: &options.refs,
+        marks: Some(&marks),
+        refs: &refs,
     };
     let mut join = Join::new(options.bulk.open(scope, &mut catalog, &wanted)?)?;
     let mut given_up = parse_names(&options.bulk.index.condemned)?;
@@ -106,7 +109,7 @@ pub fn usage(scope: &Scope, options: &UsageOptions) -> Result<Usage> {
         Ok(())
     })? {
         group.check_places(scope, &catalog)?;
-        count.take(id, &group)?;
+        count.take(id, &group);
     }
     let names: Vec<PackName> = catalog.packs().iter().map(|pack| pack.name).collect();
     count.settle(&names);
@@ -197,10 +200,10 @@ impl Count {
         }
     }
 
-    fn take(&mut self, id: ShortId, group: &Group) -> Result<()> {
+    fn take(&mut self, id: ShortId, group: &Group) {
         group.places.iter().for_each(|spot| self.note(*spot));
         if !group.is_needed {
-            return Ok(());
+            return;
         }
         self.result.needed += 1;
         match group.places.as_slice() {
@@ -216,7 +219,6 @@ impl Count {
             }
             places => self.note_choice(places),
         }
-        Ok(())
     }
 
     fn note_needed(&mut self, pack: u32) {
@@ -233,7 +235,14 @@ impl Count {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         let has_other = places.iter().any(|spot| !self.is_given_up(spot.pack));
-        for spot in places.iter().filter(|spot| !has_other || !self.is_given_up(spot.pack)) {
+        for (index, spot) in places.iter().enumerate() {
+            let before = index.checked_sub(1).and_then(|before| places.get(before));
+            if before.is_none_or(|before| before.pack != spot.pack) {
+                self.note_needed(spot.pack);
+            }
+            if has_other && self.is_given_up(spot.pack) {
+                continue;
+            }
             match candidates.last_mut() {
                 // Twice in one pack: whoever made that, both stay or go with the pack.
                 Some((pack, bytes)) if *pack == spot.pack => {
@@ -242,7 +251,6 @@ impl Count {
                 _ => candidates.push((spot.pack, spot.length)),
             }
         }
-        candidates.iter().for_each(|(pack, _)| self.note_needed(*pack));
         match candidates.as_slice() {
             [(pack, bytes)] => self.use_in(*pack, *bytes),
             several if self.choices.len() + 1 + 2 * several.len() <= self.choices_max => {
@@ -262,13 +270,18 @@ impl Count {
     fn settle(&mut self, names: &[PackName]) {
         let choices = std::mem::take(&mut self.choices);
         let name = |pack: u32| Reverse(names.get(pack as usize).copied());
-        let mut rest = choices.as_slice();
-        while let Some((count, more)) = rest.split_first() {
-            let (pairs, after) = more.split_at_checked(2 * *count as usize).unwrap_or((more, &[]));
-            let candidates: Vec<(u32, u32)> =
-                pairs.as_chunks::<2>().0.iter().map(|[pack, bytes]| (*pack, *bytes)).collect();
-            self.choose(&candidates, name);
-            rest = after;
+        let mut counts = BTreeSet::new();
+        each_choice(&choices, |count, _| {
+            counts.insert(count);
+        });
+        // Where there is less to choose from first: it may revive what then serves others.
+        for wanted in counts {
+            each_choice(&choices, |count, pairs| {
+                if count == wanted {
+                    let pairs = pairs.iter().map(|[pack, bytes]| (*pack, *bytes));
+                    self.choose(&pairs.collect::<Vec<_>>(), name);
+                }
+            });
         }
     }
 
@@ -290,6 +303,16 @@ impl Count {
             tally.used_bytes += u64::from(bytes);
             tally.is_revived |= tally.is_given_up;
         }
+    }
+}
+
+/// Gives each choice to `look`: the number of packs, then pack and bytes of each.
+fn each_choice(choices: &[u32], mut look: impl FnMut(u32, &[[u32; 2]])) {
+    let mut rest = choices;
+    while let Some((count, more)) = rest.split_first() {
+        let (pairs, after) = more.split_at_checked(2 * *count as usize).unwrap_or((more, &[]));
+        look(*count, pairs.as_chunks().0);
+        rest = after;
     }
 }
 

@@ -105,7 +105,7 @@ impl<'a> PackWriter<'a> {
     fn store_run(&mut self) -> Result<()> {
         self.scope.broker.wait_puts()?;
         let run = std::mem::take(&mut self.run);
-        self.done.runs.extend(put_run(self.scope, run, self.generation)?);
+        self.done.runs.extend(put_run(self.scope, run, self.generation, None)?);
         Ok(())
     }
 
