@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -32,6 +32,7 @@ use super::slab::SlabPool;
 use super::slot::Signal;
 use super::stream::{NODES_QUEUED_MAX, Sequencer, StreamMap};
 use super::writer::{Writer, Writing};
+use crate::broker::lock;
 use crate::budget::Budget;
 use crate::crypto::config::ChunkerParams;
 use crate::crypto::{BlobSealer, IdKey};
@@ -52,6 +53,8 @@ pub struct Backup {
     /// A file was found changed that seemed unchanged.
     pub(super) is_doubted: AtomicBool,
     clone: OnceLock<Evidence>,
+    /// The pages of earlier trees: the same ones are looked at for several reasons.
+    earlier_pages: Mutex<Option<Arc<PageStore>>>,
 }
 
 /// The queues that the source fills.
@@ -96,7 +99,8 @@ impl Backup {
         };
         let writer = Writer::new(scope, &writing, &shares)?;
         let is_doubted = AtomicBool::new(false);
-        Ok(Self { writer, options, chunking, shares, is_doubted, clone: OnceLock::new() })
+        let (earlier_pages, clone) = (Mutex::default(), OnceLock::new());
+        Ok(Self { writer, options, chunking, shares, is_doubted, earlier_pages, clone })
     }
 
     /// The writing half.
@@ -162,12 +166,16 @@ impl Backup {
         &self,
         tree: &EarlierOptions,
     ) -> Result<(Arc<PageStore>, TreeReader<Arc<PageStore>>)> {
-        let pages = PageStore::new(
-            self.writer.scope.clone(),
-            self.writer.known.index(),
-            &self.writer.source,
-        )?;
-        let pages = Arc::new(pages);
+        let index = self.writer.known.index();
+        let mut kept = lock(&self.earlier_pages);
+        let pages = match kept.take().filter(|pages| Arc::ptr_eq(pages.index(), &index)) {
+            Some(pages) => pages,
+            None => {
+                Arc::new(PageStore::new(self.writer.scope.clone(), index, &self.writer.source)?)
+            }
+        };
+        *kept = Some(Arc::clone(&pages));
+        drop(kept);
         let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&tree.root)?);
         Ok((pages, reader))
     }
