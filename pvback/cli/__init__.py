@@ -22,6 +22,7 @@ _COMMANDS = {
     "dump": "restore",
     "mount": "mount",
     "check": "maintain",
+    "copy": "copy",
     "forget": "lifecycle",
     "undelete": "lifecycle",
     "prune": "lifecycle",
