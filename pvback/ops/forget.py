@@ -95,8 +95,8 @@ def apply_forget(access: RepositoryAccess, plan: ForgetPlan, *, is_forced: bool 
     """Forget what the plan says.
 
     Without `is_forced` a policy's plan that forgets more than `limits.FORGET_SHARE_MAX` of its snapshots, or
-    all of a source, is refused with ConflictError: it may be a mistake in the policy. Raises WrongKeyError when the
-    key in use may not forget, StorageError after having forgotten some.
+    all of a source, is refused with ConflictError: it may be a mistake in the policy. Raises WrongKeyError
+    when the key in use may not forget, StorageError after having forgotten some.
     """
     gone = plan.forgotten
     if not is_forced and not plan.is_named and gone:
