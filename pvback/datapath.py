@@ -362,10 +362,11 @@ def _create(store: JobStore, key: str, data: memoryview) -> None:
             if found == data:
                 return
             raise
-        except StorageUnavailable:
+        except StorageUnavailable as exc:
             if attempt == limits.RETRY_COUNT_MAX:
                 raise
-            _CLOCK.sleep(min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt))
+            pause = min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt)
+            _CLOCK.sleep(max(pause, exc.pause_seconds or 0.0))
 
 
 _CLOCK = SystemClock()

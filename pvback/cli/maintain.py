@@ -67,6 +67,7 @@ def check(invocation: Invocation, *, read_data: str | None, seed: int | None) ->
     share = parse_percent(read_data)
     with invocation.repository() as access, watching(output) as progress, stopping() as cancel:
         result = run_check(access, read_percent=share, seed=seed, progress=progress, cancel=cancel)
+        usage = access.usage()
     for finding in result.findings:
         if output.is_json:
             output.message("finding", finding)
@@ -78,7 +79,7 @@ def check(invocation: Invocation, *, read_data: str | None, seed: int | None) ->
             "counts": result.counts,
             "is_sound": result.is_sound,
         }
-        output.message("summary", facts)
+        output.summary(facts, usage)
     output.line(
         f"{format_count(result.snapshot_count, 'snapshot')}, "
         f"{format_count(result.object_count, 'object')}: "

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pvback.config import Config, Secret, load_config
+from pvback.model import StoreUsage
 from pvback.ops import backup as backups
 from pvback.ops import check as checks
 from pvback.ops import diff, dump, find, init, keys, ls, stats
@@ -90,6 +91,10 @@ class Repository:
     def role(self) -> str:
         """`owner`, `restorer`, `writer` or `maintainer`."""
         return self._access.keyring.role
+
+    def usage(self) -> StoreUsage:
+        """Requests and bytes, both ways, since the repository was opened."""
+        return self._access.usage()
 
     def backup(
         self,

@@ -22,7 +22,7 @@ from pvback.errors import (
     UsageError,
     WrongKeyError,
 )
-from pvback.model import LocalAddress
+from pvback.model import LocalAddress, StoreUsage
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
 from pvback.repository.copies import Twins, read_config
 from pvback.repository.gcstate import first_gc_state
@@ -33,8 +33,7 @@ from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
-from pvback.storage.paced import PacedStore
-from pvback.storage.retry import RetryingStore
+from pvback.storage.chain import StoreChain, chain_stores
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
@@ -58,6 +57,8 @@ class RepositoryAccess:
     keyring: "Keyring"
     objects: ScopeObjects
     clock: Clock
+    chain: StoreChain
+    """What `store` is the outside of."""
     config_object: bytes = b""
     """`config` as it was when this was opened."""
     warnings: list[str] = field(default_factory=list)
@@ -102,6 +103,10 @@ class RepositoryAccess:
             if "cache_dir" in self.config.sources:
                 raise
             return None, Memory()
+
+    def usage(self) -> StoreUsage:
+        """What was asked of the store since this was opened, opening included."""
+        return self.chain.usage()
 
     def close(self) -> None:
         """Give back the store's connections."""
@@ -195,7 +200,8 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
-    used = _wrap(config, store or _open(config), clock=clock)
+    chain = _wrap(config, store or _open(config), clock=clock)
+    used = chain.store
     try:
         found = read_config(used)
         if is_writer:
@@ -212,6 +218,7 @@ def open_repository_access(
         config=config,
         facts=found.facts,
         store=used,
+        chain=chain,
         keyring=keyring,
         objects=ScopeObjects(used, keyring, layout),
         clock=clock or SystemClock(),
@@ -224,23 +231,15 @@ def _open(config: Config, *, make: bool = False) -> ObjectStore:
     return open_store(config.require_repository(), make=make, s3=config.s3)
 
 
-def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> ObjectStore:
-    """The store with rates and retries around it, and late reads repeated where that may help."""
-    paced = _paced(config, store)
-    if store.capabilities.is_remote:
-        # Loaded here: a local repository needs no threads for this.
-        from pvback.storage.hedged import HedgedStore  # noqa: PLC0415
-
-        paced = HedgedStore(paced, clock=clock)
-    return RetryingStore(paced, clock=clock, deadline_seconds=config.s3.retry_seconds)
-
-
-def _paced(config: Config, store: ObjectStore) -> ObjectStore:
-    """The store within the configured rates."""
-    up, down = config.upload_bytes_per_second, config.download_bytes_per_second
-    if up is None and down is None:
-        return store
-    return PacedStore(store, upload_bytes_per_second=up, download_bytes_per_second=down)
+def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> StoreChain:
+    """The store within the configured rates, counted, with retries around it."""
+    return chain_stores(
+        store,
+        upload_bytes_per_second=config.upload_bytes_per_second,
+        download_bytes_per_second=config.download_bytes_per_second,
+        retry_seconds=config.s3.retry_seconds,
+        clock=clock,
+    )
 
 
 def _refuse_useless_key(keyring: "Keyring", scope: str) -> None:

@@ -107,10 +107,10 @@ class ScopeObjects:
                 if found == data:
                     break
                 raise
-            except StorageUnavailable:
+            except StorageUnavailable as exc:
                 if attempt == limits.RETRY_COUNT_MAX:
                     raise
-                clock.sleep(plan_pause(attempt, 0.5))
+                clock.sleep(plan_pause(attempt, 0.5, least=exc.pause_seconds))
         return Named(name, datapath.blake3(data))
 
     def list_area(self, area: Area) -> Iterator[tuple[str, ObjectInfo]]:
