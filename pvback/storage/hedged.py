@@ -27,6 +27,9 @@ __all__ = ["HedgedStore", "Latencies"]
 
 T = TypeVar("T")
 
+_WHOLE = 0
+"""The size of reads whose size is not known; no range has it."""
+
 
 class Latencies:
     """How long reads took lately, by the order of their size. Safe to use from several threads."""
@@ -89,8 +92,13 @@ class HedgedStore(WrappedStore):
         """Those of them whose second answer came first."""
 
     def read(self, key: str) -> StoredObject:
-        """See `ObjectStore.read`. Not hedged: how large it is shows at its end."""
-        return self._inner.read(key)
+        """See `ObjectStore.read`. How large it is shows at its end: all whole objects are of one order."""
+
+        def act() -> StoredObject:
+            return self._inner.read(key)
+
+        found, _ = self._hedge(_WHOLE, act, act, is_buffered=False)
+        return found
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""

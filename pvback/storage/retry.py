@@ -63,7 +63,7 @@ class RetryingStore(WrappedStore):
         self._has_answered = False
         self._lock = threading.Lock()
         self.retry_count = 0
-        """Attempts that failed and are made again, of all requests together; by callers for `create`, `swap`."""
+        """Attempts that failed and are made again, of all requests; by callers for `create`, `swap`."""
 
     def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
         attempt, began = 0, self._clock.monotonic()
