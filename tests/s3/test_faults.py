@@ -7,15 +7,22 @@ and without a secret in what is printed. Afterwards, without the fault, the repo
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from pvback.model import S3Address
 from tests.s3.conftest import new_address
@@ -24,6 +31,7 @@ from tests.support.s3_servers import BUCKET, S3Server, client_of
 
 PASSWORD = "correct horse"
 COMMAND_SECONDS_MAX = 120
+pytestmark = pytest.mark.timeout(600)
 
 GET, PUT, DELETES = ("GET",), ("PUT",), ("DELETE", "POST")
 
@@ -35,7 +43,7 @@ class Client:
     proxy: FaultProxy
     address: S3Address
     home: Path
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
     printed: list[str] = field(default_factory=list)
 
     def start(self, *words: str) -> "subprocess.Popen[str]":
@@ -210,6 +218,89 @@ def test_credentials_that_expire_once_are_found_anew(client: Client, source: Pat
         client.run(*words)
         assert rule.hit_count == 1
     assert same_files(source, tmp_path / "target")
+
+
+def test_parts_are_counted(client: Client, source: Path, tmp_path: Path) -> None:
+    client.variables = {"PVBACK_S3_MULTIPART_BYTES": "1M", "PVBACK_S3_PART_BYTES": "5M"}
+    (source / "large").write_bytes(random.Random(2).randbytes(12 << 20))
+    client.run("init")
+    backup = client.count("backup", str(source))
+    # Beyond the one request that each object is: of 14 MB and more, a beginning and three parts at least.
+    assert backup["requests"]["part"] >= 4
+    assert 14_000_000 < backup["sent_bytes"] < 16_000_000
+    restore = client.count("restore", "latest", "--target", str(tmp_path / "target"))
+    assert "part" not in restore["requests"]
+    assert restore["received_bytes"] > 14_000_000
+    stats = client.count("stats")
+    assert stats["requests"]["list"] > 0
+    assert stats["sent_bytes"] == 0
+    assert same_files(source, tmp_path / "target")
+
+
+def test_an_init_that_was_killed_is_repeated(client: Client, source: Path) -> None:
+    running: list[subprocess.Popen[str]] = []
+    started = threading.Event()
+
+    def kill() -> None:
+        assert started.wait(COMMAND_SECONDS_MAX)
+        running[0].kill()
+        running[0].wait()
+
+    rule = Rule(fault=Fault.RESET, methods=PUT, path=f"{client.address.prefix}/config$", act=kill)
+    client.proxy.obey(rule)
+    running.append(client.start("init"))
+    started.set()
+    assert client.finish(running[0])[0] == -signal.SIGKILL
+    client.proxy.obey(None)
+    assert client.run("snapshots", code=10)
+    client.run("init")
+    client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """(certificate, key) of a server on loopback that nobody has vouched for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pvback-test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "server.pem", folder / "server.key"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_an_authority_that_nobody_knows(sea: S3Server, source: Path, tmp_path: Path) -> None:
+    made = certificate(tmp_path)
+    with fault_proxy(sea, certificate=made) as proxy:
+        client = Client(proxy, new_address(proxy.server), tmp_path)
+        for words in (("init",), ("snapshots",), ("backup", str(source))):
+            errors = client.run(*words, code=30)
+            assert "the service's certificate is not to be trusted" in errors
+            assert "ca_bundle" in errors
+        client.variables = {"PVBACK_S3_CA_BUNDLE": str(made[0])}
+        client.run("init")
+        client.run("backup", str(source))
+        assert "sound" in client.run("check", "--read-data")
+        client.variables |= {"PVBACK_S3_ENDPOINT": proxy.server.endpoint.replace("https", "http")}
+        client.run("snapshots", code=30)
 
 
 def test_no_bucket_and_no_repository(client: Client, source: Path) -> None:

@@ -15,15 +15,19 @@ import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pvback.runtime import Cancel, SystemClock
+from pvback.storage.paced import Pace
 from tests.support.s3_servers import S3Server
 
 __all__ = ["Fault", "FaultProxy", "Rule", "fault_proxy"]
 
 _FORWARD_SECONDS_MAX = 60.0
+_PACED_BYTES = 1 << 16
 _HOP_HEADERS = frozenset({"connection", "keep-alive", "transfer-encoding"})
 
 
@@ -80,7 +84,14 @@ class Rule:
 class FaultProxy:
     """One proxy. `server` is the server as its clients are to see it."""
 
-    def __init__(self, behind: S3Server, *, certificate: tuple[Path, Path] | None = None) -> None:
+    def __init__(
+        self,
+        behind: S3Server,
+        *,
+        certificate: tuple[Path, Path] | None = None,
+        upload_bytes_per_second: int | None = None,
+    ) -> None:
+        self._upload = Pace(upload_bytes_per_second, SystemClock())
         self._behind = urlsplit(behind.endpoint).netloc
         self._lock = threading.Lock()
         self._rule: Rule | None = None
@@ -110,6 +121,17 @@ class FaultProxy:
             rule = self._rule
             return rule if rule is not None and rule.meets(method, path) else None
 
+    def take(self, file: BufferedIOBase, size: int) -> bytes:
+        """A request's body, no faster than the link is."""
+        parts: list[bytes] = []
+        while size:
+            parts.append(file.read(min(size, _PACED_BYTES)))
+            if not parts[-1]:
+                raise ConnectionResetError("the client went away")
+            size -= len(parts[-1])
+            self._upload.wait(len(parts[-1]), Cancel())
+        return b"".join(parts)
+
     def connect(self) -> http.client.HTTPConnection:
         """A new connection to the server."""
         return http.client.HTTPConnection(self._behind, timeout=_FORWARD_SECONDS_MAX)
@@ -117,10 +139,16 @@ class FaultProxy:
 
 @contextlib.contextmanager
 def fault_proxy(
-    behind: S3Server, *, certificate: tuple[Path, Path] | None = None
+    behind: S3Server,
+    *,
+    certificate: tuple[Path, Path] | None = None,
+    upload_bytes_per_second: int | None = None,
 ) -> Generator[FaultProxy, None, None]:
-    """A proxy on loopback that listens as long as the body lasts; with (certificate, key) over TLS."""
-    proxy = FaultProxy(behind, certificate=certificate)
+    """A proxy on loopback that listens as long as the body lasts; with (certificate, key) over TLS.
+
+    A rate holds for what clients send, all connections together.
+    """
+    proxy = FaultProxy(behind, certificate=certificate, upload_bytes_per_second=upload_bytes_per_second)
     thread = threading.Thread(target=proxy.listener.serve_forever, args=(0.05,), name="fault-proxy")
     thread.start()
     try:
@@ -156,7 +184,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._upstream.close()
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = self.server.proxy.take(self.rfile, int(self.headers.get("Content-Length") or 0))
         rule = self.server.proxy.rule_for(self.command, unquote(self.path))
         fault = rule.fault if rule else Fault.PASS
         if rule and rule.act:
