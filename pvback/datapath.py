@@ -362,8 +362,7 @@ def _create(store: JobStore, key: str, data: memoryview) -> None:
             try:
                 found = store.read(key).data
             except ObjectNotFound:
-                # It was there, and ours as the name is: a run has been merged, or prune has ended the
-                # session, which learns of it when it swaps its register.
+                # It was there, and ours: merged, or removed by prune, as the session's next swap tells.
                 return
             if found == data:
                 return
