@@ -29,7 +29,7 @@ from pvback.errors import (
 )
 
 if TYPE_CHECKING:
-    from pvback.model import Consistency, Finding, FindingSeverity, Stats
+    from pvback.model import Consistency, Finding, FindingSeverity, Stats, StoreUsage
     from pvback.ops.backup import BackupOptions, BackupResult
     from pvback.ops.check import CheckResult
     from pvback.ops.copy import CopiedSnapshot, CopyResult
@@ -84,6 +84,7 @@ __all__ = [
     "Stats",
     "StorageError",
     "StorageUnavailable",
+    "StoreUsage",
     "UnsupportedFormatError",
     "UsageError",
     "WrongKeyError",
@@ -95,7 +96,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "pvback.model": ("Consistency", "Finding", "FindingSeverity", "Stats"),
+    "pvback.model": ("Consistency", "Finding", "FindingSeverity", "Stats", "StoreUsage"),
     "pvback.ops.backup": ("BackupOptions", "BackupResult"),
     "pvback.ops.copy": ("CopiedSnapshot", "CopyResult"),
     "pvback.ops.copy_plan": ("CopyOptions",),

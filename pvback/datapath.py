@@ -362,16 +362,16 @@ def _create(store: JobStore, key: str, data: memoryview) -> None:
             try:
                 found = store.read(key).data
             except ObjectNotFound:
-                # It was there, and ours as the name is: a run has been merged, or prune has ended the
-                # session, which learns of it when it swaps its register.
+                # It was there, and ours: merged, or removed by prune, as the session's next swap tells.
                 return
             if found == data:
                 return
             raise
-        except StorageUnavailable:
+        except StorageUnavailable as exc:
             if attempt == limits.RETRY_COUNT_MAX:
                 raise
-            _CLOCK.sleep(min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt))
+            pause = min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt)
+            _CLOCK.sleep(max(pause, exc.pause_seconds or 0.0))
 
 
 _CLOCK = SystemClock()

@@ -75,6 +75,8 @@ HEDGES_IN_FLIGHT = 4
 PROBE_THREAD_COUNT = 6
 PROBE_ROUND_COUNT = 3
 """Requests that race when a new repository tries its store's conditional writes, and how often."""
+INIT_LEFT_OVER_COUNT_MAX = 1000
+"""Objects that may lie where a repository is made, all of them of an `init` that ended too early."""
 READ_REQUEST_BYTES = 8 * MIB
 """Ranges that a restore asks for are joined up to about this size."""
 READS_IN_FLIGHT = 32

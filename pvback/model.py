@@ -27,6 +27,7 @@ __all__ = [
     "SnapshotId",
     "SourceId",
     "Stats",
+    "StoreUsage",
 ]
 
 
@@ -240,3 +241,32 @@ class Snapshot:
     parent: SnapshotId | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     stats: Stats = field(default_factory=Stats)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUsage:
+    """What was asked of an object store. Requests that failed count, their bytes do not."""
+
+    requests: Mapping[str, int] = field(default_factory=dict)
+    """By kind: `put`, `create`, `swap`, `read`, `head`, `list`, `delete`, and `part` for what an object in
+    parts takes beyond one request. Repeats are among them. Kinds that did not occur are left out."""
+    request_count: int = 0
+    """All kinds together."""
+    retry_count: int = 0
+    """Requests that were asked again because an answer was missing or put them off."""
+    hedge_count: int = 0
+    """Reads that were asked a second time because they took unusually long."""
+    sent_bytes: int = 0
+    received_bytes: int = 0
+
+    def since(self, before: "StoreUsage") -> "StoreUsage":
+        """What was added after `before`, an earlier state of the same counts."""
+        kinds = {kind: count - before.requests.get(kind, 0) for kind, count in self.requests.items()}
+        return StoreUsage(
+            requests={kind: count for kind, count in kinds.items() if count},
+            request_count=self.request_count - before.request_count,
+            retry_count=self.retry_count - before.retry_count,
+            hedge_count=self.hedge_count - before.hedge_count,
+            sent_bytes=self.sent_bytes - before.sent_bytes,
+            received_bytes=self.received_bytes - before.received_bytes,
+        )

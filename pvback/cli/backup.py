@@ -10,7 +10,7 @@ from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import stopping, watching
 from pvback.cli.values import parse_percent, parse_tags
 from pvback.errors import FileError, PartlyDone, PvbackError, UsageError
-from pvback.model import Consistency
+from pvback.model import Consistency, StoreUsage
 from pvback.ops.backup import BackupOptions, BackupResult
 from pvback.ops.backup import backup as run_backup
 from pvback.ops.sources import Source, command_source, path_source, stdin_source
@@ -88,6 +88,7 @@ def _run_all(
     results: list[BackupResult] = []
     failures: list[PvbackError] = []
     with invocation.repository(is_writer=not options.dry_run) as access:
+        before = StoreUsage()
         for find_source in sources:
             try:
                 source = find_source()
@@ -100,15 +101,17 @@ def _run_all(
                 output.warn(str(exc))
                 continue
             results.append(result)
-            _show(output, result)
+            used = access.usage()
+            _show(output, result, usage=used.since(before))
+            before = used
     if failures and not results:
         raise failures[0]
     return results, failures
 
 
-def _show(output: Output, result: BackupResult) -> None:
+def _show(output: Output, result: BackupResult, *, usage: StoreUsage) -> None:
     if output.is_json:
-        output.message("summary", result)
+        output.summary(result, usage)
         return
     stats = result.stats
     rate = stats.read_bytes / stats.duration_seconds if stats.duration_seconds else 0

@@ -134,13 +134,13 @@ def _prune(output: Output, access: "RepositoryAccess", options: PruneOptions, *,
         with stopping() as cancel:
             plan = plan_prune(access, options=options, cancel=cancel)
         if output.is_json:
-            output.message("summary", {"plan": plan, "is_dry_run": True})
+            output.summary({"plan": plan, "is_dry_run": True}, access.usage())
         _show_prune_plan(output, plan)
         return 0
     with watching(output) as progress, stopping() as cancel:
         report = run_prune(access, options=options, progress=progress, cancel=cancel)
     if output.is_json:
-        output.message("summary", report)
+        output.summary(report, access.usage())
     _show_prune_plan(output, report.plan)
     _show_report(output, report)
     return 0

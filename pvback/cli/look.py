@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import Output, format_bytes, format_count, format_moment
+from pvback.cli.output import Output, format_bytes, format_count, format_moment, format_usage, to_json
 from pvback.cli.values import parse_tag_filters
 from pvback.errors import PvbackError
 from pvback.ops.diff import diff_snapshots
@@ -200,8 +200,9 @@ def stats(invocation: Invocation, *, mode: str | None, source: str | None) -> in
         catalog = access.catalog()
         chosen = [one for one in catalog.snapshots if wanted.matches(one)]
         found = repository_stats(access, chosen, mode=mode)
+        usage = access.usage()
     if output.is_json:
-        output.document(found)
+        output.document({**to_json(found), "store": usage})
         return _tell_damaged(output, catalog.damaged)
     rows = [
         (name, str(area.object_count), format_bytes(area.stored_bytes)) for name, area in found.areas.items()
@@ -211,4 +212,5 @@ def stats(invocation: Invocation, *, mode: str | None, source: str | None) -> in
     output.line(f"{format_count(found.snapshot_count, 'snapshot')} of {format_bytes(found.source_bytes)}")
     for name, value in found.trees.items():
         output.line(f"{name}: {format_bytes(value) if name.endswith('bytes') else value}")
+    output.remark(f"this took {format_usage(usage)}")
     return _tell_damaged(output, catalog.damaged)

@@ -76,6 +76,7 @@ def check(invocation: Invocation, /, **options: object) -> int:
     used = _check_options(options)
     with invocation.repository() as access, watching(output) as progress, stopping() as cancel:
         result = run_check(access, options=used, progress=progress, cancel=cancel)
+        usage = access.usage()
     for finding in result.findings:
         if output.is_json:
             output.message("finding", finding)
@@ -88,7 +89,7 @@ def check(invocation: Invocation, /, **options: object) -> int:
             "is_sound": result.is_sound,
             "verified": result.verified,
         }
-        output.message("summary", facts)
+        output.summary(facts, usage)
     if result.verified is not None:
         output.line(_show_verified(result.verified, left=int(result.counts.get("packs_left", 0))))
     output.line(

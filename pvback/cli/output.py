@@ -14,12 +14,14 @@ from typing import Any
 import click
 
 from pvback.errors import PvbackError
+from pvback.model import StoreUsage
 
 __all__ = [
     "Output",
     "format_bytes",
     "format_count",
     "format_moment",
+    "format_usage",
     "is_terminal",
     "print_error",
     "printable",
@@ -57,6 +59,18 @@ def format_bytes(count: float) -> str:
 def format_count(count: int, what: str) -> str:
     """`1 file`, `2 files`."""
     return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
+def format_usage(usage: StoreUsage) -> str:
+    """What was asked of a store, in one line; what did not happen is not mentioned."""
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(usage.requests.items()))
+    facts = [f"{format_count(usage.request_count, 'request')} ({kinds})" if kinds else "no requests"]
+    if usage.retry_count:
+        facts.append(f"{usage.retry_count} repeated")
+    if usage.hedge_count:
+        facts.append(f"{usage.hedge_count} late and asked twice")
+    facts.append(f"{format_bytes(usage.sent_bytes)} sent, {format_bytes(usage.received_bytes)} received")
+    return "; ".join(facts)
 
 
 def format_moment(time: datetime) -> str:
@@ -104,6 +118,10 @@ class Output:
     def message(self, kind: str, value: object) -> None:
         """One JSON line of a long job."""
         click.echo(json.dumps({"message_type": kind, **to_json(value)}))
+
+    def summary(self, value: object, usage: StoreUsage) -> None:
+        """The last JSON line of a long job, with what it asked of the store under `store`."""
+        self.message("summary", {**to_json(value), "store": usage})
 
     def stream(self, values: Iterable[object], show: Callable[[Any], str]) -> int:
         """Many results as they come: a line each, or a JSON array that grows. Returns how many."""

@@ -10,6 +10,7 @@ from pvback.cli.context import Invocation, exit_codes, global_options, pass_invo
 from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import stopping, watching
 from pvback.errors import PartlyDone, UsageError
+from pvback.model import StoreUsage
 from pvback.ops.dump import dump_file
 from pvback.ops.reading import find_in, split_snapshot_path
 from pvback.ops.restore import OVERWRITE, RestoreOptions, RestoreResult
@@ -73,15 +74,16 @@ def restore(
         found = find_in(access, name, source=source)
         with watching(output) as progress, stopping() as cancel:
             result = run_restore(access, found, target=target, options=used, progress=progress, cancel=cancel)
-    _show(output, result, is_dry=used.dry_run)
+        usage = access.usage()
+    _show(output, result, is_dry=used.dry_run, usage=usage)
     if result.error_count:
         raise PartlyDone(_not_restored(result), hint="`pvback check --read-data` says what is damaged")
     return 0
 
 
-def _show(output: Output, result: RestoreResult, *, is_dry: bool) -> None:
+def _show(output: Output, result: RestoreResult, *, is_dry: bool, usage: StoreUsage) -> None:
     if output.is_json:
-        output.message("summary", result)
+        output.summary(result, usage)
         return
     for denied in result.denied:
         some = ", ".join(denied.examples)

@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from pvback.config import Config, Secret, load_config
+from pvback.model import StoreUsage
 from pvback.ops import backup as backups
 from pvback.ops import check as checks
 from pvback.ops import copy as copies
@@ -92,6 +93,10 @@ class Repository:
     def role(self) -> str:
         """`owner`, `restorer`, `writer` or `maintainer`."""
         return self._access.keyring.role
+
+    def usage(self) -> StoreUsage:
+        """Requests and bytes, both ways, since the repository was opened."""
+        return self._access.usage()
 
     def backup(
         self,

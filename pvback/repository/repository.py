@@ -2,39 +2,34 @@
 
 Order of `init`: key object, its copy, `gc/state`, then `config`, created only once: it is what makes a
 repository. Its copy comes last. A client that finds neither `config` nor its copy finds no repository,
-whatever else lies there.
+whatever else lies there. `founding` tells what is left of an `init` that ended before that.
 """
 
 import contextlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pvback import datapath, limits
 from pvback.config import Config, Secret, load_password
 from pvback.errors import (
-    ConflictError,
     FileError,
-    ObjectExists,
     StorageError,
     UsageError,
     WrongKeyError,
 )
-from pvback.model import LocalAddress
+from pvback.model import LocalAddress, StoreUsage
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
 from pvback.repository.copies import Twins, read_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import Head, HeadsFile, Memory
-from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, ObjectType, ScopeLayout, copy_key
+from pvback.repository.layout import GC_STATE_NAME, ObjectType, ScopeLayout, copy_key
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
-from pvback.storage.paced import PacedStore
-from pvback.storage.retry import RetryingStore
+from pvback.storage.chain import StoreChain, chain_stores
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
@@ -58,6 +53,8 @@ class RepositoryAccess:
     keyring: "Keyring"
     objects: ScopeObjects
     clock: Clock
+    chain: StoreChain
+    """What `store` is the outside of."""
     config_object: bytes = b""
     """`config` as it was when this was opened."""
     warnings: list[str] = field(default_factory=list)
@@ -103,6 +100,10 @@ class RepositoryAccess:
                 raise
             return None, Memory()
 
+    def usage(self) -> StoreUsage:
+        """What was asked of the store since this was opened, opening included."""
+        return self.chain.usage()
+
     def close(self) -> None:
         """Give back the store's connections."""
         self.store.close()
@@ -125,6 +126,7 @@ def create_repository(
     chunk_bytes: int | None = None,
     recovery_key: Secret | None = None,
     store: ObjectStore | None = None,
+    clock: Clock | None = None,
 ) -> RepositoryConfig:
     """Make a repository at the configured address, with one owner who has the configured password.
 
@@ -134,22 +136,31 @@ def create_repository(
         chunk_bytes: Average size of chunks; a multiple of 4 KiB.
         recovery_key: A second way to unlock the owner's key, from `new_recovery_key`.
         store: Used in place of the address.
+        clock: Times repeats.
 
-    Raises ConflictError when there is a repository already or something else, UsageError without a password
-    or for a chunk size out of bounds, StorageError.
+    What an `init` that was killed has left does not keep another one from its place. Raises ConflictError
+    when there is a repository already or something else, UsageError without a password or for a chunk size
+    out of bounds, StorageError.
     """
+    # Loaded here, with the probe's threads: only who makes a repository needs it.
+    from pvback.repository.founding import (  # noqa: PLC0415
+        find_free_place,
+        found_repository,
+        require_conditions,
+    )
+
     password = load_password(config)
     if password is None:
         raise UsageError("a repository needs a password", hint="use `--password-file` or set PVBACK_PASSWORD")
     address = config.require_repository()
+    where = str(address)
     chunker = _plan_chunker(chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
-    inner = store or _open(config, make=True)
+    used_clock = clock or SystemClock()
+    inner = _wrap(config, store or _open(config, make=True), clock=used_clock).store
     with contextlib.closing(inner):
-        where = str(address)
-        _refuse_occupied(inner, where)
-        if isinstance(address, LocalAddress) and store is None:
-            _refuse_foreign_files(address.path)
-        _require_conditions(inner)
+        folder = address.path if isinstance(address, LocalAddress) and store is None else None
+        left_over = find_free_place(inner, where, folder=folder)
+        require_conditions(inner, clock=used_clock)
         argon2 = (limits.ARGON2_MEMORY_KIB, limits.ARGON2_PASSES, limits.ARGON2_LANES)
         made = datapath.create_keys(
             label,
@@ -162,17 +173,15 @@ def create_repository(
         if recovery_key is not None:
             secret = recovery_key.reveal().encode()
             key_object = made.keyring.add_slot(key_object, "passphrase", secret, argon2)
-        inner.create(made.key_name, key_object)
-        inner.create(copy_key(made.key_name), key_object)
+        first = {made.key_name: key_object, copy_key(made.key_name): key_object}
         for scope, _ in made.keyring.scopes():
             body = first_gc_state(datapath.random_id())
             sealed = made.keyring.seal_json(scope, ObjectType.GC_STATE, GC_STATE_NAME, body)
-            inner.create(ScopeLayout(scope).key(GC_STATE_NAME), sealed)
-        try:
-            inner.create(CONFIG_KEY, made.config)
-        except ObjectExists:
-            raise ConflictError("somebody else has made a repository here just now", key=where) from None
-        inner.create(copy_key(CONFIG_KEY), made.config)
+            first[ScopeLayout(scope).key(GC_STATE_NAME)] = sealed
+        found_repository(inner, first, config=made.config, where=where, clock=used_clock)
+        # Another `init` that is still under way has lost, and removes what it goes on to write.
+        with contextlib.suppress(StorageError):
+            inner.delete_many(left_over)
         return parse_config(made.config)
 
 
@@ -195,7 +204,8 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
-    used = _wrap(config, store or _open(config), clock=clock)
+    chain = _wrap(config, store or _open(config), clock=clock)
+    used = chain.store
     try:
         found = read_config(used)
         if is_writer:
@@ -212,6 +222,7 @@ def open_repository_access(
         config=config,
         facts=found.facts,
         store=used,
+        chain=chain,
         keyring=keyring,
         objects=ScopeObjects(used, keyring, layout),
         clock=clock or SystemClock(),
@@ -224,23 +235,15 @@ def _open(config: Config, *, make: bool = False) -> ObjectStore:
     return open_store(config.require_repository(), make=make, s3=config.s3)
 
 
-def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> ObjectStore:
-    """The store with rates and retries around it, and late reads repeated where that may help."""
-    paced = _paced(config, store)
-    if store.capabilities.is_remote:
-        # Loaded here: a local repository needs no threads for this.
-        from pvback.storage.hedged import HedgedStore  # noqa: PLC0415
-
-        paced = HedgedStore(paced, clock=clock)
-    return RetryingStore(paced, clock=clock, deadline_seconds=config.s3.retry_seconds)
-
-
-def _paced(config: Config, store: ObjectStore) -> ObjectStore:
-    """The store within the configured rates."""
-    up, down = config.upload_bytes_per_second, config.download_bytes_per_second
-    if up is None and down is None:
-        return store
-    return PacedStore(store, upload_bytes_per_second=up, download_bytes_per_second=down)
+def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> StoreChain:
+    """The store within the configured rates, counted, with retries around it."""
+    return chain_stores(
+        store,
+        upload_bytes_per_second=config.upload_bytes_per_second,
+        download_bytes_per_second=config.download_bytes_per_second,
+        retry_seconds=config.s3.retry_seconds,
+        clock=clock,
+    )
 
 
 def _refuse_useless_key(keyring: "Keyring", scope: str) -> None:
@@ -280,45 +283,3 @@ def _plan_chunker(average: int) -> dict[str, object]:
         "max": average * 3 // 2,
         "fixed": limits.CHUNK_BYTES_FIXED,
     }
-
-
-def _refuse_occupied(store: ObjectStore, where: str) -> None:
-    """Raise ConflictError when there is a repository, or anything at all."""
-    for info in store.list_objects(""):
-        if info.key == CONFIG_KEY or _is_repository(store):
-            raise ConflictError(
-                f"there is a repository at `{where}` already", hint="choose another place, or use that one"
-            )
-        raise ConflictError(f"`{where}` is not empty", key=info.key, hint="choose an empty place")
-
-
-def _is_repository(store: ObjectStore) -> bool:
-    try:
-        line = store.read(CONFIG_KEY).data.split(b"\n", 1)[0]
-        return bool(json.loads(line).get("pvback") == "config")
-    except (StorageError, ValueError, AttributeError):
-        return False
-
-
-def _refuse_foreign_files(path: Path) -> None:
-    """Also files whose names are no keys make a directory somebody else's."""
-    for entry in path.iterdir():
-        if entry.name != ".lock" and not entry.name.startswith(".tmp-"):
-            raise ConflictError(f"`{path}` is not empty", key=entry.name, hint="choose an empty place")
-
-
-def _require_conditions(store: ObjectStore) -> None:
-    """Raise StorageError when the store does not keep its promise about conditional writes.
-
-    Some servers accept the conditions and ignore them; commit and prune rest on them.
-    """
-    # Loaded here, with its threads: only who makes a repository needs it.
-    from pvback.storage.probe import probe_conditions  # noqa: PLC0415
-
-    found = probe_conditions(store)
-    if not found.hold:
-        raise StorageError(
-            f"the store ignores conditions on writes ({'; '.join(found.broken)})",
-            key=store.address,
-            hint="use a service with conditional writes (If-None-Match and If-Match)",
-        )

@@ -88,29 +88,8 @@ class ScopeObjects:
         return self.keyring.seal_json(self.scope, kind, name, data)
 
     def create_own(self, name: str, *, data: bytes, clock: Clock) -> Named:
-        """Create an object under a name that only this session uses. Lost answers are settled by looking.
-
-        Raises ObjectExists when something else has that name, StorageUnavailable when no answer comes.
-        """
-        key = self.layout.key(name)
-        for attempt in range(limits.RETRY_COUNT_MAX + 1):
-            try:
-                self.store.create(key, data)
-                break
-            except ObjectExists:
-                try:
-                    found = self.store.read(key).data
-                except ObjectNotFound:
-                    # It was there, and ours as the name is. Who removed it has ended this session or merged
-                    # the run: the next compare-and-swap tells.
-                    break
-                if found == data:
-                    break
-                raise
-            except StorageUnavailable:
-                if attempt == limits.RETRY_COUNT_MAX:
-                    raise
-                clock.sleep(plan_pause(attempt, 0.5))
+        """Create an object under a name that only this session uses. Raises as the function of that name."""
+        create_own(self.store, self.layout.key(name), data=data, clock=clock)
         return Named(name, datapath.blake3(data))
 
     def list_area(self, area: Area) -> Iterator[tuple[str, ObjectInfo]]:
@@ -119,3 +98,28 @@ class ScopeObjects:
             found = self.layout.classify(info.key)
             if found is not None and found[0] is area:
                 yield found[1], info
+
+
+def create_own(store: ObjectStore, key: str, *, data: bytes, clock: Clock) -> None:
+    """Create an object under a name that nobody else uses. Lost answers are settled by looking.
+
+    Raises ObjectExists when something else has that name, StorageUnavailable when no answer comes.
+    """
+    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        try:
+            store.create(key, data)
+            return
+        except ObjectExists:
+            try:
+                found = store.read(key).data
+            except ObjectNotFound:
+                # It was there, and ours as the name is. Who removed it has ended this session or merged
+                # the run: the next compare-and-swap tells.
+                return
+            if found == data:
+                return
+            raise
+        except StorageUnavailable as exc:
+            if attempt == limits.RETRY_COUNT_MAX:
+                raise
+            clock.sleep(plan_pause(attempt, 0.5, least=exc.pause_seconds))

@@ -27,6 +27,9 @@ __all__ = ["HedgedStore", "Latencies"]
 
 T = TypeVar("T")
 
+_WHOLE = 0
+"""The size of reads whose size is not known; no range has it."""
+
 
 class Latencies:
     """How long reads took lately, by the order of their size. Safe to use from several threads."""
@@ -89,8 +92,13 @@ class HedgedStore(WrappedStore):
         """Those of them whose second answer came first."""
 
     def read(self, key: str) -> StoredObject:
-        """See `ObjectStore.read`. Not hedged: how large it is shows at its end."""
-        return self._inner.read(key)
+        """See `ObjectStore.read`. How large it is shows at its end: all whole objects are of one order."""
+
+        def act() -> StoredObject:
+            return self._inner.read(key)
+
+        found, _ = self._hedge(_WHOLE, act, act, is_buffered=False)
+        return found
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""
@@ -103,20 +111,23 @@ class HedgedStore(WrappedStore):
 
     def read_into(self, key: str, buffer: WriteBuffer, *, offset: int) -> int:
         """See `ObjectStore.read_into`."""
-        view = memoryview(buffer).cast("B")
         own: list[bytearray] = []
+        # Released at the end: the thread of a first that lost still knows this view, and the caller's buffer
+        # must be nobody's but the caller's then.
+        with memoryview(buffer) as whole, whole.cast("B") as view:
+            size = len(view)
 
-        def second() -> int:
-            copy = bytearray(len(view))
-            count = self._inner.read_into(key, copy, offset=offset)
-            own.append(copy)
-            return count
+            def second() -> int:
+                copy = bytearray(size)
+                count = self._inner.read_into(key, copy, offset=offset)
+                own.append(copy)
+                return count
 
-        count, is_second = self._hedge(
-            len(view), lambda: self._inner.read_into(key, view, offset=offset), second, is_buffered=True
-        )
-        if is_second:
-            view[:count] = own[0][:count]
+            count, is_second = self._hedge(
+                size, lambda: self._inner.read_into(key, view, offset=offset), second, is_buffered=True
+            )
+            if is_second:
+                view[:count] = own[0][:count]
         return count
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
@@ -234,5 +245,6 @@ class _Threads:
     def _work(self) -> None:
         while (run := self._calls.get()) is not None:
             run()
+            del run
             with self._lock:
                 self._idle_count += 1

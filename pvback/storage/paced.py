@@ -8,12 +8,12 @@ from pvback.runtime import Cancel, Clock, SystemClock
 from pvback.storage.base import ObjectInfo, ObjectStore, ReadBuffer, StoredObject, WriteBuffer
 from pvback.storage.wrap import Request, WrappedStore
 
-__all__ = ["PacedStore"]
+__all__ = ["Pace", "PacedStore"]
 
 T = TypeVar("T")
 
 
-class _Pace:
+class Pace:
     """Bytes take their turn: each amount is booked behind the one before it."""
 
     def __init__(self, bytes_per_second: int | None, clock: Clock) -> None:
@@ -57,8 +57,8 @@ class PacedStore(WrappedStore):
     ) -> None:
         super().__init__(inner)
         used = clock or SystemClock()
-        self._up = _Pace(upload_bytes_per_second, used)
-        self._down = _Pace(download_bytes_per_second, used)
+        self._up = Pace(upload_bytes_per_second, used)
+        self._down = Pace(download_bytes_per_second, used)
         self._cancel = cancel or Cancel()
 
     def _request(self, _kind: Request, _key: str, act: Callable[[], T]) -> T:

@@ -1,5 +1,6 @@
 """A store that asks again when a retry may help, and never when it could do harm."""
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
@@ -60,8 +61,9 @@ class RetryingStore(WrappedStore):
         self._on_retry = on_retry
         self._deadline_seconds = deadline_seconds
         self._has_answered = False
+        self._lock = threading.Lock()
         self.retry_count = 0
-        """Attempts beyond the first, of all requests together; about right while threads count."""
+        """Attempts that failed and are made again, of all requests; by callers for `create`, `swap`."""
 
     def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
         attempt, began = 0, self._clock.monotonic()
@@ -71,6 +73,7 @@ class RetryingStore(WrappedStore):
                 result = act()
             except StorageUnavailable as exc:
                 if not kind.is_repeatable:
+                    self._count()
                     raise
                 self._pause_or_raise(exc, attempt, began)
             except StorageError:
@@ -97,6 +100,10 @@ class RetryingStore(WrappedStore):
             else:
                 return
 
+    def _count(self) -> None:
+        with self._lock:
+            self.retry_count += 1
+
     def _pause_or_raise(self, exc: StorageUnavailable, attempt: int, began: float) -> None:
         """Wait before the next attempt, or raise `exc` when there is to be none."""
         count_max = limits.RETRY_COUNT_MAX if self._has_answered else limits.RETRY_COUNT_FIRST_MAX
@@ -104,7 +111,7 @@ class RetryingStore(WrappedStore):
         left = began + self._deadline_seconds - self._clock.monotonic()
         if attempt >= count_max or seconds >= left:
             raise exc
-        self.retry_count += 1
+        self._count()
         if self._on_retry is not None:
             self._on_retry(exc, seconds)
         self._clock.sleep(seconds, self._cancel)

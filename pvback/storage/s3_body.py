@@ -64,7 +64,11 @@ def fill_from(body: Any, view: memoryview) -> int:  # noqa: ANN401 - the client'
     is_plain = hasattr(plain, "readinto")
     read_into = plain.readinto if is_plain else body.readinto
     done = 0
-    while done < len(view) and (count := read_into(view[done:])):
+    while done < len(view):
+        with view[done:] as rest:
+            count = read_into(rest)
+        if not count:
+            break
         done += count
     if is_plain and plain.isclosed():
         # Read to its end: the connection can serve another request.

@@ -129,20 +129,25 @@ class S3Store:
             return b""
 
     def read_into(self, key: str, buffer: WriteBuffer, *, offset: int) -> int:
-        """See `ObjectStore.read_into`. From the socket into `buffer`, with nothing between."""
+        """See `ObjectStore.read_into`. From the socket into `buffer`, with nothing between.
+
+        No view of `buffer` is held before the ticket lets the read begin, and none after an error.
+        """
         assert offset >= 0, "no object begins before 0"
-        view = memoryview(buffer).cast("B")
-        if not view:
+        with memoryview(buffer) as whole:
+            size = whole.nbytes
+        if size == 0:
             self.head(key)
             return 0
         ticket = current_ticket()
         ticket.defer()
 
         def act(client: "S3Client") -> int:
-            body, available = self._get_range(client, key, offset=offset, length=len(view))
+            body, available = self._get_range(client, key, offset=offset, length=size)
             with contextlib.closing(body):
                 ticket.begin(partial(stop_body, body), key=key)
-                done = fill_from(body, view[:available])
+                with memoryview(buffer) as whole, whole.cast("B") as view, view[:available] as wanted:
+                    done = fill_from(body, wanted)
             if done < available:
                 raise StorageUnavailable(_CUT_OFF, key=key)
             return done

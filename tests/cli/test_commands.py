@@ -1,8 +1,10 @@
 """Every command once from end to end, and what it says in JSON."""
 
 import json
+import random
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import Result
@@ -149,3 +151,35 @@ def test_how_much_to_read(run: Run, source: Path, fake_verbs: Verbs) -> None:
     for words in ((), ("--read-data",), ("--read-data=10%",), ("--read-data", "2.5")):
         good(run("check", *words))
     assert shares == [None, 100.0, 10.0, 2.5]
+
+
+def test_what_was_asked_of_the_store(run: Run, source: Path, tmp_path: Path) -> None:
+    good(run("init"))
+
+    def store_of(*words: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(good(run(*words, "--json")).stdout.splitlines()[-1])["store"]
+        assert sum(found["requests"].values()) == found["request_count"] > 0
+        assert (found["retry_count"], found["hedge_count"]) == (0, 0)
+        return found
+
+    (source / "noise").write_bytes(random.Random(1).randbytes(1 << 20))
+    backup = store_of("backup", str(source))
+    assert 1 << 20 < backup["sent_bytes"] < 1 << 21
+    assert {"create", "swap", "read", "list"} <= set(backup["requests"])
+    assert store_of("backup", str(source), "--dry-run")["sent_bytes"] == 0
+    assert store_of("restore", "latest", "--target", str(tmp_path / "target"))["received_bytes"] > 1 << 20
+    assert store_of("check", "--read-data")["received_bytes"] > 1 << 20
+    assert store_of("prune", "--dry-run")["requests"]["read"] > 0
+    assert store_of("prune")["requests"]["swap"] > 0
+    assert "put" not in store_of("stats")["requests"]
+    assert re.search(r"this took \d+ requests \(.*\d+ list.*\); 0 B sent, ", run("stats").stderr)
+
+
+def test_each_source_has_its_own_count(run: Run, source: Path, tmp_path: Path) -> None:
+    good(run("init"))
+    (source / "noise").write_bytes(random.Random(1).randbytes(1 << 20))
+    small = tmp_path / "small"
+    small.write_text("small")
+    lines = good(run("backup", str(source), str(small), "--json")).stdout.splitlines()
+    first, second = (one["store"] for one in map(json.loads, lines) if one["message_type"] == "summary")
+    assert first["sent_bytes"] > 1 << 20 > second["sent_bytes"] > 0

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -9,10 +10,12 @@ from pvback import limits
 from pvback.errors import Interrupted, ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
 from pvback.runtime import Cancel, ManualClock, SeededRandom
 from pvback.storage import ObjectStore, StoredObject
+from pvback.storage.chain import chain_stores
 from pvback.storage.faulty import FaultRates, FaultyStore
 from pvback.storage.memory import MemoryStore
 from pvback.storage.metered import MeteredStore
 from pvback.storage.retry import RetryingStore, plan_pause
+from pvback.storage.wrap import Request, WrappedStore
 
 
 def faulty(**rates: float) -> tuple[FaultyStore, MemoryStore]:
@@ -334,3 +337,24 @@ def test_the_meter() -> None:
     wanted = {"create": 2, "swap": 1, "put": 1, "read": 3, "list": 1, "delete": 2}
     assert {kind.value: count for kind, count in usage.requests.items()} == wanted
     assert usage.request_count == 10
+
+
+def test_the_chain_counts_each_attempt() -> None:
+    inner = MemoryStore()
+    calls = iter((StorageUnavailable("lost"), None, StorageUnavailable("lost")))
+
+    class Failing(WrappedStore):
+        def _request(self, _kind: Request, _key: str, act: Callable[[], Any]) -> Any:
+            if (failure := next(calls, None)) is not None:
+                raise failure
+            return act()
+
+    chain = chain_stores(Failing(inner), upload_bytes_per_second=1 << 40, clock=ManualClock())
+    chain.store.put("a", b"12345")
+    before = chain.usage()
+    with pytest.raises(StorageUnavailable):
+        chain.store.create("b", b"1")
+    assert (before.requests, before.retry_count, before.sent_bytes) == ({"put": 2}, 1, 5)
+    added = chain.usage().since(before)
+    assert (added.requests, added.request_count, added.retry_count) == ({"create": 1}, 1, 1)
+    assert added.sent_bytes == 0

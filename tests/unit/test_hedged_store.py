@@ -6,7 +6,7 @@ import pytest
 
 from pvback import limits
 from pvback.errors import StorageUnavailable
-from pvback.storage import WriteBuffer
+from pvback.storage import StoredObject, WriteBuffer
 from pvback.storage.abandon import current_ticket
 from pvback.storage.hedged import HedgedStore, Latencies
 from pvback.storage.memory import MemoryStore
@@ -71,6 +71,40 @@ def test_a_read_that_has_not_begun_is_left_behind() -> None:
     inner.freed.set()
     assert inner.ended.wait(10)
     assert bytes(buffer) == bytes(SIZE), "the loser wrote into a buffer that was given back"
+    store.close()
+
+
+def test_a_buffer_is_the_callers_again() -> None:
+    """Who takes the buffer back for good finds no view of it, of a read that won or that lost."""
+    inner = MemoryStore()
+    inner.put("a", DATA)
+    quick = HedgedStore(inner, latencies=known())
+    lost = HedgedStore(Stuck(where="before"), latencies=known())
+    for store in (quick, lost):
+        buffer = bytearray(SIZE)
+        store.read_into("a", buffer, offset=0)
+        buffer.append(0)
+        assert bytes(buffer[:SIZE]) == DATA
+
+
+def test_whole_objects_are_asked_for_twice_too() -> None:
+    latencies = Latencies()
+    for _ in range(limits.HEDGE_SAMPLE_COUNT_MIN):
+        latencies.add(0, 0.001)
+
+    class StuckWhole(Stuck):
+        def read(self, key: str) -> StoredObject:
+            with self._lock_asked:
+                self.asked += 1
+                is_first = self.asked == 1
+            assert not is_first or self.freed.wait(10)
+            return super().read(key)
+
+    inner = StuckWhole(where="nowhere")
+    store = HedgedStore(inner, latencies=latencies)
+    assert store.read("a").data == DATA
+    assert (store.hedge_count, store.won_count) == (1, 1)
+    inner.freed.set()
     store.close()
 
 

@@ -34,7 +34,7 @@ CopiedSnapshot CopyOptions CopyResult Counters
 DamagedError FileError Finding FindingSeverity InternalError Interrupted KeyInfo Match Node
 ObjectChanged ObjectExists ObjectNotFound PartlyDone Problem Progress PvbackError Repository
 RepositoryNotFound RepositoryStats RestoreOptions RestoreResult SessionFencedError SnapshotInfo
-Source Stats StorageError StorageUnavailable UnsupportedFormatError UsageError WrongKeyError
+Source Stats StorageError StorageUnavailable StoreUsage UnsupportedFormatError UsageError WrongKeyError
 command_source init_repository open_repository path_source stdin_source
 """
 

@@ -1,0 +1,376 @@
+"""Every way in which requests go wrong, in front of real servers: the program goes on, or says what to do.
+
+What passes is survived and counted; what does not ends with the exit code for storage, without a traceback
+and without a secret in what is printed. Afterwards, without the fault, the repository is sound.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pvback.model import S3Address
+from tests.s3.conftest import new_address
+from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
+from tests.support.s3_servers import BUCKET, S3Server, client_of
+
+PASSWORD = "correct horse"
+COMMAND_SECONDS_MAX = 120
+pytestmark = pytest.mark.timeout(600)
+
+GET, PUT, DELETES = ("GET",), ("PUT",), ("DELETE", "POST")
+
+
+@dataclass
+class Client:
+    """The program, as one user of one repository has it."""
+
+    proxy: FaultProxy
+    address: S3Address
+    home: Path
+    variables: dict[str, str] = field(default_factory=dict)
+    printed: list[str] = field(default_factory=list)
+
+    def start(self, *words: str) -> "subprocess.Popen[str]":
+        """The program, running."""
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "PVBACK_REPOSITORY": str(self.address),
+            "PVBACK_PASSWORD": PASSWORD,
+            "PVBACK_S3_ENDPOINT": self.proxy.server.endpoint,
+            "PVBACK_S3_CONNECT_SECONDS": "2",
+            "PVBACK_S3_READ_SECONDS": "2",
+            **self.proxy.server.environment,
+            **self.variables,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-m", "pvback", *words],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def finish(self, process: "subprocess.Popen[str]") -> tuple[int, str, str]:
+        """Exit code, output and errors, which hold no secret and no traceback."""
+        try:
+            output, errors = process.communicate(timeout=COMMAND_SECONDS_MAX)
+        finally:
+            process.kill()
+        self.printed.append(f"{process.args!r}: {process.returncode}\n{output}{errors}")
+        server = self.proxy.server
+        for secret in (server.secret_key, server.access_key, PASSWORD):
+            assert secret not in output + errors
+        assert "Traceback" not in output + errors, errors
+        return process.returncode, output, errors
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """What it prints. Fails with its errors when it ends with another code."""
+        found, output, errors = self.finish(self.start(*words))
+        assert found == code, (words, found, output, errors)
+        return output if code == 0 else errors
+
+    def count(self, *words: str) -> dict[str, Any]:
+        """What a command asked of the store."""
+        found: dict[str, Any] = json.loads(self.run(*words, "--json").splitlines()[-1])["store"]
+        return found
+
+
+@pytest.fixture
+def proxy(sea: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(sea) as made:
+        yield made
+
+
+@pytest.fixture
+def client(proxy: FaultProxy, tmp_path: Path, sea: S3Server) -> Client:
+    """A client of a place where nothing is yet."""
+    return Client(proxy, new_address(sea), tmp_path)
+
+
+@pytest.fixture
+def source(tmp_path: Path, seed: int) -> Path:
+    """A tree of a few packs' worth of noise."""
+    top = tmp_path / "data"
+    top.mkdir()
+    noise = random.Random(seed)
+    for index in range(8):
+        (top / f"{index}.bin").write_bytes(noise.randbytes(300_000))
+    (top / "text").write_text("alpha")
+    return top
+
+
+def same_files(one: Path, other: Path) -> bool:
+    names = sorted(path.name for path in one.iterdir())
+    return names == sorted(path.name for path in other.iterdir()) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
+def commands(source: Path, target: Path) -> dict[str, tuple[str, ...]]:
+    return {
+        "backup": ("backup", str(source)),
+        "restore": ("restore", "latest", "--target", str(target)),
+        "check": ("check", "--read-data"),
+        "prune": ("prune", "--max-unused", "0", "--keep-unused", "0s", "--grace", "0s", "--force"),
+    }
+
+
+TRANSIENT: dict[str, Rule] = {
+    "reset-read": Rule(fault=Fault.RESET, methods=GET, first=2, count=2),
+    "reset-write": Rule(fault=Fault.RESET, methods=PUT, count=2),
+    "stalled-read": Rule(fault=Fault.STALL, methods=GET, first=2),
+    "stalled-write": Rule(fault=Fault.STALL, methods=PUT),
+    "cut": Rule(fault=Fault.CUT, methods=GET, path="/(config|state|data)", count=2),
+    "other-bytes": Rule(fault=Fault.FLIP, methods=GET, path="/(config|state)"),
+    "unavailable-with-pause": Rule(fault=Fault.REFUSE, first=2, count=4, headers=(("Retry-After", "1"),)),
+    "unavailable": Rule(fault=Fault.REFUSE, first=2, count=4, code="ServiceUnavailable"),
+    "failing": Rule(fault=Fault.REFUSE, first=2, count=4, status=500, code="InternalError"),
+    "lost-write": Rule(fault=Fault.LOSE, methods=PUT, count=3),
+    "lost-delete": Rule(fault=Fault.LOSE, methods=DELETES, count=2),
+}
+
+
+@pytest.mark.parametrize("name", TRANSIENT)
+def test_what_passes_is_survived_and_counted(name: str, client: Client, source: Path, tmp_path: Path) -> None:
+    client.run("init")
+    # Something for prune to remove, and something that it has to leave.
+    client.run("backup", str(source))
+    (source / "0.bin").write_bytes(b"other")
+    hit = set()
+    for verb, words in commands(source, tmp_path / "target").items():
+        if verb == "prune":
+            client.run("forget", "--keep-last", "1")
+        rule = replace(TRANSIENT[name])
+        client.proxy.obey(rule)
+        counted = client.count(*words)
+        client.proxy.obey(None)
+        if rule.hit_count:
+            hit.add(verb)
+            assert counted["retry_count"] > 0, verb
+    wanted = {"lost-delete": {"prune"}, "stalled-write": {"backup"}, "lost-write": {"backup"}}
+    assert wanted.get(name, {"backup"}) <= hit
+    assert same_files(source, tmp_path / "target")
+    assert "sound" in client.run("check", "--read-data")
+
+
+LASTING: dict[str, Rule] = {
+    "full": Rule(fault=Fault.REFUSE, methods=PUT, status=507, code="InsufficientStorage"),
+    "quota": Rule(fault=Fault.REFUSE, methods=PUT, status=403, code="QuotaExceeded"),
+    "denied": Rule(fault=Fault.REFUSE, methods=PUT, status=403, code="AccessDenied"),
+    "clock": Rule(fault=Fault.REFUSE, status=403, code="RequestTimeTooSkewed"),
+    "expired": Rule(fault=Fault.REFUSE, first=4, status=403, code="ExpiredToken"),
+    "unavailable": Rule(fault=Fault.REFUSE, methods=GET, first=4),
+}
+SAID = {
+    "full": "the store is full",
+    "quota": "the quota is used up",
+    "denied": "access denied",
+    "clock": "clock",
+    "expired": "the credentials have expired",
+    "unavailable": "asked too much",
+}
+
+
+@pytest.mark.parametrize("name", LASTING)
+def test_what_lasts_ends_with_what_to_do(name: str, client: Client, source: Path, tmp_path: Path) -> None:
+    client.run("init")
+    client.run("backup", str(source))
+    (source / "0.bin").write_bytes(random.Random(1).randbytes(1 << 20))
+    client.variables = {"PVBACK_S3_RETRY_SECONDS": "2"}
+    for verb, words in commands(source, tmp_path / "target").items():
+        rule = replace(LASTING[name], count=1 << 30)
+        client.proxy.obey(rule)
+        code, output, errors = client.finish(client.start(*words))
+        client.proxy.obey(None)
+        if rule.hit_count == 0:
+            assert code == 0, (verb, output, errors)
+            continue
+        assert code == 30, (verb, output, errors)
+        assert SAID[name] in errors, verb
+        assert "hint:" in errors or name == "unavailable", errors
+    client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
+
+
+def test_credentials_that_expire_once_are_found_anew(client: Client, source: Path, tmp_path: Path) -> None:
+    client.run("init")
+    for words in commands(source, tmp_path / "target").values():
+        rule = Rule(fault=Fault.REFUSE, first=5, status=403, code="ExpiredToken")
+        client.proxy.obey(rule)
+        client.run(*words)
+        assert rule.hit_count == 1
+    assert same_files(source, tmp_path / "target")
+
+
+def test_parts_are_counted(client: Client, source: Path, tmp_path: Path) -> None:
+    client.variables = {"PVBACK_S3_MULTIPART_BYTES": "1M", "PVBACK_S3_PART_BYTES": "5M"}
+    (source / "large").write_bytes(random.Random(2).randbytes(12 << 20))
+    client.run("init")
+    backup = client.count("backup", str(source))
+    # Beyond the one request that each object is: of 14 MB and more, a beginning and three parts at least.
+    assert backup["requests"]["part"] >= 4
+    assert 14_000_000 < backup["sent_bytes"] < 16_000_000
+    restore = client.count("restore", "latest", "--target", str(tmp_path / "target"))
+    assert "part" not in restore["requests"]
+    assert restore["received_bytes"] > 14_000_000
+    stats = client.count("stats")
+    assert stats["requests"]["list"] > 0
+    assert stats["sent_bytes"] == 0
+    assert same_files(source, tmp_path / "target")
+
+
+def test_an_init_that_was_killed_is_repeated(client: Client, source: Path) -> None:
+    running: list[subprocess.Popen[str]] = []
+    started = threading.Event()
+
+    def kill() -> None:
+        assert started.wait(COMMAND_SECONDS_MAX)
+        running[0].kill()
+        running[0].wait()
+
+    rule = Rule(fault=Fault.RESET, methods=PUT, path=f"{client.address.prefix}/config$", act=kill)
+    client.proxy.obey(rule)
+    running.append(client.start("init"))
+    started.set()
+    assert client.finish(running[0])[0] == -signal.SIGKILL
+    client.proxy.obey(None)
+    assert client.run("snapshots", code=10)
+    client.run("init")
+    client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    """(certificate, key) of a server on loopback that nobody has vouched for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pvback-test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "server.pem", folder / "server.key"
+    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths[1].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def test_an_authority_that_nobody_knows(sea: S3Server, source: Path, tmp_path: Path) -> None:
+    made = certificate(tmp_path)
+    with fault_proxy(sea, certificate=made) as proxy:
+        client = Client(proxy, new_address(proxy.server), tmp_path)
+        for words in (("init",), ("snapshots",), ("backup", str(source))):
+            errors = client.run(*words, code=30)
+            assert "the service's certificate is not to be trusted" in errors
+            assert "ca_bundle" in errors
+        client.variables = {"PVBACK_S3_CA_BUNDLE": str(made[0])}
+        client.run("init")
+        client.run("backup", str(source))
+        assert "sound" in client.run("check", "--read-data")
+        client.variables |= {"PVBACK_S3_ENDPOINT": proxy.server.endpoint.replace("https", "http")}
+        client.run("snapshots", code=30)
+
+
+def test_no_bucket_and_no_repository(client: Client, source: Path) -> None:
+    client.run("snapshots", code=10)
+    client.address = S3Address("pvback-test-none", "p", client.proxy.server.endpoint)
+    for words in (("snapshots",), ("init",), ("backup", str(source))):
+        code, _, errors = client.finish(client.start(*words))
+        assert code in (10, 30), errors
+        assert "no such bucket" in errors
+
+
+def test_pages_of_a_pack_that_are_other_bytes_are_not_believed(
+    client: Client, source: Path, tmp_path: Path
+) -> None:
+    client.run("init")
+    client.run("backup", str(source))
+    rule = Rule(fault=Fault.FLIP, methods=GET, path="/data/", count=1 << 30)
+    client.proxy.obey(rule)
+    client.run("restore", "latest", "--target", str(tmp_path / "target"), code=3)
+    client.run("check", "--read-data", code=20)
+    client.proxy.obey(None)
+    assert rule.hit_count > 0
+    client.run("restore", "latest", "--target", str(tmp_path / "target"))
+    assert same_files(source, tmp_path / "target")
+    assert "sound" in client.run("check", "--read-data")
+
+
+def remove_all(server: S3Server, address: S3Address) -> None:
+    """Every object below an address."""
+    client = client_of(server)
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{address.prefix}/"):
+        for one in page.get("Contents", ()):
+            client.delete_object(Bucket=BUCKET, Key=one["Key"])
+
+
+def test_a_repository_that_is_deleted_under_a_backup(sea: S3Server, client: Client, source: Path) -> None:
+    client.run("init")
+    rule = Rule(fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: remove_all(sea, client.address))
+    client.proxy.obey(rule)
+    code, _, errors = client.finish(client.start("backup", str(source)))
+    assert rule.hit_count == 1
+    assert code in (10, 11, 20, 30), errors
+    client.proxy.obey(None)
+    client.run("snapshots", code=10)
+
+
+def test_an_old_client_on_a_new_format(sea: S3Server, client: Client, source: Path) -> None:
+    client.run("init")
+    service = client_of(sea)
+    for name in ("config", "copies/config"):
+        place = {"Bucket": BUCKET, "Key": f"{client.address.prefix}/{name}"}
+        config = service.get_object(**place)["Body"].read()
+        newer = config.replace(b'"min_reader":1', b'"min_reader":99')
+        assert newer != config
+        service.put_object(**place, Body=newer)
+    for words in (("snapshots",), ("backup", str(source)), ("check",), ("prune",)):
+        assert "newer" in client.run(*words, code=13)
+
+
+def test_one_of_two_inits_wins(client: Client, source: Path, tmp_path: Path) -> None:
+    both = threading.Barrier(2, timeout=COMMAND_SECONDS_MAX)
+    rule = Rule(
+        fault=Fault.PASS, methods=PUT, path=f"{client.address.prefix}/config$", count=2, act=both.wait
+    )
+    client.proxy.obey(rule)
+    client.variables = {"PVBACK_S3_READ_SECONDS": str(COMMAND_SECONDS_MAX)}
+    running = [client.start("init"), client.start("init")]
+    codes = sorted(client.finish(one)[0] for one in running)
+    client.proxy.obey(None)
+    assert codes == [0, 11]
+    client.run("backup", str(source))
+    client.run("restore", "latest", "--target", str(tmp_path / "target"))
+    assert "sound" in client.run("check", "--read-data")
