@@ -24,6 +24,7 @@ from pvback.errors import StorageError
 
 __all__ = [
     "Capabilities",
+    "LockingStore",
     "ObjectInfo",
     "ObjectStore",
     "ReadBuffer",
@@ -55,6 +56,8 @@ class Capabilities:
     multipart_bytes: int | None = None
     """Larger objects are written in parts; None: never."""
     part_bytes: int | None = None
+    lock_seconds: float | None = None
+    """What is written once is locked for so long, and the store is a `LockingStore`; None: nothing is."""
 
     def count_writes(self, size: int) -> int:
         """Requests that an object of `size` bytes takes to write: begin, parts and end, or one."""
@@ -168,6 +171,25 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give back connections and descriptors. No call may follow or be under way; repeats do nothing."""
+        ...
+
+
+class LockingStore(ObjectStore, Protocol):
+    """A store that locks what it writes: for `Capabilities.lock_seconds`, by its own rule of which keys.
+
+    A locked object can neither be removed nor replaced for good before its lock runs out; what `delete` does
+    with it is the store's: refuse it with StorageError, or hide it and keep what it was.
+    """
+
+    def locked_until(self, key: str) -> datetime | None:
+        """When the lock of an object runs out, in UTC; None: it has none. Raises ObjectNotFound."""
+        ...
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """Lock an object until then at least. Never shortens a lock. Safe to repeat.
+
+        Raises ObjectNotFound; StorageError when the store does not allow it.
+        """
         ...
 
 
