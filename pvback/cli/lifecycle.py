@@ -172,8 +172,10 @@ def _show_report(output: Output, report: PruneReport) -> None:
     )
     if report.waits_until is not None:
         output.line(f"to be gone on with by a prune after {format_moment(report.waits_until)}")
-    if report.extended_count:
-        output.line(f"locked for longer: {format_count(report.extended_count, 'object')}")
+    if report.locks.extended_count:
+        output.line(f"locked for longer: {format_count(report.locks.extended_count, 'object')}")
+    if refused := report.locks.refused:
+        output.warn(f"{format_count(len(refused), 'object')} could not be locked for longer: {refused[0]}")
     if report.locked_count:
         output.line(f"kept by the store, as they are locked: {format_count(report.locked_count, 'object')}")
     if report.spared_count:

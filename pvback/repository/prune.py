@@ -10,7 +10,7 @@ with the dead packs named -> remove them. Invariants:
   removes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -64,10 +64,8 @@ class PruneReport:
     removed_object_count: int = 0
     locked_count: int = 0
     """Objects that the store did not remove as they are locked: a later prune does."""
-    extended_count: int = 0
-    """Objects that are locked for longer now."""
-    unlocked: Sequence[str] = ()
-    """Keys that are needed, and that the store would not lock for longer."""
+    locks: Extended = field(default_factory=Extended)
+    """What is locked for longer now."""
     spared_count: int = 0
     """Condemned packs that turned out to be needed."""
     run_count: int = 0
@@ -219,17 +217,10 @@ class _Prune:
         if locks is not None and not is_dry and not plan.lost:
             packs = needed_packs(plan, usage, listed)
             self._step("locks")
-            self._note_locks(locks.extend(list_needed(self._objects, view, registers, packs=packs)))
+            self._report.locks = locks.extend(list_needed(self._objects, view, registers, packs=packs))
         quiet = now - timedelta(seconds=limits.FENCE_QUIET_SECONDS)
         has_quiet = any(registers.mtimes[name] < quiet for name in registers.unfinished())
         return plan, _Facts(registers, view, marks, has_quiet)
-
-    def _note_locks(self, done: Extended) -> None:
-        self._report.extended_count += done.extended_count
-        self._report.unlocked = done.refused
-        for key in done.refused[:1]:
-            count = len(done.refused)
-            self._seams.progress.warn(f"{count} objects could not be locked for longer, such as {key}")
 
     def _end_grace(self, registers: Registers, now: datetime, *, is_dry: bool) -> None:
         """Make snapshots DEAD that were forgotten long enough ago."""

@@ -27,8 +27,10 @@ __all__ = [
     "LockingStore",
     "ObjectInfo",
     "ObjectStore",
+    "ObjectVersion",
     "ReadBuffer",
     "StoredObject",
+    "VersionedStore",
     "WriteBuffer",
     "check_key",
     "check_prefix",
@@ -190,6 +192,46 @@ class LockingStore(ObjectStore, Protocol):
 
         Raises ObjectNotFound; StorageError when the store does not allow it.
         """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectVersion:
+    """What was written under a key at one time, or that it was deleted then."""
+
+    key: str
+    version: str
+    mtime: datetime
+    """By the store's clock, in UTC."""
+    size: int
+    is_latest: bool
+    is_marker: bool
+    """It says that the object was deleted, and holds nothing."""
+    etag: str = ""
+    """Equal where the bytes are; of markers empty."""
+
+
+class VersionedStore(Protocol):
+    """A store that keeps what was overwritten and deleted. Raises as `ObjectStore`."""
+
+    def list_versions(self) -> Iterator[ObjectVersion]:
+        """Every version of everything, in any order."""
+        ...
+
+    def bring_back(self, version: ObjectVersion) -> None:
+        """Write the object as this version has it, over what is there. Safe to repeat."""
+        ...
+
+    def hide(self, version: ObjectVersion) -> None:
+        """Delete the object as `ObjectStore.delete` does: its versions stay."""
+        ...
+
+    def remove_marker(self, version: ObjectVersion) -> None:
+        """Take back a deletion. No error if it is gone."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
         ...
 
 
