@@ -11,7 +11,7 @@ the period is left: its copy is locked then, and nothing that is needed is ever 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar, cast
 
@@ -126,24 +126,27 @@ def find_locks(objects: ScopeObjects, *, now: datetime, cancel: Cancel) -> Locks
 
 
 def plan_around_locks(
-    locks: Locks | None, listed: Mapping[str, ListedPack], *, plan: Callable[[frozenset[str]], PrunePlan]
+    locks: Locks | None,
+    listed: Mapping[str, ListedPack],
+    *,
+    plan: Callable[[Mapping[str, ListedPack]], PrunePlan],
 ) -> PrunePlan:
-    """What `plan` makes of the packs that are not locked, given those that are.
+    """What `plan` makes of the packs that are listed, given which of them are locked.
 
     Only packs that a plan would give up are asked for. Each round leaves out more, so it ends.
     """
-    made, asked, held = plan(frozenset()), set[str](), frozenset[str]()
+    packs, made, asked = dict(listed), plan(listed), set[str]()
     while locks is not None and (new := made.condemned.intersection(listed) - asked):
         asked |= new
         found = locks.find_held({name: listed[name].key for name in new}, repacked=frozenset(made.repack))
         if not found:
             break
-        held |= found
-        made = plan(held)
+        packs |= {name: replace(listed[name], is_locked=True) for name in found}
+        made = plan(packs)
     return made
 
 
-def needed_packs(plan: PrunePlan, usage: Usage, listed: Mapping[str, ListedPack]) -> dict[str, datetime]:
+def needed_packs(plan: PrunePlan, usage: Usage, *, listed: Mapping[str, ListedPack]) -> dict[str, datetime]:
     """Key -> when it was written, of all packs that stay because something needs them."""
     going = plan.condemned.union(plan.locked)
     return {
@@ -154,7 +157,7 @@ def needed_packs(plan: PrunePlan, usage: Usage, listed: Mapping[str, ListedPack]
 
 
 def list_needed(
-    objects: ScopeObjects, view: IndexView, registers: Registers, *, packs: Mapping[str, datetime]
+    objects: ScopeObjects, view: IndexView, *, registers: Registers, packs: Mapping[str, datetime]
 ) -> dict[str, datetime]:
     """Key -> when it was written, of all that is needed: `packs`, and what is listed here.
 

@@ -204,20 +204,16 @@ class _Prune:
         plan = plan_around_locks(
             locks,
             listed,
-            plan=lambda locked: plan_prune(
-                usage,
-                listed,
-                dead=state.dead,
-                now=now,
-                options=self._options,
-                pack_bytes=view.pack_bytes,
-                locked=locked,
+            plan=lambda packs: plan_prune(
+                usage, packs, dead=state.dead, now=now, options=self._options, pack_bytes=view.pack_bytes
             ),
         )
         if locks is not None and not is_dry and not plan.lost:
-            packs = needed_packs(plan, usage, listed)
+            packs = needed_packs(plan, usage, listed=listed)
             self._step("locks")
-            self._report.locks = locks.extend(list_needed(self._objects, view, registers, packs=packs))
+            self._report.locks = locks.extend(
+                list_needed(self._objects, view, registers=registers, packs=packs)
+            )
         quiet = now - timedelta(seconds=limits.FENCE_QUIET_SECONDS)
         has_quiet = any(registers.mtimes[name] < quiet for name in registers.unfinished())
         return plan, _Facts(registers, view, marks, has_quiet)

@@ -43,6 +43,8 @@ class ListedPack:
     key: str
     size: int
     mtime: datetime
+    is_locked: bool = False
+    """It cannot be removed yet, and is left as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,13 +94,12 @@ def plan_prune(
     now: datetime,
     options: PruneOptions,
     pack_bytes: int,
-    locked: frozenset[str] = frozenset(),
 ) -> PrunePlan:
     """The plan for an index, joined with what is needed, and a list of packs that was made after it.
 
-    `dead` are given up already; `now` is the store's time; `pack_bytes` the usual size of a pack; `locked`
-    are left as they are.
+    `dead` are given up already; `now` is the store's time; `pack_bytes` the usual size of a pack.
     """
+    locked = {name for name, pack in listed.items() if pack.is_locked}
     old = now - timedelta(seconds=options.unused_seconds)
     unused, young = [], 0
     for name, use in usage.packs.items():
@@ -127,7 +128,7 @@ def plan_prune(
         wasted_bytes=sum(use.entry_bytes - use.used_bytes for use in chosen),
         remaining_bytes=sum(use.entry_bytes - use.used_bytes for use in stays),
         locked=sorted(locked),
-        locked_bytes=sum(listed[name].size for name in locked if name in listed),
+        locked_bytes=sum(listed[name].size for name in locked),
         young_count=young,
         total_bytes=sum(pack.size for pack in listed.values()),
         reasons=reasons,

@@ -56,7 +56,7 @@ class Bucket:
         assert done.returncode == code, (words, done.stdout, done.stderr)
         return done.stdout
 
-    def keys(self) -> list[str]:
+    def list_keys(self) -> list[str]:
         return [one["Key"] for one in self.client.list_objects_v2(Bucket=self.name).get("Contents", [])]
 
     def versions(self) -> list[dict[str, Any]]:
@@ -65,7 +65,7 @@ class Bucket:
 
     def wait_for_another_second(self) -> datetime:
         """A moment after all that was written and before all that will be, by the server's clock."""
-        last = max(one["LastModified"] for one in self.versions())
+        last: datetime = max(one["LastModified"] for one in self.versions())
         for index in itertools.count():
             self.client.put_object(Bucket=self.name, Key=f"tick-{index}", Body=b"")
             ticked = self.client.head_object(Bucket=self.name, Key=f"tick-{index}")["LastModified"]
@@ -116,7 +116,7 @@ def test_what_is_written_is_locked(locked_store: tuple[S3Store, Any, str]) -> No
 
 
 def test_locks_are_extended_and_never_shortened(locked_store: tuple[S3Store, Any, str]) -> None:
-    store, _, name = locked_store
+    store, _, _ = locked_store
     store.create("s/1/index/1-a", b"x")
     later = (datetime.now(UTC) + timedelta(days=60)).replace(microsecond=0)
     store.extend_lock("s/1/index/1-a", later)
@@ -124,27 +124,24 @@ def test_locks_are_extended_and_never_shortened(locked_store: tuple[S3Store, Any
     store.create("s/1/snapshots/1-a", b"x")
     store.extend_lock("s/1/snapshots/1-a", later)
     assert store.locked_until("s/1/snapshots/1-a") == later, "what had no lock got none"
-    if "127.0.0.1" in store.address or name:
-        with pytest.raises(StorageError):
-            store.extend_lock("s/1/index/none", later)
+    with pytest.raises(StorageError):
+        store.extend_lock("s/1/index/none", later)
 
 
 def test_prune_leaves_what_is_locked(bucket: Bucket) -> None:
     bucket.run("init")
     bucket.run("backup", str(bucket.folder / "source"))
-    packs = [key for key in bucket.keys() if "/data/" in key or "/meta/" in key]
+    packs = [key for key in bucket.list_keys() if "/data/" in key or "/meta/" in key]
     assert len(packs) >= 2
     snapshot = json.loads(bucket.run("snapshots", "--json"))[0]["id"]
     bucket.run("forget", snapshot, "--force")
     words = ("prune", "--grace", "0s", "--keep-unused", "0s")
     said = bucket.run(*words)
     assert f"locked, so that they cost as before: {len(packs)} packs" in said, said
-    assert set(packs) <= set(bucket.keys())
+    assert set(packs) <= set(bucket.list_keys())
     bucket.run("check")
-    other = bucket.folder / "config.toml"
-    other.write_text("")
     said = bucket.run(*words, "--force")
-    assert set(packs) <= set(bucket.keys()), said
+    assert set(packs) <= set(bucket.list_keys()), said
 
 
 def test_a_bucket_whose_objects_were_deleted_and_overwritten_comes_back(bucket: Bucket) -> None:
@@ -156,7 +153,7 @@ def test_a_bucket_whose_objects_were_deleted_and_overwritten_comes_back(bucket: 
     bucket.run("backup", str(source))
     expected = json.loads(bucket.run("snapshots", "--json"))
     before = bucket.wait_for_another_second()
-    good = [key for key in bucket.keys() if not key.startswith("tick-")]
+    good = [key for key in bucket.list_keys() if not key.startswith("tick-")]
     # The thief overwrites some, and deletes all.
     for key in good[::2]:
         bucket.client.put_object(Bucket=bucket.name, Key=key, Body=b"ransom")
@@ -168,7 +165,7 @@ def test_a_bucket_whose_objects_were_deleted_and_overwritten_comes_back(bucket: 
         if one["Key"] in good and one["LastModified"] <= before and locked:
             with pytest.raises(ClientError, match="AccessDenied"):
                 bucket.client.delete_object(Bucket=bucket.name, Key=one["Key"], VersionId=one["VersionId"])
-    for key in [key for key in bucket.keys() if key in good]:
+    for key in [key for key in bucket.list_keys() if key in good]:
         bucket.client.delete_object(Bucket=bucket.name, Key=key)
     bucket.run("snapshots", code=10)
 
@@ -179,7 +176,7 @@ def test_a_bucket_whose_objects_were_deleted_and_overwritten_comes_back(bucket: 
     said = bucket.run("repair", "versions", "--before", moment)
     assert f"{len(good)} objects were brought back" in said, said
     assert "1 newer ones were hidden" in said, said
-    assert sorted(key for key in bucket.keys() if not key.startswith("tick-")) == good
+    assert sorted(key for key in bucket.list_keys() if not key.startswith("tick-")) == good
     assert "0 objects were brought back" in bucket.run("repair", "versions", "--before", moment)
     bucket.run("check", "--read-data")
     assert json.loads(bucket.run("snapshots", "--json")) == expected

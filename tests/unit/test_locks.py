@@ -50,16 +50,16 @@ class World:
         return plan_around_locks(
             self.locks(),
             self.listed(),
-            plan=lambda locked: plan_prune(
-                Usage(packs=self.uses), self.listed(), dead=frozenset(), now=self.clock.now(),
-                options=settings, pack_bytes=32 * MIB, locked=locked,
+            plan=lambda packs: plan_prune(
+                Usage(packs=self.uses), packs, dead=frozenset(), now=self.clock.now(),
+                options=settings, pack_bytes=32 * MIB,
             ),
         )  # fmt: skip
 
     def prune(self) -> PrunePlan:
         """Plan, lock for longer, and remove what goes; what is copied gets a pack of its own."""
         plan = self.plan()
-        self.locks().extend(needed_packs(plan, Usage(packs=self.uses), self.listed()))
+        self.locks().extend(needed_packs(plan, Usage(packs=self.uses), listed=self.listed()))
         for name in plan.repack:
             self.pack(f"{name}-copy", used=100)
         keys = [f"data/{name}" for name in plan.condemned]
