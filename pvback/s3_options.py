@@ -108,6 +108,8 @@ def _check(options: S3Options) -> None:
         raise UsageError("S3 option part_bytes is too small", hint="S3 takes parts of at least 5 MiB")
     if options.multipart_bytes > limits.S3_PUT_BYTES_MAX:
         raise UsageError("S3 option multipart_bytes is too large", hint="S3 takes at most 5 GiB in one piece")
+    if options.object_lock and not options.checksums:
+        raise UsageError("Object Lock without checksums", hint="S3 refuses it: leave the option checksums on")
     if options.sse_kms_key_id and not (options.sse or "").startswith("aws:kms"):
         raise UsageError("an S3 key id without encryption by KMS", hint="set the S3 option sse to aws:kms")
 

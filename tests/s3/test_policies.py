@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ class World:
     folder: Path
     server: S3Server
     scope: str
+    clients: dict[str, Any] = field(default_factory=dict)
 
     @property
     def source(self) -> Path:
@@ -54,7 +55,8 @@ class World:
 
     def can(self, role: str, action: str, key: str) -> bool:
         """Whether the server lets the credentials of a role do that; any refusal but 403 is a failure."""
-        client: Any = client_of(self.server.others[role])
+        client = self.clients.setdefault(role, None) or client_of(self.server.others[role])
+        self.clients[role] = client
         body = b"spoiled"
         acts = {
             "get": lambda: client.get_object(Bucket=BUCKET, Key=key),

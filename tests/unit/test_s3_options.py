@@ -63,6 +63,10 @@ def test_every_option_has_a_variable() -> None:
 @pytest.mark.parametrize(
     ("word", "says"),
     [
+        ("object_lock=30", "span from 1d"),
+        ("object_lock=11y", "span from 1d"),
+        ("object_lock=23h", "span from 1d"),
+        ("object_lock_mode=none", "not one of governance"),
         ("region", "not an option for S3"),
         ("regoin=x", "no such option for S3: `regoin`"),
         ("region=", "has to be a text"),
