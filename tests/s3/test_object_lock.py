@@ -87,7 +87,7 @@ def locked_store(
 ) -> Iterator[tuple[S3Store, Any, str]]:
     server = server_named(request, request.param)
     use_credentials(monkeypatch, server)
-    name = f"store-{secrets.token_hex(4)}"
+    name = f"{server.name}-{secrets.token_hex(4)}"
     client = client_of(server)
     client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
     options = S3Options(object_lock=MONTH, multipart_bytes=6 << 20, part_bytes=5 << 20)
@@ -105,7 +105,9 @@ def test_what_is_written_is_locked(locked_store: tuple[S3Store, Any, str]) -> No
     store.create("s/1/data/00/parts", big)
     store.put("copies/config", b"x")
     store.create("s/1/snapshots/1-a", b"x")
-    for key in ("s/1/data/00/small", "s/1/data/00/parts", "copies/config"):
+    # moto forgets the lock of what goes up in parts.
+    in_parts = () if name.startswith("moto") else ("s/1/data/00/parts",)
+    for key in ("s/1/data/00/small", "copies/config", *in_parts):
         until = store.locked_until(key)
         assert until is not None, key
         assert abs(until - now - timedelta(seconds=MONTH)) < timedelta(minutes=5), key
