@@ -55,6 +55,9 @@ RETRY_THROTTLED_SECONDS_MIN = 1.0
 """The first pause after a store that says it is asked too much."""
 RETRY_DEADLINE_SECONDS = 300.0
 """Of one request with all its repeats; no attempt begins later."""
+LOCK_SECONDS_MIN = 86_400
+LOCK_SECONDS_MAX = 10 * 31_557_600
+"""Of Object Lock: a slip of the keyboard must not keep things for a century."""
 S3_MULTIPART_BYTES = 64 * MIB
 S3_PART_BYTES = 16 * MIB
 S3_PART_BYTES_MIN = 5 * MIB

@@ -12,12 +12,33 @@ from typing import Literal
 from pvback import limits
 from pvback.errors import UsageError
 
-__all__ = ["STORAGE_CLASS_AREAS", "Addressing", "S3Options", "parse_s3_options", "parse_size"]
+__all__ = [
+    "STORAGE_CLASS_AREAS",
+    "Addressing",
+    "LockMode",
+    "S3Options",
+    "is_written_once",
+    "parse_s3_options",
+    "parse_size",
+]
 
 Addressing = Literal["auto", "path", "virtual"]
 
 STORAGE_CLASS_AREAS = ("data", "meta", "index", "refs")
 """Folders of a scope whose objects are written once. What is small and changes stays in the default class."""
+
+
+LockMode = Literal["governance", "compliance"]
+
+_WRITTEN_ONCE = frozenset(("data", "meta", "index", "refs", "records", "keys", "copies"))
+
+
+def is_written_once(key: str) -> bool:
+    """Whether what lies under a key is locked, where there are locks: all but registers and `gc/`.
+
+    `config`, `keys/` and `copies/` are among them: they change seldom, and what they were stays a version.
+    """
+    return key == "config" or not _WRITTEN_ONCE.isdisjoint(key.split("/")[:-1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +56,10 @@ class S3Options:
     sse: str | None = None
     """Encryption by the service: `AES256`, `aws:kms` or `aws:kms:dsse`. Beside ours, not in its place."""
     sse_kms_key_id: str | None = None
+    object_lock: int | None = None
+    """Seconds for which what is written once is locked by the service; None: not at all."""
+    object_lock_mode: LockMode = "governance"
+    """Whether somebody with a special right may lift a lock (`governance`) or nobody at all."""
     multipart_bytes: int = limits.S3_MULTIPART_BYTES
     """Objects larger than this go up in parts."""
     part_bytes: int = limits.S3_PART_BYTES
@@ -83,6 +108,8 @@ def _check(options: S3Options) -> None:
         raise UsageError("S3 option part_bytes is too small", hint="S3 takes parts of at least 5 MiB")
     if options.multipart_bytes > limits.S3_PUT_BYTES_MAX:
         raise UsageError("S3 option multipart_bytes is too large", hint="S3 takes at most 5 GiB in one piece")
+    if options.object_lock and not options.checksums:
+        raise UsageError("Object Lock without checksums", hint="S3 refuses it: leave the option checksums on")
     if options.sse_kms_key_id and not (options.sse or "").startswith("aws:kms"):
         raise UsageError("an S3 key id without encryption by KMS", hint="set the S3 option sse to aws:kms")
 
@@ -116,6 +143,14 @@ def _seconds(value: object, source: str) -> float:
     if not isinstance(value, bool) and re.fullmatch(r"\d{1,6}(\.\d+)?", str(value)) and float(str(value)) > 0:
         return float(str(value))
     raise UsageError(f"{source} is not a number of seconds")
+
+
+def _span(value: object, source: str) -> int:
+    match = re.fullmatch(r"([1-9]\d{0,4})([hdwy])", str(value))
+    seconds = int(match[1]) * {"h": 3600, "d": 86400, "w": 604800, "y": 31557600}[match[2]] if match else 0
+    if limits.LOCK_SECONDS_MIN <= seconds <= limits.LOCK_SECONDS_MAX:
+        return seconds
+    raise UsageError(f"{source} is no span from 1d to 10y: {value!r}", hint="for example 30d")
 
 
 def _truth(value: object, source: str) -> bool:
@@ -152,6 +187,8 @@ _PARSERS: dict[str, Callable[[object, str], object]] = {
     "ca_bundle": _path,
     "sse": _choice("AES256", "aws:kms", "aws:kms:dsse"),
     "sse_kms_key_id": _text,
+    "object_lock": _span,
+    "object_lock_mode": _choice("governance", "compliance"),
     "multipart_bytes": _size,
     "part_bytes": _size,
     "part_parallel": _count,

@@ -54,14 +54,14 @@ class Invocation:
         """Where results go."""
         return Output(is_json=self.is_json, is_quiet=self.is_quiet)
 
-    def config(self, *, is_new: bool = False) -> Config:
+    def config(self, *, is_new: bool = False, is_unlocking: bool = True) -> Config:
         """File, environment and options; asks for the password on a terminal when nothing names one.
 
-        A new password is asked for twice.
+        A new password is asked for twice, and none where nothing is unlocked.
         """
         config = load_config(self.flags)
         config.require_repository()
-        if not self._has_to_ask(config):
+        if not is_unlocking or not self._has_to_ask(config):
             return config
         answer = ask_new_password("Password for the new repository") if is_new else ask_password()
         return replace(config, password=answer)

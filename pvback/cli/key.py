@@ -1,13 +1,13 @@
 """`pvback key`."""
 
 import json
-from datetime import datetime
 
 import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.new_way import WayOptions, way_options
 from pvback.cli.output import format_count
+from pvback.cli.values import parse_time
 from pvback.errors import DamagedError, UsageError
 from pvback.ops import keys
 
@@ -115,7 +115,7 @@ def key_remove(invocation: Invocation, principal: str, *, not_after: str | None)
     those away first. An owner's key cannot be revoked: see `pvback key rotate --level repository`.
     """
     output = invocation.output
-    until = _parse_time(not_after)
+    until = parse_time(not_after)
     with invocation.repository(is_writer=True) as access:
         done = keys.remove_key(access, principal, not_after=until)
     if output.is_json:
@@ -238,12 +238,3 @@ def _rotate_password(invocation: Invocation, chosen: WayOptions) -> None:
             output.document({"principal": access.keyring.principal})
         output.line(f"key {access.keyring.principal} is unlocked by the new {new.method}")
     output.remark(f"this {keys.LEVELS['password']}")
-
-
-def _parse_time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        return datetime.fromisoformat(text).astimezone()
-    except ValueError:
-        raise UsageError(f"not a time: {text!r}", hint="write 2026-03-01T12:00:00+00:00") from None

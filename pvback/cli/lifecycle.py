@@ -156,6 +156,9 @@ def _show_prune_plan(output: Output, plan: PrunePlan) -> None:
         f"written again: {format_count(len(plan.repack), 'pack')}, {format_bytes(plan.repack_bytes)} copied, "
         f"{format_bytes(plan.wasted_bytes)} won; {format_bytes(plan.remaining_bytes)} unused stay"
     )
+    if plan.locked:
+        held = format_count(len(plan.locked), "pack")
+        output.line(f"locked, so that they cost as before: {held}, {format_bytes(plan.locked_bytes)}")
     if plan.young_count:
         young = format_count(plan.young_count, "pack")
         output.line(f"left alone for now, as they are young or a backup's: {young}")
@@ -169,6 +172,12 @@ def _show_report(output: Output, report: PruneReport) -> None:
     )
     if report.waits_until is not None:
         output.line(f"to be gone on with by a prune after {format_moment(report.waits_until)}")
+    if report.locks.extended_count:
+        output.line(f"locked for longer: {format_count(report.locks.extended_count, 'object')}")
+    if refused := report.locks.refused:
+        output.warn(f"{format_count(len(refused), 'object')} could not be locked for longer: {refused[0]}")
+    if report.locked_count:
+        output.line(f"kept by the store, as they are locked: {format_count(report.locked_count, 'object')}")
     if report.spared_count:
         output.line(f"spared, as a backup needs them: {format_count(report.spared_count, 'pack')}")
 

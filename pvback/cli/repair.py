@@ -5,6 +5,7 @@ import click
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import stopping, watching
+from pvback.cli.values import parse_time
 from pvback.errors import PartlyDone
 from pvback.ops import repair as repairs
 
@@ -127,3 +128,41 @@ def repair_snapshots(invocation: Invocation, *, force: bool, dry_run: bool) -> i
     failed = sum(outcome.done is None for outcome in outcomes)
     output.line(f"{format_count(len(outcomes) - failed, 'problem')} mended, {failed} left")
     return PartlyDone.exit_code if failed else 0
+
+
+@repair.command("versions", epilog=exit_codes(has_repository=False))
+@click.option("--before", metavar="TIME", required=True, help="The moment, by the service's clock.")
+@_dry_run
+@global_options()
+@pass_invocation
+def repair_versions(invocation: Invocation, *, before: str, dry_run: bool) -> int:
+    """Make everything in a bucket that keeps versions as it was at a moment: after an attack or a mistake.
+
+    Needs no key of the repository, and that nobody else writes to it. What was deleted or overwritten since
+    comes back, what is newer is hidden; no version is removed, so that this can be taken back the same way.
+    """
+    # Loaded here: the other repairs need none of it.
+    from pvback.ops.versions import bring_back_versions  # noqa: PLC0415
+
+    output = invocation.output
+    moment = parse_time(before)
+    assert moment is not None, "the option is required"
+    with stopping() as cancel:
+        plan = bring_back_versions(
+            invocation.config(is_unlocking=False), moment, is_dry=dry_run, cancel=cancel
+        )
+    counts = {
+        "deleted": len(plan.revealed),
+        "overwritten": len(plan.restored),
+        "hidden": len(plan.hidden),
+        "unchanged": plan.unchanged_count,
+    }
+    if output.is_json:
+        output.message("summary", {"versions": counts, "is_dry_run": dry_run})
+    verb = "would be" if dry_run else "were"
+    output.line(
+        f"{format_count(counts['deleted'] + counts['overwritten'], 'object')} {verb} brought back "
+        f"({counts['deleted']} deleted, {counts['overwritten']} overwritten), "
+        f"{counts['hidden']} newer ones {verb} hidden, {counts['unchanged']} are as they were"
+    )
+    return 0

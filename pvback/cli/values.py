@@ -2,13 +2,23 @@
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from pvback.errors import UsageError
 
-__all__ = ["parse_percent", "parse_span", "parse_tag_filters", "parse_tags"]
+__all__ = ["parse_percent", "parse_span", "parse_tag_filters", "parse_tags", "parse_time"]
 
 _SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
+
+
+def parse_time(text: str | None) -> datetime | None:
+    """A moment in ISO 8601; without an offset it is local time. Raises UsageError."""
+    if text is None:
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise UsageError(f"not a time: {text!r}", hint="write 2026-03-01T12:00:00+00:00") from None
 
 
 def parse_tags(words: Sequence[str]) -> dict[str, str]:

@@ -70,4 +70,5 @@ def plan_policy(access: RepositoryAccess, role: str, *, style: BucketStyle) -> d
     address = access.config.require_repository()
     if not isinstance(address, S3Address):
         raise UsageError("only a repository in a bucket has policies", hint="give one as s3://bucket/prefix")
-    return render_policy(role, address, scope=access.objects.scope, style=style)
+    is_locking = access.config.s3.object_lock is not None
+    return render_policy(role, address, scope=access.objects.scope, style=style, is_locking=is_locking)

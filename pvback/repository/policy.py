@@ -21,12 +21,17 @@ _READ_BY_WRITERS = (Area.META, Area.INDEX, Area.REFS, Area.RECORDS, Area.SNAPSHO
 _MULTIPART = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
 
 
-def render_policy(role: str, address: S3Address, *, scope: str, style: BucketStyle) -> dict[str, Any]:
+def render_policy(
+    role: str, address: S3Address, *, scope: str, style: BucketStyle, is_locking: bool = False
+) -> dict[str, Any]:
     """The policy document for a role in one scope of the repository at `address`.
 
     A writer creates objects and replaces none but registers: at AWS by condition (`s3:if-none-match`), which
     MinIO does not know; there a versioned bucket has to keep what is overwritten. It reads no data packs and
-    deletes nothing. A maintainer may do everything in the scope and nothing outside. Raises UsageError.
+    deletes nothing. A maintainer may do everything in the scope and nothing outside.
+
+    With `is_locking`, Object Lock is used: who writes may set locks, and who prunes may extend them, also
+    those of `config` and keys. Nobody may lift one, and nobody may remove a version. Raises UsageError.
     """
     place = _Place(address, ScopeLayout(scope))
     if role == "owner":
@@ -46,6 +51,8 @@ def render_policy(role: str, address: S3Address, *, scope: str, style: BucketSty
         statements = _writer(place, style)
     else:
         raise UsageError(f"no such role: {role}")
+    if is_locking:
+        statements += _lock(place, role)
     return {"Version": "2012-10-17", "Statement": statements}
 
 
@@ -92,6 +99,15 @@ def _writer(place: _Place, style: BucketStyle) -> list[dict[str, Any]]:
         _allow("Multipart", _MULTIPART, created),
         _allow("Registers", ["s3:PutObject"], place.objects(place.areas([Area.SNAPSHOTS]))),
     ]
+
+
+def _lock(place: _Place, role: str) -> list[dict[str, Any]]:
+    if role == "writer":
+        return [_allow("Lock", ["s3:PutObjectRetention"], place.objects(place.areas(_CREATED_ONCE)))]
+    if role == "restorer":
+        return []
+    everything = [""] if role == "owner" else [*_SHARED, place.layout.prefix]
+    return [_allow("Lock", ["s3:PutObjectRetention", "s3:GetObjectRetention"], place.objects(everything))]
 
 
 def _look(place: _Place, readable: Sequence[str]) -> list[dict[str, Any]]:

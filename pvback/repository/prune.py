@@ -28,6 +28,7 @@ from pvback.repository.gcstate import (
 )
 from pvback.repository.index_work import IndexWork, Repacked, Usage
 from pvback.repository.layout import Area
+from pvback.repository.locks import Extended, find_locks, list_needed, needed_packs, plan_around_locks
 from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
@@ -61,6 +62,10 @@ class PruneReport:
     removed_pack_count: int = 0
     removed_bytes: int = 0
     removed_object_count: int = 0
+    locked_count: int = 0
+    """Objects that the store did not remove as they are locked: a later prune does."""
+    locks: Extended = field(default_factory=Extended)
+    """What is locked for longer now."""
     spared_count: int = 0
     """Condemned packs that turned out to be needed."""
     run_count: int = 0
@@ -93,6 +98,7 @@ class _Prune:
         self._objects, self._seams, self._options = objects, seams, options
         self._report = PruneReport()
         self._is_timed = is_timed(objects)
+        self._now = seams.clock.now()
 
     def run(self) -> PruneReport:
         """The cycle, begun again as often as somebody else was faster."""
@@ -123,7 +129,7 @@ class _Prune:
     def _go_on(self, stored: StoredGcState) -> bool:
         """Whether this prune's own cycle has ended; False: look at `gc/state` again."""
         is_own = not stored.state.is_condemning
-        now = store_time(self._objects, stored.state.n, clock=self._seams.clock)
+        now = self._now = store_time(self._objects, stored.state.n, clock=self._seams.clock)
         if self._is_timed and (stored.state.is_condemning or stored.state.dead):
             self._report.waits_until = state_wait(self._objects, now)
             if self._report.waits_until is not None:
@@ -194,14 +200,20 @@ class _Prune:
         _require_all(usage)
         self._step("packs")
         listed = list_packs(self._objects)
-        plan = plan_prune(
-            usage,
+        locks = find_locks(self._objects, now=now, cancel=self._seams.cancel)
+        plan = plan_around_locks(
+            locks,
             listed,
-            dead=state.dead,
-            now=now,
-            options=self._options,
-            pack_bytes=view.pack_bytes,
+            plan=lambda packs: plan_prune(
+                usage, packs, dead=state.dead, now=now, options=self._options, pack_bytes=view.pack_bytes
+            ),
         )
+        if locks is not None and not is_dry and not plan.lost:
+            packs = needed_packs(plan, usage, listed=listed)
+            self._step("locks")
+            self._report.locks = locks.extend(
+                list_needed(self._objects, view, registers=registers, packs=packs)
+            )
         quiet = now - timedelta(seconds=limits.FENCE_QUIET_SECONDS)
         has_quiet = any(registers.mtimes[name] < quiet for name in registers.unfinished())
         return plan, _Facts(registers, view, marks, has_quiet)
@@ -341,10 +353,11 @@ class _Prune:
             self._seams.clock.sleep(lag, self._seams.cancel)
 
     def _sweep(self, stored: StoredGcState, registers: Registers) -> None:
-        swept = sweep(self._objects, stored, registers=registers, settle=self._wait_for_lists)
+        swept = sweep(self._objects, stored, registers=registers, settle=self._wait_for_lists, now=self._now)
         self._report.removed_pack_count += swept.pack_count
         self._report.removed_bytes += swept.pack_bytes
         self._report.removed_object_count += swept.object_count
+        self._report.locked_count += swept.locked_count
 
     def _step(self, phase: str) -> None:
         self._seams.cancel.check()

@@ -43,6 +43,8 @@ class ListedPack:
     key: str
     size: int
     mtime: datetime
+    is_locked: bool = False
+    """It cannot be removed yet, and is left as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +69,10 @@ class PrunePlan:
     """Of what is unused inside the packs that are written again."""
     remaining_bytes: int = 0
     """Unused bytes that stay, in packs that are used."""
+    locked: Sequence[str] = ()
+    """Would go, but are locked: they would cost as much as before."""
+    locked_bytes: int = 0
+    """Of these, as objects."""
     young_count: int = 0
     """Packs that nothing needs, but that are too young to be given up, or are a session's."""
     total_bytes: int = 0
@@ -93,19 +99,21 @@ def plan_prune(
 
     `dead` are given up already; `now` is the store's time; `pack_bytes` the usual size of a pack.
     """
+    locked = {name for name, pack in listed.items() if pack.is_locked}
     old = now - timedelta(seconds=options.unused_seconds)
     unused, young = [], 0
     for name, use in usage.packs.items():
         if use.used_count == 0 and name in listed:
             if use.is_spared or listed[name].mtime > old:
                 young += 1
-            else:
+            elif name not in locked:
                 unused.append(name)
     orphans = [name for name in listed if name not in usage.packs and name not in dead]
     young += sum(listed[name].mtime > old for name in orphans)
-    orphans = [name for name in orphans if listed[name].mtime <= old]
+    orphans = [name for name in orphans if listed[name].mtime <= old and name not in locked]
     used = [use for use in usage.packs.values() if use.used_count and use.name in listed]
-    reasons = _choose_repacks(used, options=options, pack_bytes=pack_bytes)
+    free = [use for use in used if use.name not in locked]
+    reasons = _choose_repacks(free, options=options, pack_bytes=pack_bytes)
     chosen = [usage.packs[name] for name in reasons]
     stays = [use for use in used if use.name not in reasons]
     absent = [use for name, use in usage.packs.items() if name not in listed]
@@ -119,6 +127,8 @@ def plan_prune(
         repack_bytes=sum(use.used_bytes for use in chosen),
         wasted_bytes=sum(use.entry_bytes - use.used_bytes for use in chosen),
         remaining_bytes=sum(use.entry_bytes - use.used_bytes for use in stays),
+        locked=sorted(locked),
+        locked_bytes=sum(listed[name].size for name in locked),
         young_count=young,
         total_bytes=sum(pack.size for pack in listed.values()),
         reasons=reasons,

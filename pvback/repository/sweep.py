@@ -4,12 +4,14 @@ Names are never used again, void is never valid again, and terminal states are n
 lands days late does no harm. What cannot be told is left to the next prune.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import datetime
 
 from pvback.repository.barrier import Registers
 from pvback.repository.gcstate import LIST_FIELDS, StoredGcState
 from pvback.repository.layout import Area, split_generation
+from pvback.repository.locks import delete_unlocked
 from pvback.repository.prune_plan import ListedPack
 from pvback.repository.sealed import ScopeObjects
 
@@ -26,6 +28,8 @@ class Swept:
     pack_bytes: int = 0
     object_count: int = 0
     """Of other kinds."""
+    locked_count: int = 0
+    """Objects that the store keeps as they are locked; they are counted in no other."""
 
 
 def list_packs(objects: ScopeObjects) -> dict[str, ListedPack]:
@@ -38,13 +42,18 @@ def list_packs(objects: ScopeObjects) -> dict[str, ListedPack]:
 
 
 def sweep(
-    objects: ScopeObjects, stored: StoredGcState, *, registers: Registers, settle: Callable[[], None]
+    objects: ScopeObjects,
+    stored: StoredGcState,
+    *,
+    registers: Registers,
+    settle: Callable[[], None],
+    now: datetime,
 ) -> Swept:
     """Remove dead packs, void runs, terminal and void registers and what only they name, unnamed lists.
 
     `stored` is IDLE; `registers` were read under it or under the version before it. `settle` returns when a
-    list shows everything that was written before it was called. Raises StorageError after having removed
-    some.
+    list shows everything that was written before it was called; `now` is the store's time. What the store
+    keeps as it is locked is left to a later prune. Raises StorageError after having removed some.
     """
     state = stored.state
     assert not state.is_condemning, "what is condemned is not yet dead"
@@ -75,13 +84,15 @@ def sweep(
         # Checkpoints are of no use once the snapshot is there.
         if is_garbage(name) or (name[:_ID_DIGITS] in committed and len(name) > _ID_DIGITS)
     ]
-    _delete(objects, [pack.key for pack in packs])
-    _delete(objects, _keys(objects, dropped))
+    kept = set(delete_unlocked(objects.store, [pack.key for pack in packs], now=now))
+    gone = [pack for pack in packs if pack.key not in kept]
+    kept.update(delete_unlocked(objects.store, _keys(objects, dropped), now=now))
     # Registers go last: what they name is found through them.
     others = [*runs, *(f"{Area.GC}/{name}" for name in lists)]
     others += [f"{Area.SNAPSHOTS}/{name}" for name in sorted(terminal | void)]
-    _delete(objects, _keys(objects, others))
-    return Swept(len(packs), sum(pack.size for pack in packs), len(dropped) + len(others))
+    kept.update(delete_unlocked(objects.store, _keys(objects, others), now=now))
+    count = len(packs) + len(dropped) + len(others) - len(kept)
+    return Swept(len(gone), sum(pack.size for pack in gone), count - len(gone), len(kept))
 
 
 def _is_over(name: str, n: int) -> bool:
@@ -108,8 +119,3 @@ def _snapshot(register_name: str) -> str:
 
 def _keys(objects: ScopeObjects, names: Iterable[str]) -> list[str]:
     return [objects.layout.key(name) for name in names]
-
-
-def _delete(objects: ScopeObjects, keys: Sequence[str]) -> None:
-    if keys:
-        objects.store.delete_many(keys)

@@ -10,8 +10,10 @@ from pvback.storage.base import (
     Capabilities,
     ObjectInfo,
     ObjectStore,
+    ObjectVersion,
     ReadBuffer,
     StoredObject,
+    VersionedStore,
     WriteBuffer,
     check_key,
     check_prefix,
@@ -22,12 +24,15 @@ __all__ = [
     "Capabilities",
     "ObjectInfo",
     "ObjectStore",
+    "ObjectVersion",
     "ReadBuffer",
     "StoredObject",
+    "VersionedStore",
     "WriteBuffer",
     "check_key",
     "check_prefix",
     "open_store",
+    "open_versions",
 ]
 
 
@@ -42,6 +47,17 @@ def open_store(address: RepositoryAddress, *, make: bool = False, s3: S3Options 
             return _open_local(address, make=make)
         case S3Address():
             return _open_s3(address, s3)
+
+
+def open_versions(address: RepositoryAddress, *, s3: S3Options | None = None) -> VersionedStore:
+    """The versions of what is at `address`. Raises UsageError where there are none to be had."""
+    if not isinstance(address, S3Address):
+        raise UsageError("only a bucket keeps versions", hint="give a repository as s3://bucket/prefix")
+    # Loaded here: see `_open_s3`, which says what is missing.
+    _open_s3(address, s3).close()
+    from pvback.storage.s3_versions import S3Versions  # noqa: PLC0415
+
+    return S3Versions(address, s3 or S3Options())
 
 
 def _open_s3(address: S3Address, options: S3Options | None) -> ObjectStore:

@@ -24,10 +24,13 @@ from pvback.errors import StorageError
 
 __all__ = [
     "Capabilities",
+    "LockingStore",
     "ObjectInfo",
     "ObjectStore",
+    "ObjectVersion",
     "ReadBuffer",
     "StoredObject",
+    "VersionedStore",
     "WriteBuffer",
     "check_key",
     "check_prefix",
@@ -55,6 +58,8 @@ class Capabilities:
     multipart_bytes: int | None = None
     """Larger objects are written in parts; None: never."""
     part_bytes: int | None = None
+    lock_seconds: float | None = None
+    """What is written once is locked for so long, and the store is a `LockingStore`; None: nothing is."""
 
     def count_writes(self, size: int) -> int:
         """Requests that an object of `size` bytes takes to write: begin, parts and end, or one."""
@@ -168,6 +173,65 @@ class ObjectStore(Protocol):
 
     def close(self) -> None:
         """Give back connections and descriptors. No call may follow or be under way; repeats do nothing."""
+        ...
+
+
+class LockingStore(ObjectStore, Protocol):
+    """A store that locks what it writes: for `Capabilities.lock_seconds`, by its own rule of which keys.
+
+    A locked object can neither be removed nor replaced for good before its lock runs out; what `delete` does
+    with it is the store's: refuse it with StorageError, or hide it and keep what it was.
+    """
+
+    def locked_until(self, key: str) -> datetime | None:
+        """When the lock of an object runs out, in UTC; None: it has none. Raises ObjectNotFound."""
+        ...
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """Lock an object until then at least. Never shortens a lock. Safe to repeat.
+
+        Raises ObjectNotFound; StorageError when the store does not allow it.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectVersion:
+    """What was written under a key at one time, or that it was deleted then."""
+
+    key: str
+    version: str
+    mtime: datetime
+    """By the store's clock, in UTC."""
+    size: int
+    is_latest: bool
+    is_marker: bool
+    """It says that the object was deleted, and holds nothing."""
+    etag: str = ""
+    """Equal where the bytes are; of markers empty."""
+
+
+class VersionedStore(Protocol):
+    """A store that keeps what was overwritten and deleted. Raises as `ObjectStore`."""
+
+    def list_versions(self) -> Iterator[ObjectVersion]:
+        """Every version of everything, in any order."""
+        ...
+
+    def bring_back(self, version: ObjectVersion) -> None:
+        """Write the object as this version has it, over what is there. Safe to repeat."""
+        ...
+
+    def hide(self, version: ObjectVersion) -> None:
+        """Delete the object as `ObjectStore.delete` does: its versions stay."""
+        ...
+
+    def remove_marker(self, version: ObjectVersion) -> None:
+        """Take back a deletion. No error if it is gone."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
         ...
 
 

@@ -4,12 +4,13 @@ import hashlib
 import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from pvback import limits
-from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound
+from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, StorageError
 from pvback.runtime import Clock, SystemClock
+from pvback.s3_options import is_written_once
 from pvback.storage.base import (
     Capabilities,
     ObjectInfo,
@@ -28,15 +29,23 @@ class _Entry:
     data: bytes
     etag: str
     mtime: datetime
+    locked_until: datetime | None = None
 
 
 class MemoryStore:
     """Keeps every promise of `ObjectStore` but durability beyond the process."""
 
-    def __init__(self, *, clock: Clock | None = None, page_count: int = limits.LIST_PAGE_COUNT) -> None:
+    def __init__(
+        self,
+        *,
+        clock: Clock | None = None,
+        page_count: int = limits.LIST_PAGE_COUNT,
+        lock_seconds: float | None = None,
+    ) -> None:
         assert page_count > 0, "a page holds something"
         self._clock = clock or SystemClock()
         self._page_count = page_count
+        self._lock_seconds = lock_seconds
         self._lock = threading.Lock()
         self._objects: dict[str, _Entry] = {}
 
@@ -47,8 +56,8 @@ class MemoryStore:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Everything, at once."""
-        return Capabilities()
+        """Everything, at once; locks where asked for."""
+        return Capabilities(lock_seconds=self._lock_seconds)
 
     def put(self, key: str, data: ReadBuffer) -> None:
         """See `ObjectStore.put`."""
@@ -109,6 +118,10 @@ class MemoryStore:
         """See `ObjectStore.delete`."""
         check_key(key)
         with self._lock:
+            entry = self._objects.get(key)
+            until = entry.locked_until if entry else None
+            if until is not None and until > self._clock.now():
+                raise StorageError("the object is locked", key=key)
             self._objects.pop(key, None)
 
     def delete_many(self, keys: Sequence[str]) -> None:
@@ -116,13 +129,28 @@ class MemoryStore:
         for key in keys:
             self.delete(key)
 
+    def locked_until(self, key: str) -> datetime | None:
+        """See `LockingStore.locked_until`. A locked object can be replaced here, but not removed."""
+        return self._find(key).locked_until
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """See `LockingStore.extend_lock`."""
+        entry = self._find(key)
+        if entry.locked_until is None or entry.locked_until < until:
+            with self._lock:
+                self._objects[key] = replace(entry, locked_until=until)
+
     def close(self) -> None:
         """Nothing to give back; the objects stay."""
 
     def _entry(self, key: str, data: ReadBuffer) -> _Entry:
         check_key(key)
         raw = bytes(memoryview(data))
-        return _Entry(raw, hashlib.blake2b(raw, digest_size=16).hexdigest(), self._clock.now())
+        now = self._clock.now()
+        until = None
+        if self._lock_seconds is not None and is_written_once(key):
+            until = now + timedelta(seconds=self._lock_seconds)
+        return _Entry(raw, hashlib.blake2b(raw, digest_size=16).hexdigest(), now, until)
 
     def _find(self, key: str) -> _Entry:
         check_key(key)

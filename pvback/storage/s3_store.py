@@ -11,15 +11,15 @@ authenticated by the data path.
 import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pvback import limits
 from pvback.errors import StorageError, StorageUnavailable
 from pvback.model import S3Address
-from pvback.runtime import Clock, Random
-from pvback.s3_options import S3Options
+from pvback.runtime import Clock, Random, SystemClock
+from pvback.s3_options import S3Options, is_written_once
 from pvback.storage.abandon import current_ticket
 from pvback.storage.base import (
     Capabilities,
@@ -61,6 +61,7 @@ class S3Store:
     ) -> None:
         self._address = address
         self._options = options or S3Options()
+        self._clock = clock or SystemClock()
         self._door = S3Door(address, self._options, clock=clock, random=random)
         self._prefix = f"{address.prefix}/" if address.prefix else ""
         self._parts = ThreadPoolExecutor(
@@ -79,6 +80,7 @@ class S3Store:
             is_remote=True,
             multipart_bytes=self._options.multipart_bytes,
             part_bytes=self._options.part_bytes,
+            lock_seconds=self._options.object_lock,
         )
 
     def put(self, key: str, data: ReadBuffer) -> None:
@@ -194,6 +196,22 @@ class S3Store:
         for first in range(0, len(keys), limits.DELETE_BATCH_COUNT):
             self._delete_batch(keys[first : first + limits.DELETE_BATCH_COUNT])
 
+    def locked_until(self, key: str) -> datetime | None:
+        """See `LockingStore.locked_until`. None without the right to see it, `s3:GetObjectRetention`."""
+        answer = self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**self._place(key)))
+        # The client's types have it always there; the service says it of locked objects only.
+        until: datetime | None = dict(answer).get("ObjectLockRetainUntilDate")  # type: ignore[assignment] # a time
+        return until.astimezone(UTC) if until else None
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """See `LockingStore.extend_lock`. The service refuses to shorten a lock."""
+        retention: Any = {"Mode": self._options.object_lock_mode.upper(), "RetainUntilDate": until}
+        self._door.ask(
+            Request.PUT,
+            key,
+            act=lambda client: client.put_object_retention(**self._place(key), Retention=retention),
+        )
+
     def close(self) -> None:
         """See `ObjectStore.close`."""
         self._parts.shutdown()
@@ -278,11 +296,17 @@ class S3Store:
     def _settings(self, key: str) -> dict[str, Any]:
         """What a new object is to be like."""
         options = self._options
-        wanted = {
+        wanted: dict[str, Any] = {
             "StorageClass": options.class_of(key),
             "ServerSideEncryption": options.sse,
             "SSEKMSKeyId": options.sse_kms_key_id,
         }
+        if options.object_lock is not None and is_written_once(key):
+            wanted["ObjectLockMode"] = options.object_lock_mode.upper()
+            until = self._clock.now() + timedelta(seconds=options.object_lock)
+            wanted["ObjectLockRetainUntilDate"] = until
+            # Refused without a word on the checksum, even with the checksum there.
+            wanted["ChecksumAlgorithm"] = "CRC32"
         return {name: value for name, value in wanted.items() if value is not None}
 
     # --- reading and removing -----------------------------------------------------------------------

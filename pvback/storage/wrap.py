@@ -2,9 +2,18 @@
 
 import enum
 from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from datetime import datetime
+from typing import TypeVar, cast
 
-from pvback.storage.base import Capabilities, ObjectInfo, ObjectStore, ReadBuffer, StoredObject, WriteBuffer
+from pvback.storage.base import (
+    Capabilities,
+    LockingStore,
+    ObjectInfo,
+    ObjectStore,
+    ReadBuffer,
+    StoredObject,
+    WriteBuffer,
+)
 
 __all__ = ["Request", "WrappedStore"]
 
@@ -101,6 +110,16 @@ class WrappedStore:
         if keys:
             copy = list(keys)
             self._request(Request.DELETE, copy[0], lambda: self._inner.delete_many(copy))
+
+    def locked_until(self, key: str) -> datetime | None:
+        """See `LockingStore.locked_until`; only for a store whose capabilities say that it locks."""
+        inner = cast("LockingStore", self._inner)
+        return self._request(Request.HEAD, key, lambda: inner.locked_until(key))
+
+    def extend_lock(self, key: str, until: datetime) -> None:
+        """See `LockingStore.extend_lock`; likewise."""
+        inner = cast("LockingStore", self._inner)
+        self._request(Request.PUT, key, lambda: inner.extend_lock(key, until))
 
     def close(self) -> None:
         """Close the inner store."""

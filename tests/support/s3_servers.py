@@ -19,7 +19,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 START_SECONDS_MAX = 60.0
@@ -40,6 +40,8 @@ class S3Server:
     access_key: str
     secret_key: str = field(repr=False)
     ca_bundle: Path | None = None
+    others: Mapping[str, "S3Server"] = field(default_factory=dict, repr=False)
+    """The same server with the credentials of others, by name."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -100,20 +102,29 @@ def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
 
 
 @contextlib.contextmanager
-def seaweedfs(folder: Path) -> Generator[S3Server, None, None]:
-    """SeaweedFS: conditional writes, versions, Object Lock."""
+def seaweedfs(
+    folder: Path, *, policies: Mapping[str, object] | None = None
+) -> Generator[S3Server, None, None]:
+    """SeaweedFS: conditional writes, versions, Object Lock, policies of identities.
+
+    With `policies` (name -> document) each name is an identity that may do what its document allows and
+    nothing else: see `S3Server.others`. What is in `folder` from an earlier run is there again.
+    """
     ports = free_ports(8)
     server = _identity("seaweedfs", ports[0])
-    actions = ["Admin", "Read", "Write", "List", "Tagging"]
-    identity = {
-        "name": "test",
-        "credentials": [{"accessKey": server.access_key, "secretKey": server.secret_key}],
-        "actions": actions,
-    }
+    others = {name: replace(_identity(name, ports[0]), name="seaweedfs") for name in policies or {}}
+    server = replace(server, others=others)
+    everything = ["Admin", "Read", "Write", "List", "Tagging"]
+    identities = [{"name": "test", "credentials": [_credentials(server)], "actions": everything}]
+    identities += [
+        {"name": name, "credentials": [_credentials(one)], "policyNames": [name]}
+        for name, one in others.items()
+    ]
+    documents = [{"name": name, "content": json.dumps(one)} for name, one in (policies or {}).items()]
     settings = folder / "s3.json"
-    settings.write_text(json.dumps({"identities": [identity]}))
-    settings.chmod(0o600)
-    (folder / "data").mkdir()
+    settings.touch(0o600)
+    settings.write_text(json.dumps({"identities": identities, "policies": documents}))
+    (folder / "data").mkdir(exist_ok=True)
     names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
     argv = [str(find_seaweedfs()), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
     argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer", f"-s3.config={settings}"]
@@ -187,6 +198,10 @@ def _identity(name: str, port: int, *, certificate: tuple[Path, Path] | None = N
     )
 
 
+def _credentials(server: S3Server) -> dict[str, str]:
+    return {"accessKey": server.access_key, "secretKey": server.secret_key}
+
+
 def _script(name: str) -> str:
     """A program of this environment. Raises FileNotFoundError."""
     program = Path(sys.executable).parent / name
@@ -234,7 +249,8 @@ def _wait_for_answer(process: "subprocess.Popen[bytes]", server: S3Server, log: 
             with contextlib.suppress(urllib.error.HTTPError):
                 urllib.request.urlopen(server.endpoint, timeout=5).close()
             client = client_of(server)
-            client.create_bucket(Bucket=BUCKET)
+            if BUCKET not in [one["Name"] for one in client.list_buckets()["Buckets"]]:
+                client.create_bucket(Bucket=BUCKET)
             client.put_object(Bucket=BUCKET, Key="started", Body=b"")
             client.delete_object(Bucket=BUCKET, Key="started")
             return

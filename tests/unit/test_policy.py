@@ -55,6 +55,26 @@ def test_others() -> None:
     assert f"s/{SCOPE}/*" in allowed("restorer", "s3:GetObject")
 
 
+def test_with_locks() -> None:
+    def rights(role: str, action: str) -> list[str]:
+        policy = render_policy(role, ADDRESS, scope=SCOPE, style="aws", is_locking=True)
+        plain = render_policy(role, ADDRESS, scope=SCOPE, style="aws")
+        assert policy["Statement"][: len(plain["Statement"])] == plain["Statement"]
+        found = [name for one in policy["Statement"] if action in one["Action"] for name in one["Resource"]]
+        return sorted(name.removeprefix("arn:aws:s3:::backups/cluster/one/") for name in found)
+
+    created = sorted(f"s/{SCOPE}/{area}/*" for area in ("data", "meta", "index", "refs", "records"))
+    assert rights("writer", "s3:PutObjectRetention") == created
+    assert rights("writer", "s3:GetObjectRetention") == []
+    assert rights("restorer", "s3:PutObjectRetention") == []
+    everything = sorted(["config", "keys/*", "copies/*", f"s/{SCOPE}/*"])
+    assert rights("maintainer", "s3:PutObjectRetention") == everything
+    assert rights("owner", "s3:GetObjectRetention") == ["*"]
+    for role in ("owner", "writer", "restorer", "maintainer"):
+        for action in ("s3:BypassGovernanceRetention", "s3:DeleteObjectVersion"):
+            assert rights(role, action) == []
+
+
 def test_a_repository_that_is_the_whole_bucket() -> None:
     policy = render_policy("owner", S3Address("backups", "", None), scope=SCOPE, style="aws")
     assert policy["Statement"][0] == {

@@ -43,7 +43,13 @@ def test_later_layers_win(tmp_path: Path) -> None:
 
 
 def test_every_option_has_a_variable() -> None:
-    samples: dict[str, object] = {"addressing": "path", "sse": "aws:kms", "storage_class": "data=X,index=Y"}
+    samples: dict[str, object] = {
+        "addressing": "path",
+        "sse": "aws:kms",
+        "storage_class": "data=X,index=Y",
+        "object_lock": "30d",
+        "object_lock_mode": "compliance",
+    }
     for item in fields(S3Options):
         value = str(
             samples.get(item.name, {int: "6000000", float: "3", bool: "no"}.get(type(item.default), "x"))
@@ -57,6 +63,10 @@ def test_every_option_has_a_variable() -> None:
 @pytest.mark.parametrize(
     ("word", "says"),
     [
+        ("object_lock=30", "span from 1d"),
+        ("object_lock=11y", "span from 1d"),
+        ("object_lock=23h", "span from 1d"),
+        ("object_lock_mode=none", "not one of governance"),
         ("region", "not an option for S3"),
         ("regoin=x", "no such option for S3: `regoin`"),
         ("region=", "has to be a text"),
