@@ -36,6 +36,10 @@ BAR_HEIGHT = 15
 LABEL_WIDTH = 90
 PANEL_WIDTH = 210
 PANEL_GAP = 24
+TITLE_HEIGHT = 16
+
+Panels = tuple[str, "list[tuple[str, list[tuple[str, float]]]]"]
+"""A heading, and under it panels: a title, and named values as bars."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,25 +120,37 @@ def render_markdown(document: dict[str, Any], rows: Sequence[Row]) -> str:
 
 
 def render_svg(rows: Sequence[Row]) -> str:
-    """A chart without dependencies: per corpus and step four panels of horizontal bars."""
+    """A chart of results: per corpus and step four panels."""
     panels = (
         ("throughput, MB/s", "throughput"),
         ("CPU, s", "cpu_seconds"),
         ("peak memory, MiB", "memory_mib"),
         ("repository, MiB", "repository_mib"),
     )
-    parts: list[str] = []
-    top = 24
+    groups: list[Panels] = []
     for corpus, step in dict.fromkeys((row.corpus, row.step) for row in rows):
         group = [row for row in rows if (row.corpus, row.step) == (corpus, step)]
-        parts.append(_svg_text(8, top, f"{corpus}: {step}", weight="bold"))
-        for number, (title, attribute) in enumerate(panels):
+        values = [
+            (title, [(row.tool, float(getattr(row, attribute))) for row in group])
+            for title, attribute in panels
+        ]
+        groups.append((f"{corpus}: {step}", values))
+    return render_panels(groups)
+
+
+def render_panels(groups: Sequence[Panels]) -> str:
+    """A chart without dependencies: per group panels of horizontal bars side by side."""
+    parts: list[str] = []
+    top = 24
+    for heading, panels in groups:
+        parts.append(_svg_text(8, top, heading, weight="bold"))
+        for number, (title, values) in enumerate(panels):
             left = LABEL_WIDTH + number * (PANEL_WIDTH + PANEL_GAP)
-            parts.append(_svg_text(left, top, title, fill="#666"))
-            values = [(row.tool, float(getattr(row, attribute))) for row in group]
-            parts += _svg_bars(values, left, top + 8, with_labels=number == 0)
-        top += 8 + len(group) * BAR_HEIGHT + 34
-    width = LABEL_WIDTH + len(panels) * (PANEL_WIDTH + PANEL_GAP)
+            parts.append(_svg_text(left, top + TITLE_HEIGHT, title, fill="#666"))
+            parts += _svg_bars(values, left, top + TITLE_HEIGHT + 8, with_labels=number == 0)
+        bars = max((len(values) for _, values in panels), default=0)
+        top += TITLE_HEIGHT + 8 + bars * BAR_HEIGHT + 34
+    width = LABEL_WIDTH + max((len(panels) for _, panels in groups), default=0) * (PANEL_WIDTH + PANEL_GAP)
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{top}" '
         f'viewBox="0 0 {width} {top}" font-family="sans-serif" font-size="11">'

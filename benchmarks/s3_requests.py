@@ -24,7 +24,7 @@ from benchmarks.tools import KOPIA_VARIABLES, PASSWORD, Command, Kopia, Pvback, 
 from benchmarks.trees import compare_manifests, read_manifest, split_differences
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 ACCESS = {"AWS_ACCESS_KEY_ID": "bench", "AWS_SECRET_ACCESS_KEY": "benchbench", "AWS_REGION": "us-east-1"}
 METHODS = ("PUT", "POST", "GET", "HEAD", "LIST", "DELETE")
@@ -51,9 +51,9 @@ class RusticS3(Rustic):
             "bucket": "bucket",
             "root": "/repository",
             "endpoint": self.variables["ENDPOINT"],
-            "region": ACCESS["AWS_REGION"],
-            "access_key_id": ACCESS["AWS_ACCESS_KEY_ID"],
-            "secret_access_key": ACCESS["AWS_SECRET_ACCESS_KEY"],
+            "region": self.variables["AWS_REGION"],
+            "access_key_id": self.variables["AWS_ACCESS_KEY_ID"],
+            "secret_access_key": self.variables["AWS_SECRET_ACCESS_KEY"],
         }
         lines = ["[repository]", 'repository = "opendal:s3"', "[repository.options]"]
         lines += [f'{name} = "{value}"' for name, value in options.items()]
@@ -68,14 +68,15 @@ class KopiaS3(Kopia):
 
     def init(self) -> list[Command]:
         place = ["--bucket=bucket", f"--endpoint={self.variables['ENDPOINT']}", "--disable-tls"]
-        keys = [f"--access-key={ACCESS['AWS_ACCESS_KEY_ID']}"]
-        keys += [f"--secret-access-key={ACCESS['AWS_SECRET_ACCESS_KEY']}"]
         _, policy = super().init()
-        return [self._run("repository", "create", "s3", *place, *keys), policy]
+        return [self._run("repository", "create", "s3", *place), policy]
 
 
-def make_s3_tool(name: str, program: Path, home: Path, address: str) -> Tool | None:
-    """Adapter for one program against the server at ``address``; None when it has no S3."""
+def make_s3_tool(
+    name: str, program: Path, home: Path, address: str, *, access: Mapping[str, str] = ACCESS
+) -> Tool | None:
+    """Adapter for one program against the server at ``address``, with what ``access`` says in the
+    environment; None when it has no S3."""
     home.mkdir(parents=True)
     url = f"http://{address}"
     match name:
@@ -86,19 +87,19 @@ def make_s3_tool(name: str, program: Path, home: Path, address: str) -> Tool | N
                 "PVBACK_PASSWORD": PASSWORD,
                 "PVBACK_CACHE_DIR": "{home}/cache",
             }
-            return Pvback(name, program, home, ACCESS | variables)
+            return Pvback(name, program, home, {**access, **variables})
         case "restic":
             variables = {
                 "RESTIC_REPOSITORY": f"s3:{url}/bucket/repository",
                 "RESTIC_PASSWORD": PASSWORD,
                 "RESTIC_CACHE_DIR": "{home}/cache",
             }
-            return Restic(name, program, home, ACCESS | variables)
+            return Restic(name, program, home, {**access, **variables})
         case "rustic":
             variables = {"RUSTIC_PASSWORD": PASSWORD, "RUSTIC_CACHE_DIR": "{home}/cache", "ENDPOINT": url}
-            return RusticS3(name, program, home, variables)
+            return RusticS3(name, program, home, {**access, **variables})
         case "kopia":
-            variables = {**KOPIA_VARIABLES, "ENDPOINT": address}
+            variables = {**access, **KOPIA_VARIABLES, "ENDPOINT": address}
             return KopiaS3("kopia+zstd", program, home, variables, compression="zstd")
         case _:
             return None
