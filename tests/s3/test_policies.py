@@ -251,7 +251,7 @@ ACTIONS = {
 
 
 def seen(model: Any, params: dict[str, Any]) -> tuple[str, str, dict[str, list[str]]]:
-    """(action, `bucket/key`, condition keys) as AWS documents them for a request."""
+    """(action, key, condition keys) as AWS documents them for a request."""
     values: dict[str, list[str]] = {}
     if "If-None-Match" in params["headers"]:
         values["s3:if-none-match"] = [str(params["headers"]["If-None-Match"])]
@@ -259,7 +259,7 @@ def seen(model: Any, params: dict[str, Any]) -> tuple[str, str, dict[str, list[s
         values["s3:ObjectCreationOperation"] = ["false"]
     if "prefix" in params["query_string"]:
         values["s3:prefix"] = [str(params["query_string"]["prefix"])]
-    return ACTIONS[model.name], params["url_path"].strip("/"), values
+    return ACTIONS[model.name], params["url_path"].partition("?")[0].strip("/"), values
 
 
 def is_allowed(policy: dict[str, Any], action: str, key: str, values: dict[str, list[str]]) -> bool:
@@ -278,7 +278,7 @@ def is_allowed(policy: dict[str, Any], action: str, key: str, values: dict[str, 
     def plain(pattern: str) -> str:
         return "[*]" if pattern == "*" else pattern
 
-    arn = f"arn:aws:s3:::{key}"
+    arn = f"arn:aws:s3:::{BUCKET}/{key}" if key else f"arn:aws:s3:::{BUCKET}"
     return any(
         action in one["Action"]
         and any(fnmatch.fnmatchcase(arn, resource) for resource in one["Resource"])
