@@ -112,7 +112,7 @@ def check(
 
     heard = progress or NoProgress()
     listeners = Listeners(on_output=on_output, on_counters=heard.update, cancel=cancel or Cancel())
-    result = run_reading(access, "check", options=look, listeners=listeners)
+    result = run_reading(access, "check", options=look, listeners=listeners, tells_losses=True)
     order = list(FindingSeverity)
     catalog, listing = seen[-1]
     return CheckResult(
