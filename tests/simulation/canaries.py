@@ -389,17 +389,10 @@ def merged_name_sorts_anywhere(patch: Patch) -> None:
     patch.setattr(work.ModelIndexWork, "_suffix", lambda self, _generation, _after: self._random_id())
 
 
-@canary("all", merge_share=1.0, pruners=2, seeds_max=1500)
-def merge_during_a_prune(patch: Patch) -> None:
-    """A session merges although what it merges is about to be made the base."""
-    _change_merge(patch, is_always=True)
-
-
 def _change_merge(
     patch: Patch,
     *,
     is_newer_merged: bool = False,
-    is_always: bool = False,
     is_deleting_first: bool = False,
     is_dropping: bool = False,
 ) -> None:
@@ -408,7 +401,7 @@ def _change_merge(
         if is_newer_merged:
             state = gcstate.read_gc_state(objects)
             view = gcstate.list_index(objects, state, is_writer=True)
-        if state.is_condemning and not (is_always or is_dropping):
+        if state.is_condemning and not is_dropping:
             return 0
         inputs = tuple(
             (name, size)
