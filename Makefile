@@ -65,7 +65,7 @@ test-s3: build servers ## object storage against real S3 servers
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
 
-simulate: build ## commit and prune in a simulated store, SIMULATE_ARGS="--count 10000"; see CONTRIBUTING.md
+simulate: build ## commit and prune in a simulated store, and what is broken on purpose; SIMULATE_ARGS="--count 10000"
 	$(BIN)/python -m tests.simulation $(SIMULATE_ARGS)
 
 # The runner needs nothing but Python's own library, so neither the extension nor .venv.

@@ -161,7 +161,13 @@ class _Check:
         else:
             listeners = Listeners(on_output=self._on_output, on_counters=progress.update, cancel=cancel)
             try:
-                counts = run_reading(self._access, "check", options=self._job_options, listeners=listeners)
+                counts = run_reading(
+                    self._access,
+                    "check",
+                    options=self._job_options,
+                    listeners=listeners,
+                    tells_losses=True,
+                )
             finally:
                 if self._verified is not None:
                     self._verified.save()

@@ -1,7 +1,8 @@
 """Jobs that only read. They need no write access, and prune may run beside them.
 
 When a run or pack that should be there is gone, prune has moved what it held: the view of the index is loaded
-anew, and the job begins again.
+anew, and the job begins again. On a store whose lists lag, what the index does not have may just not be
+listed yet: it is looked for again for as long as a list may be late.
 """
 
 import contextlib
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["find_in", "run_reading", "split_snapshot_path", "stream_reading", "tree_options"]
 
 _RELOAD_COUNT_MAX = 3
+_LOOK_COUNT = 4
+"""So often is the index loaded anew while lists may be late."""
 _ID_DIGITS = 2 * limits.RANDOM_ID_BYTES
 
 
@@ -69,12 +72,19 @@ def run_reading(
     *,
     options: Mapping[str, object] | Callable[[], Mapping[str, object]],
     listeners: Listeners | None = None,
+    tells_losses: bool = False,
 ) -> dict[str, Any]:
     """Run a job that reads, and return its result. Raises as `DataJob.run`.
 
-    Options that depend on what is stored are made by a function, which is called for each attempt.
+    Options that depend on what is stored are made by a function, which is called for each attempt. A job that
+    tells what is lost, instead of failing, begins when lists show all that there was before.
     """
-    for attempt in range(_RELOAD_COUNT_MAX + 1):
+    cancel = listeners.cancel if listeners else Cancel()
+    lag = access.store.capabilities.list_lag_seconds
+    if tells_losses and lag:
+        access.clock.sleep(lag, cancel)
+    patience = _Patience(access, cancel)
+    while True:
         made = options() if callable(options) else options
         try:
             return run_job(
@@ -84,17 +94,17 @@ def run_reading(
                 store=access.store,
                 listeners=listeners,
             )
-        except ObjectNotFound as exc:
-            if attempt == _RELOAD_COUNT_MAX or not _is_object(access, exc):
+        except (ObjectNotFound, DamagedError) as exc:
+            if not patience.looks_again(exc):
                 raise _explain(access, exc) from None
-    raise AssertionError("the last attempt returns or raises")
 
 
 def stream_reading(
     access: RepositoryAccess, verb: str, *, options: Mapping[str, object], cancel: Cancel | None = None
 ) -> Iterator[tuple[str, bytes]]:
     """The outputs of a job that reads, as they come. It begins again only while nothing has come."""
-    for attempt in range(_RELOAD_COUNT_MAX + 1):
+    patience = _Patience(access, cancel or Cancel())
+    while True:
         has_begun = False
         try:
             for output in _stream_job(
@@ -102,8 +112,8 @@ def stream_reading(
             ):
                 has_begun = True
                 yield output
-        except ObjectNotFound as exc:
-            if has_begun or attempt == _RELOAD_COUNT_MAX or not _is_object(access, exc):
+        except (ObjectNotFound, DamagedError) as exc:
+            if has_begun or not patience.looks_again(exc):
                 raise _explain(access, exc) from None
         else:
             return
@@ -174,9 +184,41 @@ def _is_object(access: RepositoryAccess, exc: ObjectNotFound) -> bool:
     return exc.key is not None and exc.key.startswith(access.objects.layout.prefix)
 
 
-def _explain(access: RepositoryAccess, exc: ObjectNotFound) -> PvbackError:
+class _Patience:
+    """Whether a job that failed is begun again, with the index loaded anew."""
+
+    def __init__(self, access: RepositoryAccess, cancel: Cancel) -> None:
+        self._access, self._cancel = access, cancel
+        self._reload_count = 0
+        self._until: float | None = None
+
+    def looks_again(self, exc: ObjectNotFound | DamagedError) -> bool:
+        """Returns when it is time for the next attempt. Raises Interrupted."""
+        if isinstance(exc, ObjectNotFound) and _is_object(self._access, exc):
+            self._reload_count += 1
+            return self._reload_count <= _RELOAD_COUNT_MAX
+        return exc.key is None and self._waits_for_lists()
+
+    def _waits_for_lists(self) -> bool:
+        """For what is in no run. What has a key was read by its name, whatever lists show."""
+        clock, lag = self._access.clock, self._access.store.capabilities.list_lag_seconds
+        now = clock.monotonic()
+        if self._until is None:
+            self._until = now + lag
+        if now >= self._until:
+            return False
+        clock.sleep(min(self._until - now, lag / _LOOK_COUNT), self._cancel)
+        return True
+
+
+def _explain(access: RepositoryAccess, exc: ObjectNotFound | DamagedError) -> PvbackError:
+    if isinstance(exc, DamagedError):
+        return exc
     if _is_object(access, exc):
         return DamagedError("an object is missing", key=exc.key, hint="`pvback check` says what is affected")
+    if exc.key is None:
+        # No run lists it.
+        return DamagedError(str(exc), hint="`pvback check` says what is affected")
     return PvbackError(
         "there is no such path in the snapshot", key=exc.key, hint="`pvback ls` shows what there is"
     )

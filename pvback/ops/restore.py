@@ -130,6 +130,7 @@ def restore(
             "subtree_b64": encode_path(used.path),
         },
         listeners=Listeners(on_output=on_output, on_counters=heard.update, cancel=cancel or Cancel()),
+        tells_losses=True,
     )
     return RestoreResult(
         snapshot=snapshot.id,

@@ -166,7 +166,9 @@ class IndexWork(Protocol):
         """Write the entries of all runs of `view` as new runs of `generation`, and return their names.
 
         Left out are entries of packs in `drop` or `view.dead`; those of condemned ones stay. Each new run
-        covers a range of ids, so that no single one grows without bound; none when nothing is left.
+        covers a range of ids, so that no single one grows without bound; none when nothing is left. Its name
+        sorts after those of all runs of `view` of the same generation: who lists runs in pages while the old
+        ones are removed meets either them or it.
         """
         ...
 
@@ -175,8 +177,9 @@ class IndexWork(Protocol):
     ) -> Repacked:
         """Copy what is needed out of `packs` into new packs, byte for byte, and list those in new runs.
 
-        Needed ids that a usable pack outside `packs` also holds are not copied. Order: as they lay, packs
-        in the order given, so that what was written together is read together.
+        Needed ids that a usable pack outside `packs` also holds are not copied; one in `view.condemned` does
+        not count as such, for it may be gone before the copy would be missed. Order: as they lay, packs in
+        the order given, so that what was written together is read together.
         """
         ...
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -14,6 +15,7 @@ from pvback.repository.layout import Area, ObjectType, split_generation
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.runtime import ManualClock
 from pvback.storage.memory import MemoryStore
+from tests.contracts.native_bench import NativeBench
 from tests.simulation import parts, work
 
 NOTHING: frozenset[str] = frozenset()
@@ -92,7 +94,10 @@ class ModelBench:
         return one
 
 
-FACTORIES: Mapping[str, Callable[[], Bench]] = {"model": ModelBench}
+FACTORIES: Mapping[str, Callable[[Path], Bench]] = {
+    "model": lambda _root: ModelBench(),
+    "native": NativeBench,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +113,8 @@ class Setting:
 
 
 @pytest.fixture(params=sorted(FACTORIES))
-def bench(request: pytest.FixtureRequest) -> Bench:
-    return FACTORIES[request.param]()
+def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
+    return FACTORIES[request.param](tmp_path)
 
 
 @pytest.fixture
@@ -234,6 +239,100 @@ def test_repacking_moves_what_is_needed_and_nowhere_else(bench: Bench, setting: 
     assert (usage.missing_count, usage.packs[moved.packs[0]].used_count) == (0, 1)
     nothing = bench.work.repack(setting.view(), packs=[other], marks=Marks(), refs=[], generation=1)
     assert (nothing.packs, nothing.runs, nothing.moved_count) == ((), (), 0)
+
+
+def test_a_condemned_copy_does_not_stay(bench: Bench, setting: Setting) -> None:
+    """What only a condemned pack holds besides is copied: that one may be gone before it is looked for."""
+    old, other = bench.pack("a", "b"), bench.pack("a")
+    bench.run(old, other)
+    refs = [bench.refs("a", "b")]
+    view = setting.view(condemned=frozenset({other}))
+    moved = bench.work.repack(view, packs=[old], marks=Marks(), refs=refs, generation=1)
+    assert [text for text, _ in bench.listed(moved.runs)] == ["a", "b"]
+    moved = bench.work.repack(setting.view(), packs=[old], marks=Marks(), refs=refs, generation=1)
+    # The first copies are listed by now.
+    assert (moved.packs, moved.runs, moved.moved_count) == ((), (), 0)
+
+
+def test_of_two_packs_that_go_one_is_copied_from(bench: Bench, setting: Setting) -> None:
+    first, second = bench.pack("a", "b"), bench.pack("b", "c")
+    bench.run(first, second)
+    refs = [bench.refs("a", "b", "c", "nowhere")]
+    packs = [second, "f" * 32, first]
+    moved = bench.work.repack(setting.view(), packs=packs, marks=Marks(), refs=refs, generation=3)
+    assert (moved.moved_count, [text for text, _ in bench.listed(moved.runs)]) == (3, ["a", "b", "c"])
+    assert {split[0] for name in moved.runs if (split := split_generation(name))} == {3}
+
+
+def test_what_a_run_does_not_list_is_not_copied(bench: Bench, setting: Setting) -> None:
+    listed, unlisted = bench.pack("a"), bench.pack("b")
+    bench.run(listed)
+    dead = setting.view(dead=frozenset({listed}))
+    refs = [bench.refs("a", "b")]
+    for view, packs in ((setting.view(), [unlisted]), (dead, [listed])):
+        moved = bench.work.repack(view, packs=packs, marks=Marks(), refs=refs, generation=1)
+        assert (moved.packs, moved.runs, moved.moved_count, moved.moved_bytes) == ((), (), 0, 0)
+
+
+def test_a_lost_pack_is_damage_to_a_repack(bench: Bench, setting: Setting) -> None:
+    pack = bench.pack("a")
+    bench.run(pack)
+    key = bench.objects.layout.key(f"data/{pack[:2]}/{pack}")
+    bench.objects.store.delete(key)
+    with pytest.raises(DamagedError) as caught:
+        bench.work.repack(setting.view(), packs=[pack], marks=Marks(), refs=[bench.refs("a")], generation=1)
+    assert caught.value.key == key
+
+
+def test_what_is_kept_counts_as_not_condemned(bench: Bench, setting: Setting) -> None:
+    kept, condemned = bench.pack("a"), bench.pack("a", "b")
+    bench.run(kept, condemned)
+    view = setting.view(condemned=frozenset({kept, condemned}))
+    keep = frozenset({kept})
+    usage = bench.work.usage(view, marks=Marks(), refs=[bench.refs("a")], keep=keep)
+    assert (usage.packs[kept].used_count, usage.packs[condemned].used_count) == (1, 0)
+    assert usage.revived == NOTHING
+    # What is revived anyway does not take what a living pack holds.
+    usage = bench.work.usage(view, marks=Marks(), refs=[bench.refs("a", "b")], keep=keep)
+    assert (usage.packs[kept].used_count, usage.packs[condemned].used_count) == (1, 1)
+    assert usage.revived == {condemned}
+
+
+def test_what_is_revived_anyway_is_used(bench: Bench, setting: Setting) -> None:
+    narrow, wide = bench.pack("a"), bench.pack("a", "b")
+    bench.run(narrow, wide)
+    view = setting.view(condemned=frozenset({narrow, wide}))
+    usage = bench.work.usage(view, marks=Marks(), refs=[bench.refs("a", "b")])
+    assert usage.revived == {wide}
+    assert (usage.packs[narrow].used_count, usage.packs[wide].used_count) == (0, 2)
+
+
+def test_marks_and_parts_are_needed_alike(bench: Bench, setting: Setting) -> None:
+    pack = bench.pack("a", "b", "c")
+    bench.run(pack)
+    bench.run(pack)  # an entry that is listed twice is one
+    marks = bench.work.count(Marks(), add=[bench.refs("a", "b")], remove=[], generation=1)
+    usage = bench.work.usage(setting.view(), marks=marks, refs=[bench.refs("b"), bench.refs("b", "c")])
+    assert (usage.needed_count, usage.missing_count) == (3, 0)
+    assert (usage.packs[pack].used_count, usage.packs[pack].entry_count) == (3, 3)
+    assert usage.packs[pack].used_bytes == usage.packs[pack].entry_bytes
+
+
+def test_merged_names_sort_after_inputs_of_their_generation(bench: Bench, setting: Setting) -> None:
+    for generation in (1, 2, 2, 3):
+        bench.run(bench.pack(f"{generation}"), generation=generation)
+    inputs = tuple(one for one in setting.view().runs if int(one[0][:16], 16) <= 2)
+    view = IndexView(inputs, dead=NOTHING, condemned=NOTHING)
+    for _ in range(3):
+        (run,) = bench.work.merge(view, drop=NOTHING, generation=2)
+        assert run[:16] == f"{2:016x}"
+        assert run > max(name for name, _ in inputs)
+        view = IndexView(((run, len(_read(bench, run))),), dead=NOTHING, condemned=NOTHING)
+        inputs = view.runs
+
+
+def _read(bench: Bench, run: str) -> bytes:
+    return bench.objects.store.read(bench.objects.layout.key(f"{Area.INDEX}/{run}")).data
 
 
 def test_rebuilding_from_packs(bench: Bench) -> None:

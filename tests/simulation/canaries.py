@@ -16,7 +16,7 @@ from pvback import datapath
 from pvback.errors import ObjectNotFound, SessionFencedError
 from pvback.repository import barrier, forget, gcstate, merging, prune, registers, session
 from pvback.repository.barrier import Registers, read_registers
-from pvback.repository.gcstate import GcState
+from pvback.repository.gcstate import GcState, IndexView
 from pvback.repository.registers import RegisterState
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.sweep import list_packs
@@ -25,12 +25,15 @@ from pvback.storage.wrap import Request, WrappedStore
 from tests.simulation import work, writer
 from tests.simulation.bucket import Rates
 from tests.simulation.scopes import SCOPES, Scope
+from tests.simulation.simulate import simulate
 
 __all__ = ["CANARIES", "Canary"]
 
 _BY_NAME = {one.name: one for one in SCOPES}
 T = TypeVar("T")
 Patch = pytest.MonkeyPatch
+QUICK_SEEDS = 100
+"""A canary that this many seeds of its scope show is a quick one."""
 LOSS = "I1|S1|S5|M:|LostError"
 """Something that was saved is lost, or a state that was final is left."""
 
@@ -42,20 +45,34 @@ class Canary:
     name: str
     apply: Callable[[Patch], None]
     scope: Scope
-    seeds_max: int = 400
+    seeds_max: int = QUICK_SEEDS
     shows: str = LOSS
     """What it has to be found as."""
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether few enough seeds show it for `make test`; `make simulate` looks for all."""
+        return self.seeds_max <= QUICK_SEEDS
 
     def is_found(self, failure: str | None) -> bool:
         """Whether this failure is what the breakage leads to."""
         return failure is not None and re.match(self.shows, failure) is not None
+
+    def find(self) -> int | None:
+        """The first seed that shows it; None when it survives. What it breaks is mended afterwards."""
+        with pytest.MonkeyPatch.context() as patch:
+            self.apply(patch)
+            for seed in range(self.seeds_max):
+                if self.is_found(simulate(seed, self.scope).failure):
+                    return seed
+        return None
 
 
 CANARIES: list[Canary] = []
 
 
 def canary(
-    scope: str = "all", *, seeds_max: int = 400, shows: str = LOSS, **changes: Any
+    scope: str = "all", *, seeds_max: int = QUICK_SEEDS, shows: str = LOSS, **changes: Any
 ) -> Callable[[Callable[[Patch], None]], Callable[[Patch], None]]:
     """Make a canary of a function that breaks something."""
 
@@ -304,7 +321,7 @@ def doubtful_pack_not_kept(patch: Patch) -> None:
     patch.setattr(writer.Job, "own_to_keep", own_to_keep)
 
 
-@canary()
+@canary(seeds_max=400)
 def run_across_an_acknowledgement(patch: Patch) -> None:
     """Runs of the old generation go up while the new one is acknowledged."""
     patch.setattr(writer.Job, "drain", lambda _self: None)
@@ -319,7 +336,7 @@ def all_runs_trusted(patch: Patch) -> None:
     patch.setattr(GcState, "is_run_trusted", GcState.is_run_valid)
 
 
-@canary("kills")
+@canary("kills", seeds_max=1500)
 def no_run_floor(patch: Patch) -> None:
     """What lies below the floor counts for ever."""
     patch.setattr(GcState, "is_run_valid", lambda _self, _name: True)
@@ -373,27 +390,36 @@ def merged_name_sorts_anywhere(patch: Patch) -> None:
 
 
 def _change_merge(
-    patch: Patch, *, is_newer_merged: bool = False, is_deleting_first: bool = False, is_dropping: bool = False
+    patch: Patch,
+    *,
+    is_newer_merged: bool = False,
+    is_deleting_first: bool = False,
+    is_dropping: bool = False,
 ) -> None:
-    def merge_runs(objects: Any, work: Any, *, session: Any, count_min: int) -> None:
-        state, ack = gcstate.read_gc_state(objects), session.register.ack
-        view = gcstate.list_index(objects, state)
+    def merge_runs(objects: Any, work: Any, *, session: Any, view: IndexView, count_min: int) -> int:
+        state, ack = session.state, session.register.ack
+        if is_newer_merged:
+            state = gcstate.read_gc_state(objects)
+            view = gcstate.list_index(objects, state, is_writer=True)
+        if state.is_condemning and not is_dropping:
+            return 0
         inputs = tuple(
             (name, size)
             for name, size in view.runs
             if name not in state.base | state.known and (is_newer_merged or int(name[:16], 16) <= ack)
         )
-        if len(inputs) < 2:
-            return
+        if len(inputs) < count_min:
+            return 0
         keys = [objects.layout.key(f"index/{name}") for name, _ in inputs]
-        drop = view.condemned if is_dropping else frozenset()
+        drop = state.condemned if is_dropping else frozenset()
         try:
             if is_deleting_first:
                 objects.store.delete_many(keys)
             work.merge(replace(view, runs=inputs), drop=drop, generation=ack)
         except ObjectNotFound:
-            return
+            return 0
         objects.store.delete_many(keys)
+        return len(inputs)
 
     patch.setattr(merging, "merge_runs", merge_runs)
 

@@ -161,7 +161,7 @@ class ModelIndexWork:
         for pack in packs:
             if pack not in kinds:
                 continue
-            for one, text in read_pack(self._objects, kinds[pack], pack)[0]:
+            for one, text in self._blobs(kinds[pack], pack):
                 if one in wanted and (pack, one) in listed:
                     wanted.discard(one)
                     moved[kinds[pack]].append([one, text])
@@ -201,6 +201,12 @@ class ModelIndexWork:
         if len(counts) != marks.id_count:
             raise DamagedError("marks are not complete")
         return counts
+
+    def _blobs(self, kind: str, pack: str) -> list[list[str]]:
+        try:
+            return read_pack(self._objects, kind, pack)[0]
+        except ObjectNotFound as exc:
+            raise DamagedError("the object is missing", key=exc.key) from None
 
     def _refs(self, part: Named) -> list[str]:
         try:
