@@ -197,7 +197,7 @@ class _Check:
             *judge_listing(catalog, listing),
             *find_lost_registers(access, listing),
             *compare_records(access, catalog),
-            *judge_copies(find_copy_problems(access)),
+            *judge_copies(find_copy_problems(access), pair_count=len(access.twins.names())),
             *self._closed(catalog),
         ]
         # The data path reads those of the trees that it follows.

@@ -51,8 +51,16 @@ class Listing:
     object_count: int
 
 
-def judge_copies(problems: Sequence[CopyProblem]) -> Iterator[Finding]:
-    """`config` and key objects of which one copy is left, or none. Pure."""
+def judge_copies(problems: Sequence[CopyProblem], *, pair_count: int = 0) -> Iterator[Finding]:
+    """`config` and key objects of which one copy is left, or none. Pure.
+
+    Where each of `pair_count` pairs lacks its copy, the repository is older than the habit of making them.
+    """
+    lacking = [one for one in problems if one.key.startswith(COPIES_PREFIX) and not one.is_lost]
+    if lacking and len(lacking) == len(problems) == pair_count:
+        what = "`config` and keys lie there once; `pvback key repair` makes the copies"
+        yield Finding(FindingSeverity.NOTE, "copies-none", what, key=lacking[0].key)
+        return
     for problem in problems:
         severity = FindingSeverity.LOSS if problem.is_lost else FindingSeverity.REPAIRABLE
         kind = "key-lost" if problem.is_lost else "copy-missing"
