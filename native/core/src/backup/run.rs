@@ -100,7 +100,7 @@ impl Backup {
         let writer = Writer::new(scope, &writing, &shares)?;
         let is_doubted = AtomicBool::new(false);
         let (earlier_pages, clone) = (Mutex::default(), OnceLock::new());
-        Ok(Self { writer, options, chunking, shares, is_doubted, earlier_pages, clone })
+        Ok(Self { writer, options, chunking, shares, is_doubted, clone, earlier_pages })
     }
 
     /// The writing half.
