@@ -143,7 +143,7 @@ def test_how_much_to_read(run: Run, source: Path, fake_verbs: Verbs) -> None:
     shares = []
 
     def check(job: fake_native.Job) -> dict[str, object]:
-        shares.append(job.options["read_data"])
+        shares.append(job.options.get("read_data"))
         return {}
 
     fake_verbs["check"] = check
