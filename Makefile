@@ -13,8 +13,8 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all test-robust test-s3 servers simulate fuzz lint lint-python lint-rust \
-	test-python test-rust bench \
+.PHONY: build demo wheel test test-all test-robust test-s3 servers simulate model model-all fuzz lint lint-python \
+	lint-rust test-python test-rust bench \
 	constraints clean help
 
 help: ## say what the targets do
@@ -67,6 +67,13 @@ test-robust: build ## kills, damage, full disks, memory, frozen repositories: fa
 
 simulate: build ## commit and prune in a simulated store, SIMULATE_ARGS="--count 10000"; see CONTRIBUTING.md
 	$(BIN)/python -m tests.simulation $(SIMULATE_ARGS)
+
+# The runner needs nothing but Python's own library, so neither the extension nor .venv.
+model: ## search the model of commit and prune with Spin: the rows for CI, about ten minutes
+	$(PYTHON) -m tests.model.run
+
+model-all: ## as model, with the rows that take hours
+	$(PYTHON) -m tests.model.run --all
 
 fuzz: $(STAMP) ## feed the parsers what a fuzzer makes up, each for FUZZ_SECONDS (15)
 	@cargo fuzz --version >/dev/null 2>&1 || { echo 'error: cargo-fuzz is missing; cargo install --locked cargo-fuzz' >&2; exit 1; }

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from pvback.model import Consistency, Finding, FindingSeverity, Stats
     from pvback.ops.backup import BackupOptions, BackupResult
     from pvback.ops.check import CheckResult
+    from pvback.ops.copy import CopiedSnapshot, CopyResult
+    from pvback.ops.copy_plan import CopyOptions
     from pvback.ops.facade import Repository, init_repository, open_repository
     from pvback.ops.find import Match
     from pvback.ops.restore import RestoreOptions, RestoreResult
@@ -51,6 +53,9 @@ __all__ = [
     "ClusterError",
     "ConflictError",
     "Consistency",
+    "CopiedSnapshot",
+    "CopyOptions",
+    "CopyResult",
     "Counters",
     "DamagedError",
     "FileError",
@@ -92,6 +97,8 @@ __all__ = [
 _HOMES = {
     "pvback.model": ("Consistency", "Finding", "FindingSeverity", "Stats"),
     "pvback.ops.backup": ("BackupOptions", "BackupResult"),
+    "pvback.ops.copy": ("CopiedSnapshot", "CopyResult"),
+    "pvback.ops.copy_plan": ("CopyOptions",),
     "pvback.ops.check": ("CheckResult",),
     "pvback.ops.facade": ("Repository", "init_repository", "open_repository"),
     "pvback.ops.find": ("Match",),

@@ -148,7 +148,9 @@ class Job:
     """Work that runs on native threads until it is done. Every method may be called from any thread."""
 
     @staticmethod
-    def start(verb: str, keyring: Keyring, options_json: str) -> Job: ...
+    def start(verb: str, keyring: Keyring, options_json: str, source: Keyring | None = None) -> Job:
+        """Raises UsageError. `source` opens the other repository that a `copy` reads."""
+
     def next_request(self) -> Request | None:
         """Blocks (without the GIL) until the job asks for something; None when it has ended."""
 
@@ -156,7 +158,7 @@ class Job:
         """Counters as a JSON object; cheap."""
 
     def command(self, name: str, options_json: str) -> str:
-        """Commands of a `backup` or a `browse`; answers JSON, in the caller's thread."""
+        """Commands of a `backup`, a `copy` or a `browse`; answers JSON, in the caller's thread."""
 
     def read(self, file: int, offset: int, length: int) -> bytes:
         """A range of a file that a `browse` has open: one copy of it, without JSON around it."""

@@ -7,9 +7,10 @@ of the Python API, under the field names of `Config`; None means not given. `s3_
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from pvback import limits
@@ -22,12 +23,14 @@ __all__ = [
     "Secret",
     "is_debugging",
     "load_config",
+    "load_from_config",
     "load_password",
     "parse_address",
     "parse_size",
     "split_command",
 ]
 
+PASSWORD_FIELDS = ("password", "password_file", "password_command")
 S3_MARK = "s3."
 """Begins the names of S3 options among those of settings."""
 ENVIRONMENT = {
@@ -44,9 +47,15 @@ ENVIRONMENT = {
     "PVBACK_S3_ENDPOINT": "s3_endpoint",
 }
 S3_VARIABLES = {f"PVBACK_S3_{item.name.upper()}": f"{S3_MARK}{item.name}" for item in fields(S3Options)}
+# What a copy reads has an address and secrets of its own; everything else is common to both.
+FROM_FIELDS = (*PASSWORD_FIELDS, "repository", "key_file", "key_command", "s3_endpoint")
+FROM_ENVIRONMENT = {
+    variable.replace("PVBACK_", "PVBACK_FROM_", 1): name
+    for variable, name in (ENVIRONMENT | S3_VARIABLES).items()
+    if name in FROM_FIELDS or name.startswith(S3_MARK)
+}
 CONFIG_VARIABLE = "PVBACK_CONFIG"
 DEBUG_VARIABLE = "PVBACK_DEBUG"
-PASSWORD_FIELDS = ("password", "password_file", "password_command")
 
 
 class Secret:
@@ -108,6 +117,37 @@ def load_config(
     """
     variables = os.environ if environment is None else environment
     layers = [_file_layer(variables), _environment_layer(variables), _flag_layer(flags or {})]
+    values, sources = _lay(layers)
+    if "cache_dir" not in values:
+        values["cache_dir"] = _user_path(variables, "XDG_CACHE_HOME", ".cache")
+    return _convert(values, sources)
+
+
+def load_from_config(
+    config: Config, flags: Mapping[str, object], *, environment: Mapping[str, str] | None = None
+) -> Config:
+    """The configuration of the repository that a copy into that of `config` reads.
+
+    Address and secrets are from variables that begin with PVBACK_FROM_, and `flags` over them under the field
+    names of `Config`; everything else is as in `config`. Raises UsageError as `load_config`, and without an
+    address.
+    """
+    variables = os.environ if environment is None else environment
+    values, sources = _lay(
+        [_environment_layer(variables, FROM_ENVIRONMENT), _flag_layer(flags, prefix="--from-")]
+    )
+    other = _convert({**values, "cache_dir": False}, sources)
+    if other.repository is None:
+        raise UsageError(
+            "no repository to copy from was given",
+            hint="use `--from-repository` or set the variable PVBACK_FROM_REPOSITORY",
+        )
+    fields_of_its_own: dict[str, Any] = {name: getattr(other, name) for name in (*FROM_FIELDS, "s3")}
+    return replace(config, **fields_of_its_own)
+
+
+def _lay(layers: Sequence["Layer"]) -> tuple[dict[str, object], dict[str, str]]:
+    """Values and where they came from, of layers in rising order."""
     values: dict[str, object] = {}
     sources: dict[str, str] = {}
     for layer in layers:
@@ -120,9 +160,7 @@ def load_config(
                 values.pop(name, None)
         for name, (value, source) in layer.items():
             values[name], sources[name] = value, source
-    if "cache_dir" not in values:
-        values["cache_dir"] = _user_path(variables, "XDG_CACHE_HOME", ".cache")
-    return _convert(values, sources)
+    return values, sources
 
 
 def is_debugging() -> bool:
@@ -170,27 +208,29 @@ def _as_table(value: object, path: str) -> dict[str, object]:
     raise UsageError("`s3` is not a table", key=path, hint="write [s3] on a line of its own")
 
 
-def _environment_layer(variables: Mapping[str, str]) -> Layer:
+def _environment_layer(variables: Mapping[str, str], names: Mapping[str, str] | None = None) -> Layer:
     return {
         name: (variables[variable], f"the variable {variable}")
-        for variable, name in (ENVIRONMENT | S3_VARIABLES).items()
+        for variable, name in (names or ENVIRONMENT | S3_VARIABLES).items()
         if variables.get(variable)
     }
 
 
-def _flag_layer(flags: Mapping[str, object]) -> Layer:
+def _flag_layer(flags: Mapping[str, object], *, prefix: str = "--") -> Layer:
     known = {item.name for item in fields(Config)} - {"sources", "s3"} | {"s3_options"}
     unknown = sorted(set(flags) - known)
     assert not unknown, f"not fields of Config: {unknown}"
     layer: Layer = {
-        name: (value, f"`--{name.replace('_', '-')}`") for name, value in flags.items() if value is not None
+        name: (value, f"`{prefix}{name.replace('_', '-')}`")
+        for name, value in flags.items()
+        if value is not None
     }
     words, _ = layer.pop("s3_options", ((), ""))
     for word in _as_list(words):
         name, mark, value = str(word).partition("=")
         if not mark:
-            raise UsageError(f"not an option for S3: {name!r}", hint="write `--s3-option NAME=VALUE`")
-        layer[f"{S3_MARK}{name}"] = (value, f"`--s3-option {name}`")
+            raise UsageError(f"not an option for S3: {name!r}", hint=f"write `{prefix}s3-option NAME=VALUE`")
+        layer[f"{S3_MARK}{name}"] = (value, f"`{prefix}s3-option {name}`")
     return layer
 
 

@@ -195,7 +195,13 @@ class DataJob:
     """One native job with the threads that serve it. Use `run_job` unless the job has to be talked to."""
 
     def __init__(
-        self, verb: str, keyring: "Keyring", *, options: Mapping[str, object], store: JobStore
+        self,
+        verb: str,
+        keyring: "Keyring",
+        *,
+        options: Mapping[str, object],
+        store: JobStore,
+        source: "Keyring | None" = None,
     ) -> None:
         self._store = store
         self._threads_count = _thread_count(options)
@@ -205,7 +211,7 @@ class DataJob:
         # Of a job that stays open for days, the last ones.
         self._store_errors: deque[PvbackError] = deque(maxlen=64)
         self._listener_error: BaseException | None = None
-        self._job = load_native().Job.start(verb, keyring, json.dumps(options))
+        self._job = load_native().Job.start(verb, keyring, json.dumps(options), source)
 
     def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
         """See `JobControl.command`."""
@@ -373,8 +379,7 @@ _CLOCK = SystemClock()
 
 def _thread_count(options: Mapping[str, object]) -> int:
     """Threads that serve requests: the reads worth having in flight, the puts, and one for output."""
-    gets = options.get("gets")
-    puts = options.get("puts", 0)
+    gets, puts = options.get("gets"), options.get("puts", 0)
     assert isinstance(gets, int), "every job says how many reads it may have in flight"
     assert isinstance(puts, int), "a number of puts is whole"
     return gets + puts + 1

@@ -117,6 +117,9 @@ FORGET_SHARE_MAX = 0.5
 FORGET_GRACE_SECONDS = 7 * 24 * 3600.0
 """How long a forgotten snapshot can be brought back."""
 
+VERIFIED_PACK_COUNT_MAX = 200_000
+"""Packs of which a client remembers when it has read them: about 10 MB of a file."""
+
 RECHECK_PERCENT_DEFAULT = 1.0
 """Of the bytes of unchanged files, read and compared with what is stored."""
 RECHECK_BYTES_MAX = 4 * GIB

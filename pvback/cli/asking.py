@@ -8,9 +8,9 @@ from pvback.errors import UsageError
 __all__ = ["ask_new_password", "ask_password"]
 
 
-def ask_password() -> Secret:
+def ask_password(prompt: str = "Password") -> Secret:
     """The password of a repository. Raises UsageError when it is empty."""
-    return Secret(_ask("Password"))
+    return Secret(_ask(prompt))
 
 
 def ask_new_password(prompt: str) -> Secret:

@@ -3,7 +3,7 @@
 Global options are accepted before and after the verb; the later one wins.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,7 +12,7 @@ import click
 
 from pvback.cli.asking import ask_new_password, ask_password
 from pvback.cli.output import Output
-from pvback.config import Config, load_config
+from pvback.config import Config, load_config, load_from_config
 
 if TYPE_CHECKING:
     from pvback.repository.repository import RepositoryAccess
@@ -61,12 +61,22 @@ class Invocation:
         """
         config = load_config(self.flags)
         config.require_repository()
-        passwords = (config.password, config.password_file, config.password_command)
-        sources = (*passwords, config.key_file, config.key_command)
-        if any(source is not None for source in sources) or self.is_json or not Output.can_ask():
+        if not self._has_to_ask(config):
             return config
         answer = ask_new_password("Password for the new repository") if is_new else ask_password()
         return replace(config, password=answer)
+
+    def from_config(self, config: Config, flags: Mapping[str, object]) -> Config:
+        """The repository that a copy into that of `config` reads; asks for its password likewise."""
+        other = load_from_config(config, flags)
+        if not self._has_to_ask(other):
+            return other
+        return replace(other, password=ask_password("Password of the repository to copy from"))
+
+    def _has_to_ask(self, config: Config) -> bool:
+        passwords = (config.password, config.password_file, config.password_command)
+        sources = (*passwords, config.key_file, config.key_command)
+        return all(source is None for source in sources) and not self.is_json and Output.can_ask()
 
     @contextmanager
     def repository(self, *, is_writer: bool = False) -> Iterator["RepositoryAccess"]:

@@ -183,7 +183,7 @@ def _plan(
     policy = Policy(
         **{name: int(str(options[f"keep_{name}"] or 0)) for name in _COUNTS},
         within=parse_span(_text(options, "keep_within")),
-        tags=[parse_tag_filters([word]) for word in _words(options, "keep_tags")],
+        tags=tuple(parse_tag_filters([word]) for word in _words(options, "keep_tags")),
     )
     if ids:
         if wanted or not policy.is_empty:

@@ -6,13 +6,15 @@ from pvback.cli.context import Invocation, exit_codes, global_options, pass_invo
 from pvback.cli.output import format_count, to_json
 from pvback.cli.progress import stopping, watching
 from pvback.cli.recovery import offering, recovery_options
-from pvback.cli.values import parse_percent
+from pvback.cli.values import parse_percent, parse_span
 from pvback.config import parse_size
 from pvback.errors import DamagedError
 from pvback.model import Finding
 from pvback.ops.bench import measure_limits
+from pvback.ops.check import LEVELS, CheckOptions
 from pvback.ops.check import check as run_check
 from pvback.ops.init import init as run_init
+from pvback.repository.verified import VerifiedShare
 
 __all__ = ["bench", "check", "init"]
 
@@ -56,17 +58,24 @@ def init(
     help="Read and open all packs, or a share of them.",
 )
 @click.option("--seed", type=int, metavar="N", help="Choose the same share as another time.")
+@click.option("--level", type=click.Choice(LEVELS), help="How deep to look; default: trees.")
+@click.option("--max-time", metavar="SPAN", help="Begin to read no more packs after this, such as 2h.")
+@click.option("--max-bytes", metavar="SIZE", help="Read no more of packs than this.")
+@click.option("--max-age", metavar="SPAN", help="Leave packs out that were read no longer ago, such as 30d.")
 @global_options()
 @pass_invocation
-def check(invocation: Invocation, *, read_data: str | None, seed: int | None) -> int:
+def check(invocation: Invocation, /, **options: object) -> int:
     """Examine the repository; the exit code is 20 when something is lost or needs repair.
 
-    Every object is listed and every snapshot's tree is followed; contents are read with `--read-data` only.
+    Levels, each with those before it: `list` (what is listed, registers, records, reference sets), `index`
+    (runs against packs and their directories), `trees` (every snapshot's tree, without directories of data
+    packs), `data` (packs are read and opened). With `--max-time`, `--max-bytes` or `--max-age` those packs
+    are read first that were never read by this client, or longest ago: run every night, it goes round.
     """
     output = invocation.output
-    share = parse_percent(read_data)
+    used = _check_options(options)
     with invocation.repository() as access, watching(output) as progress, stopping() as cancel:
-        result = run_check(access, read_percent=share, seed=seed, progress=progress, cancel=cancel)
+        result = run_check(access, options=used, progress=progress, cancel=cancel)
     for finding in result.findings:
         if output.is_json:
             output.message("finding", finding)
@@ -77,14 +86,43 @@ def check(invocation: Invocation, *, read_data: str | None, seed: int | None) ->
             "object_count": result.object_count,
             "counts": result.counts,
             "is_sound": result.is_sound,
+            "verified": result.verified,
         }
         output.message("summary", facts)
+    if result.verified is not None:
+        output.line(_show_verified(result.verified, left=int(result.counts.get("packs_left", 0))))
     output.line(
         f"{format_count(result.snapshot_count, 'snapshot')}, "
         f"{format_count(result.object_count, 'object')}: "
         f"{'sound' if result.is_sound else 'NOT SOUND'}"
     )
     return 0 if result.is_sound else DamagedError.exit_code
+
+
+def _check_options(options: dict[str, object]) -> CheckOptions:
+    def text(name: str) -> str | None:
+        value = options[name]
+        return None if value is None else str(value)
+
+    max_time, max_bytes, seed = parse_span(text("max_time")), text("max_bytes"), text("seed")
+    return CheckOptions(
+        level=text("level"),
+        read_percent=parse_percent(text("read_data")),
+        seed=None if seed is None else int(seed),
+        max_seconds=None if max_time is None else max_time.total_seconds(),
+        max_bytes=None if max_bytes is None else parse_size(max_bytes, what="`--max-bytes`"),
+        max_age=parse_span(text("max_age")),
+    )
+
+
+def _show_verified(share: VerifiedShare, *, left: int) -> str:
+    def percent(part: int) -> str:
+        return f"{100 * part // share.total_bytes if share.total_bytes else 100} %"
+
+    spans = ", ".join(f"{percent(part)} within {span}" for span, part in share.within.items())
+    depth = "read and opened" if share.is_opened else "read, outer seals opened"
+    rest = f"; {format_count(left, 'pack')} left for another time" if left else ""
+    return f"{depth}: {spans}, {percent(share.never_bytes)} never{rest}"
 
 
 def _show_finding(finding: Finding) -> str:

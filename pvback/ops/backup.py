@@ -5,21 +5,19 @@ nothing; a backup that is killed loses at most the work since its last checkpoin
 checkpoints first. Files that could not be read are named, and the snapshot of the others is committed.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pvback import datapath, limits
-from pvback.datapath import DataJob, JobControl, Listeners
-from pvback.errors import DamagedError, Interrupted, SessionFencedError
+from pvback.datapath import DataJob
+from pvback.errors import DamagedError, SessionFencedError
 from pvback.model import Consistency, Stats
-from pvback.ops.index_work import NativeIndexWork
-from pvback.ops.rows import Problem, parse_problem
+from pvback.ops.rows import Problem
 from pvback.ops.sources import Source, open_source
-from pvback.repository.gcstate import IndexView, list_index
-from pvback.repository.merging import merge_runs
+from pvback.ops.writing import SnapshotWriting, view_with_runs_merged
+from pvback.repository.gcstate import list_index
 from pvback.repository.records import FinishedTree, RecordDetails, Root, plan_record, read_record
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
@@ -30,11 +28,10 @@ from pvback.repository.snapshots import (
     latest_checkpoint,
     latest_of_source,
 )
-from pvback.runtime import Cancel, Counters, NoProgress, Progress, Random, SystemRandom
+from pvback.runtime import Cancel, NoProgress, Progress, Random, SystemRandom
 
 __all__ = ["BackupOptions", "BackupResult", "backup", "stats_from_json"]
 
-_PROBLEM_COUNT_MAX = 1000
 _JOB_STATS = {
     "file_count": ("files",),
     "directory_count": ("directories",),
@@ -165,11 +162,7 @@ class _Run:
         self._progress, self._cancel = progress, cancel
         self._clock = access.clock
         self._started = self._clock.now()
-        self._began = self._last_checkpoint = self._clock.monotonic()
-        self._stop_deadline: float | None = None
-        self._checkpoint_count = 0
-        self._checkpoints_before_stop = 0
-        self._problems: list[Problem] = []
+        self._began = self._clock.monotonic()
         self._recheck_seed, self._is_repacking = 0, False
         self._source_id = access.keyring.source_id(access.objects.scope, source.identity.string)
         catalog = access.catalog()
@@ -199,8 +192,18 @@ class _Run:
             snapshot, generation = datapath.random_id(), self._state.n
         else:
             self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
-            view = self._merge_runs(self._session, self._session.index_view())
+            view = view_with_runs_merged(
+                self._access, self._session, progress=self._progress, cancel=self._cancel
+            )
             snapshot, generation = self._session.snapshot, self._session.register.ack
+        writing = SnapshotWriting(
+            self._session,
+            describe=lambda raw: self._details(raw, is_complete=False),
+            place=self._place,
+            clock=self._clock,
+            progress=self._progress,
+            cancel=self._cancel,
+        )
         with open_source(self._source) as where:
             job_options = {
                 **self._access.job_options(view.as_options()),
@@ -211,31 +214,15 @@ class _Run:
                 "gen": generation,
             }
             job = DataJob("backup", self._access.keyring, options=job_options, store=self._access.store)
-            result = self._serve(job)
+            result = writing.run(job, what="backup", guess_bytes=self._guess_bytes())
         if self._session is not None:
             tree = FinishedTree.from_json(result)
             self._session.commit(tree, self._details(result, is_complete=True), place=self._place)
-        return self._report(result)
+        return self._report(result, writing.problems)
 
-    def _merge_runs(self, session: WriterSession, view: IndexView) -> IndexView:
-        """Keep the number of index runs bounded; who may not remove objects leaves that to prune."""
-        if self._access.keyring.role != "owner":
-            return view
-        work = NativeIndexWork(self._access, self._cancel)
-        try:
-            merged = merge_runs(self._access.objects, work, session=session, view=view)
-        except DamagedError as exc:
-            self._progress.warn(f"index runs were not merged: {exc}")
-            return view
-        return session.index_view() if merged else view
-
-    def _serve(self, job: DataJob) -> dict[str, Any]:
-        try:
-            return job.run(self._listeners())
-        except Interrupted as exc:
-            if self._checkpoint_count and exc.hint is None:
-                exc.hint = "run the same backup again: it goes on from the last checkpoint"
-            raise
+    def _guess_bytes(self) -> int:
+        """The parent's size."""
+        return self._parent.details.root.bytes if self._parent and self._parent.details else 0
 
     def _job_options(self) -> dict[str, object]:
         options, source = self._options, self._source
@@ -294,57 +281,6 @@ class _Run:
             return None, None
         return register.snapshot, _tree_json(record.details)
 
-    def _listeners(self) -> Listeners:
-        return Listeners(
-            on_output=self._on_output,
-            on_counters=self._on_counters,
-            on_tick=self._on_tick,
-            on_cancel=self._on_cancel,
-            cancel=self._cancel,
-        )
-
-    def _on_output(self, kind: str, data: memoryview) -> None:
-        if kind == "problem":
-            problem = parse_problem(data)
-            if not problem.is_note and len(self._problems) < _PROBLEM_COUNT_MAX:
-                self._problems.append(problem)
-            self._progress.warn(str(problem))
-        elif kind == "checkpoint" and self._session is not None:
-            raw = json.loads(bytes(data))
-            details = self._details(raw, is_complete=False)
-            self._session.checkpoint(FinishedTree.from_json(raw), details, place=self._place)
-            self._checkpoint_count += 1
-
-    def _on_counters(self, counters: Counters) -> None:
-        """The source's size is known at its end; until then the parent's is the best guess."""
-        guess = self._parent.details.root.bytes if self._parent and self._parent.details else 0
-        if counters.total_bytes is None and guess > counters.done_bytes:
-            counters = replace(counters, total_bytes=guess)
-        self._progress.update(counters)
-
-    def _on_tick(self, control: JobControl) -> None:
-        if self._session is None:
-            return
-        self._session.poll(control)
-        now = self._clock.monotonic()
-        if now - self._last_checkpoint >= limits.CHECKPOINT_SECONDS and self._stop_deadline is None:
-            self._last_checkpoint = now
-            control.command("checkpoint", {})
-
-    def _on_cancel(self, control: JobControl) -> None:
-        """Ask for one last checkpoint, and stop when it is recorded or takes too long."""
-        if self._session is None:
-            control.cancel()
-        elif self._stop_deadline is None:
-            self._stop_deadline = self._clock.monotonic() + limits.STOP_SECONDS_MAX
-            self._checkpoints_before_stop = self._checkpoint_count
-            control.command("checkpoint", {})
-        elif (
-            self._checkpoint_count > self._checkpoints_before_stop
-            or self._clock.monotonic() > self._stop_deadline
-        ):
-            control.cancel()
-
     def _details(self, raw: Mapping[str, Any], *, is_complete: bool) -> RecordDetails:
         assert self._session is not None, "a dry run records nothing"
         stats = replace(stats_from_json(raw["stats"]), duration_seconds=self._seconds())
@@ -370,7 +306,7 @@ class _Run:
     def _seconds(self) -> float:
         return round(self._clock.monotonic() - self._began, 3)
 
-    def _report(self, result: Mapping[str, Any]) -> BackupResult:
+    def _report(self, result: Mapping[str, Any], problems: Sequence[Problem]) -> BackupResult:
         stats = replace(stats_from_json(result["stats"]), duration_seconds=self._seconds())
         return BackupResult(
             snapshot=self._session.snapshot if self._session else None,
@@ -380,7 +316,7 @@ class _Run:
             stats=stats,
             error_count=stats.error_count,
             unstable_count=int(result["stats"].get("unstable", 0)),
-            problems=tuple(self._problems),
+            problems=problems,
             is_clone=result.get("clone") is not None,
         )
 

@@ -9,9 +9,11 @@ from typing import BinaryIO, Self
 from pvback.config import Config, Secret, load_config
 from pvback.ops import backup as backups
 from pvback.ops import check as checks
+from pvback.ops import copy as copies
 from pvback.ops import diff, dump, find, init, keys, ls, stats
 from pvback.ops import restore as restores
 from pvback.ops import snapshots as lists
+from pvback.ops.copy_plan import CopyOptions
 from pvback.ops.reading import find_in, split_snapshot_path
 from pvback.ops.rows import Change, Node
 from pvback.ops.sources import Source, path_source
@@ -179,7 +181,24 @@ class Repository:
         cancel: Cancel | None = None,
     ) -> checks.CheckResult:
         """Examine the repository; a `read_percent` of 100 opens all that is stored. Raises UsageError."""
-        return checks.check(self._access, read_percent=read_percent, progress=progress, cancel=cancel)
+        options = checks.CheckOptions(read_percent=read_percent)
+        return checks.check(self._access, options=options, progress=progress, cancel=cancel)
+
+    def copy_from(
+        self,
+        source: "Repository",
+        *,
+        options: CopyOptions | None = None,
+        progress: Progress | None = None,
+        cancel: Cancel | None = None,
+    ) -> copies.CopyResult:
+        """Copy snapshots of another repository into this one, those that it does not have.
+
+        What could not be copied is in the result's `failures`, and files that could not be read in the
+        `problems` of each copy. Raises ConflictError, WrongKeyError, UsageError, Interrupted.
+        """
+        other = source._access  # noqa: SLF001 - one of our own class
+        return copies.copy_snapshots(other, self._access, options=options, progress=progress, cancel=cancel)
 
     def list_keys(self) -> Sequence[keys.KeyInfo]:
         """Who can open the repository."""

@@ -4,6 +4,7 @@ A plan with reasons comes first, and what it says is all that is done. Forgotten
 until a prune finds their grace over.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -49,6 +50,8 @@ class ForgetPlan:
     decisions: Sequence[Decided]
     registers: tuple[str, ...]
     """Names of the registers to change."""
+    is_named: bool = False
+    """Somebody has chosen each snapshot, not a policy."""
 
     @property
     def forgotten(self) -> Sequence[Decided]:
@@ -73,7 +76,8 @@ def plan_forget_policy(
             "the key in use does not read sources and tags", hint="use an owner's or a restorer's key"
         )
     candidates = [
-        Candidate(one.id, one.source, one.time, one.details.tags if one.details else None) for one in fitting
+        Candidate(one.id, one.source, one.time, one.details.tags if one.details else None, seq=one.record.seq)
+        for one in fitting
     ]
     return _plan(plan_retention(candidates, policy), fitting)
 
@@ -84,18 +88,18 @@ def plan_forget_named(access: RepositoryAccess, ids: Sequence[str]) -> ForgetPla
     found = {one.id: one for one in (find_snapshot(catalog.snapshots, text) for text in ids)}
     fitting = list(found.values())
     decisions = [Decision(Candidate(one.id, one.source, one.time, None), ()) for one in fitting]
-    return _plan(decisions, fitting)
+    return dataclasses.replace(_plan(decisions, fitting), is_named=True)
 
 
 def apply_forget(access: RepositoryAccess, plan: ForgetPlan, *, is_forced: bool = False) -> Moved:
     """Forget what the plan says.
 
-    Without `is_forced` a plan that forgets more than `limits.FORGET_SHARE_MAX` of its snapshots, or all of a
-    source, is refused with ConflictError: it may be a mistake in the policy. Raises WrongKeyError when the
-    key in use may not forget, StorageError after having forgotten some.
+    Without `is_forced` a policy's plan that forgets more than `limits.FORGET_SHARE_MAX` of its snapshots, or
+    all of a source, is refused with ConflictError: it may be a mistake in the policy. Raises WrongKeyError
+    when the key in use may not forget, StorageError after having forgotten some.
     """
     gone = plan.forgotten
-    if not is_forced and gone:
+    if not is_forced and not plan.is_named and gone:
         kept_sources = {one.source_id for one in plan.decisions if one.is_kept}
         lost = [one for one in gone if one.source_id not in kept_sources]
         share = len(gone) / len(plan.decisions)

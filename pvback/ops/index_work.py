@@ -8,7 +8,17 @@ from typing import Any, Literal
 from pvback.datapath import Listeners, run_job
 from pvback.ops.rows import parse_lines
 from pvback.repository.gcstate import IndexView
-from pvback.repository.index_work import Marks, PackUse, Rebuilt, Repacked, Usage
+from pvback.repository.index_work import (
+    LostBlob,
+    Marks,
+    PackUse,
+    Rebuilt,
+    Repacked,
+    Salvaged,
+    Survey,
+    TreeRef,
+    Usage,
+)
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.sealed import Named
 from pvback.runtime import Cancel
@@ -20,7 +30,7 @@ _NO_INDEX = IndexView((), dead=frozenset(), condemned=frozenset())
 
 @dataclass(frozen=True, slots=True)
 class NativeIndexWork:
-    """See `pvback.repository.index_work.IndexWork`.
+    """See `pvback.repository.index_work.RepairWork`.
 
     Needs a maintainer's or an owner's key; `cancel` ends what runs.
     """
@@ -97,6 +107,44 @@ class NativeIndexWork:
         result, _ = self._run("rebuild", _NO_INDEX, {"packs": listed, "gen": generation})
         return Rebuilt(runs=tuple(result["runs"]), problems=result["problems"])
 
+    def survey(self, view: IndexView, *, directories: bool = False) -> Survey:
+        """See `RepairWork.survey`."""
+        result, rows = self._run("survey", view, {"directories": directories})
+        return Survey(
+            packs={
+                row["name"]: (f"{row['kind']}/{row['name'][:2]}/{row['name']}", row["object_bytes"])
+                for row in rows
+            },
+            incomplete=frozenset(row["name"] for row in rows if row["is_incomplete"]),
+            damaged=result["damaged"],
+            contradicting=result["contradicting"],
+            missing=tuple(result["missing"]),
+        )
+
+    def salvage(
+        self, view: IndexView, *, packs: Sequence[tuple[str, int]], trees: Sequence[TreeRef], generation: int
+    ) -> Salvaged:
+        """See `RepairWork.salvage`."""
+        options = {
+            "salvage": [{"name": name, "size": size} for name, size in packs],
+            "snapshots": [_tree(tree) for tree in trees],
+            "gen": generation,
+            "pack_bytes": view.pack_bytes,
+        }
+        result, rows = self._run("salvage", view, options)
+        return Salvaged(
+            packs=tuple(result["packs"]),
+            runs=tuple(result["runs"]),
+            saved_count=result["saved"],
+            saved_bytes=result["saved_bytes"],
+            lost=tuple(LostBlob(pack=row["pack"], id=row["id"], bytes=row["length"]) for row in rows),
+        )
+
+    def references(self, view: IndexView, *, tree: TreeRef, first: int) -> tuple[tuple[Named, ...], int]:
+        """See `RepairWork.references`."""
+        result, _ = self._run("references", view, {"snapshots": [_tree(tree)], "first": first})
+        return tuple(Named(part["name"], part["hash"]) for part in result["parts"]), result["lost_pages"]
+
     def _run(
         self, verb: str, view: IndexView, options: Mapping[str, object]
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -120,6 +168,10 @@ class NativeIndexWork:
 
 def _marks(marks: Marks) -> dict[str, object]:
     return {"parts": [part.as_json() for part in marks.parts], "ids": marks.id_count}
+
+
+def _tree(tree: TreeRef) -> dict[str, object]:
+    return {"snapshot": tree.snapshot, "source_id": tree.source, "root": tree.root, "refs": []}
 
 
 def _pack_use(row: Mapping[str, Any]) -> PackUse:

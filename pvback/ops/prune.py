@@ -9,7 +9,7 @@ from pvback.repository.repository import RepositoryAccess
 from pvback.repository.timing import is_timed
 from pvback.runtime import Cancel, NoProgress, Progress
 
-__all__ = ["PruneOptions", "PrunePlan", "PruneReport", "plan_prune", "prune"]
+__all__ = ["PruneOptions", "PrunePlan", "PruneReport", "plan_prune", "prune", "require_time"]
 
 
 def prune(
@@ -29,7 +29,7 @@ def prune(
         )
     used = options or PruneOptions()
     if is_timed(access.objects):
-        _require_time(used)
+        require_time(used)
     return run_prune(access.objects, _seams(access, progress, cancel), options=used)
 
 
@@ -40,7 +40,7 @@ def plan_prune(
     return plan_only(access.objects, _seams(access, None, cancel), options=options or PruneOptions())
 
 
-def _require_time(options: PruneOptions) -> None:
+def require_time(options: PruneOptions) -> None:
     """What nobody but the operator can know, and what bringing back relies on."""
     if not options.is_alone:
         raise ConflictError(

@@ -7,6 +7,7 @@ from datetime import datetime
 from pvback.errors import PvbackError
 from pvback.model import Consistency, Stats
 from pvback.ops.backup import stats_from_json
+from pvback.repository.records import Origin
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot, SnapshotFilter
 
@@ -41,6 +42,8 @@ class SnapshotInfo:
     error_count: int | None = None
     unstable_count: int | None = None
     program: str | None = None
+    origin: Origin | None = None
+    """Of a copy: which snapshot of which repository it is of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +101,7 @@ def snapshot_info(snapshot: CommittedSnapshot) -> SnapshotInfo:
         error_count=details.error_count,
         unstable_count=details.unstable_count,
         program=details.program,
+        origin=details.origin,
     )
 
 

@@ -6,14 +6,13 @@ this protection; it is kept in the cache directory and not at all without one.
 """
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pvback.errors import DamagedError, FileError
+from pvback.repository.cache_file import locked, replace_json
 
 __all__ = ["Head", "HeadsFile", "Memory", "judge", "merge"]
 
@@ -94,7 +93,7 @@ class HeadsFile:
                 f"the repository was rolled back: {verdict}",
                 hint=f"if you brought back an older copy yourself, remove {self._path}",
             )
-        with self._usable(), self._locked():
+        with self._usable(), locked(self._path):
             self._save(merge(self._load(), seen))
 
     @contextlib.contextmanager
@@ -106,12 +105,6 @@ class HeadsFile:
             raise FileError(
                 f"the cache is not usable: {exc.strerror}", key=str(self._path), hint="use `--no-cache`"
             ) from exc
-
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        with self._path.with_suffix(".lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
 
     def _load(self) -> Memory:
         """What the file says; a file that is no memory says nothing."""
@@ -133,14 +126,4 @@ class HeadsFile:
             for source, head in memory.heads.items()
         }
         raw = {"serial": memory.serial, "generation": memory.generation, "heads": heads}
-        # The lock is held: whoever left a file of this name is no longer writing it.
-        temporary = self._path.with_suffix(".new")
-        temporary.unlink(missing_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(raw, file)
-            temporary.replace(self._path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        replace_json(self._path, raw)

@@ -16,7 +16,19 @@ from typing import Literal, Protocol
 from pvback.repository.gcstate import IndexView, Marks
 from pvback.repository.sealed import Named
 
-__all__ = ["IndexWork", "Marks", "PackUse", "Rebuilt", "Repacked", "Usage"]
+__all__ = [
+    "IndexWork",
+    "LostBlob",
+    "Marks",
+    "PackUse",
+    "Rebuilt",
+    "Repacked",
+    "RepairWork",
+    "Salvaged",
+    "Survey",
+    "TreeRef",
+    "Usage",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +83,53 @@ class Rebuilt:
     """Pack name -> why its directory cannot be used."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """What can be read of the index."""
+
+    packs: Mapping[str, tuple[str, int]] = field(default_factory=dict)
+    """Pack name -> (name below the scope, object bytes), as the readable runs list it."""
+    incomplete: frozenset[str] = frozenset()
+    """Packs with blobs that no readable run lists, if directories were read."""
+    damaged: Mapping[str, str] = field(default_factory=dict)
+    """Runs that do not open -> why."""
+    contradicting: Mapping[str, str] = field(default_factory=dict)
+    """Runs that open and say other things about a pack than those before them -> what."""
+    missing: tuple[str, ...] = ()
+    """Runs that were listed a moment ago."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LostBlob:
+    """A chunk or page of a damaged pack that cannot be saved."""
+
+    pack: str
+    id: str
+    """Short id, in hex."""
+    bytes: int
+    """Sealed length."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Salvaged:
+    """What a salvage wrote, and what it could not."""
+
+    packs: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
+    saved_count: int = 0
+    saved_bytes: int = 0
+    lost: tuple[LostBlob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreeRef:
+    """A snapshot's tree, for a key that opens it."""
+
+    snapshot: str
+    source: str
+    root: Mapping[str, object]
+
+
 class IndexWork(Protocol):
     """Raises StorageError; DamagedError for an object that is missing or is not what was named.
 
@@ -123,4 +182,32 @@ class IndexWork(Protocol):
 
     def rebuild(self, packs: Sequence[tuple[str, int]], *, generation: int) -> Rebuilt:
         """Runs made from the directories of packs, given by name below the scope and size in bytes."""
+        ...
+
+
+class RepairWork(IndexWork, Protocol):
+    """What repairs need besides. Raises as `IndexWork`; what is damaged is an answer here."""
+
+    def survey(self, view: IndexView, *, directories: bool = False) -> Survey:
+        """Read all runs to their end; what they say of packs, and which cannot be read.
+
+        With `directories` also the end of each pack, for what no run lists of it.
+        """
+        ...
+
+    def salvage(
+        self, view: IndexView, *, packs: Sequence[tuple[str, int]], trees: Sequence[TreeRef], generation: int
+    ) -> Salvaged:
+        """Copy what opens of `packs`, name below the scope and the size that it should have, into new packs.
+
+        Where a pack's own directory is lost, places come from `view` and whole ids from `trees`.
+        """
+        ...
+
+    def references(self, view: IndexView, *, tree: TreeRef, first: int) -> tuple[tuple[Named, ...], int]:
+        """Write what a tree reaches as parts of a reference set, numbered from `first`, and return them.
+
+        With the number of pages that could not be read: nothing is written if there are any. WrongKeyError
+        when the key does not open the tree.
+        """
         ...

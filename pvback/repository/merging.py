@@ -3,7 +3,9 @@
 A session merges what lies on top of the base: runs that no prune has merged or announced, of generations that
 the session has acknowledged. Order: the merged runs are durable before the first of the inputs is removed,
 and their names sort after all of them, so that whoever lists runs meanwhile sees the one or the other.
-Entries of condemned packs stay, for a prune under way may yet find that they are needed.
+Entries of condemned packs stay, for a prune that begins meanwhile may yet find that they are needed. While
+one is under way nothing is merged: what it has merged looks like any run until the doom makes it the base
+(docs/adr/0011).
 """
 
 from pvback import limits
@@ -32,6 +34,8 @@ def merge_runs(
     somebody else's business; nothing is lost by it. Raises DamagedError, StorageError.
     """
     state, ack = session.state, session.register.ack
+    if state.is_condemning:
+        return 0
     inputs = tuple(
         (name, size)
         for name, size in view.runs

@@ -298,9 +298,13 @@ class _Prune:
         # Committed since the marks were made; what was counted and has ended since only keeps too much.
         refs = registers.refs(frozenset(registers.alive()) - state.counted)
         usage = self._seams.work.usage(view, marks=state.marks, refs=refs, keep=keep)
+        if usage.missing_count and state.counted:
+            # Marks may count a snapshot that was pruned since: what is lost shows in a count in full.
+            every = registers.refs(frozenset(registers.alive()))
+            usage = self._seams.work.usage(view, marks=Marks(), refs=every, keep=keep)
         _require_all(usage)
-        dead = state.condemned - keep - usage.revived
-        self._report.spared_count = len(state.condemned) - len(dead)
+        dead = (state.condemned - keep - usage.revived) | self._undeleted(state)
+        self._report.spared_count = len(state.condemned - dead)
         self._step("merging")
         base = self._seams.work.merge(view, drop=dead, generation=state.n)
         self._report.run_count = len(base)
@@ -314,6 +318,14 @@ class _Prune:
             base=frozenset(base),
             roster=frozenset((*registers.alive(), *registers.unfinished())),
         )
+
+    def _undeleted(self, state: GcState) -> frozenset[str]:
+        """Dead packs of earlier cycles that are still there.
+
+        They stay dead for as long as anybody can see them: a request to delete one may be on its way, and
+        `repair index` takes a pack that no run lists for one whose run was lost.
+        """
+        return state.dead & list_packs(self._objects).keys() if state.dead else frozenset()
 
     def _swap(self, stored: StoredGcState, new: GcState) -> StoredGcState | None:
         swapped = swap_gc_state(self._objects, stored, new=new, clock=self._seams.clock)

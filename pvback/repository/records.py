@@ -17,6 +17,7 @@ from pvback.repository.sealed import Named, ScopeObjects, parse_named
 
 __all__ = [
     "FinishedTree",
+    "Origin",
     "Record",
     "RecordDetails",
     "Root",
@@ -79,6 +80,25 @@ class SourceIdentity:
         return cls(kind=kind, host=body.text("host"), string=body.text("string"), path=path, name=name)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which snapshot of which other repository a snapshot is a copy of."""
+
+    repository: str
+    snapshot: str
+    time: datetime
+    """When that was committed, by its store's clock."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As records hold it."""
+        return {"repository": self.repository, "snapshot": self.snapshot, "time": format_time(self.time)}
+
+    @classmethod
+    def from_body(cls, body: Body) -> "Origin":
+        """Raises DamagedError."""
+        return cls(body.hex("repository", 16), body.hex("snapshot", 16), body.time("time"))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordDetails:
     """The sealed part of a record."""
@@ -96,6 +116,8 @@ class RecordDetails:
     error_count: int = 0
     unstable_count: int = 0
     program: str = ""
+    origin: Origin | None = None
+    """Of copies only."""
 
     def as_body(self) -> bytes:
         """As it is sealed."""
@@ -115,6 +137,7 @@ class RecordDetails:
                 "errors": self.error_count,
                 "unstable": self.unstable_count,
                 "program": self.program,
+                **({"origin": self.origin.as_json()} if self.origin else {}),
             }
         )
 
@@ -140,6 +163,7 @@ class RecordDetails:
             error_count=body.integer("errors"),
             unstable_count=body.integer("unstable"),
             program=body.text("program"),
+            origin=Origin.from_body(body.inner("origin")) if body.raw.get("origin") is not None else None,
         )
 
 

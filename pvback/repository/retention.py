@@ -21,6 +21,8 @@ class Candidate:
     """When the store got it."""
     tags: Mapping[str, str] | None
     """None when the key in use may not read them."""
+    seq: int = 0
+    """Its place among its source's: some stores know the time to a second only."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,7 @@ def plan_retention(candidates: Iterable[Candidate], policy: Policy) -> list[Deci
     decisions = []
     for source in sorted(by_source):
         decisions += _judge(
-            sorted(by_source[source], key=lambda one: (one.time, one.id), reverse=True), policy
+            sorted(by_source[source], key=lambda one: (one.time, one.seq, one.id), reverse=True), policy
         )
     return decisions
 

@@ -137,7 +137,8 @@ def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog
         for name, info in objects.list_area(Area.SNAPSHOTS)
         if state.is_register_valid(name)
     ]
-    # A register is written again when its snapshot is forgotten and brought back; its record never is.
+    # A register is written again when its snapshot is forgotten and brought back, its record only by a
+    # repair: the earlier of the two times is that of the commit, or close to it.
     times = {name: info.mtime for name, info in objects.list_area(Area.RECORDS)} if with_records else {}
     damaged: list[PvbackError] = []
     registers: list[tuple[Register, datetime]] = []
@@ -150,7 +151,9 @@ def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog
     alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
     wanted = [one for one in registers if with_records and one[0].state in alive]
     loaded = read_each(
-        objects, wanted, work=lambda one: _load_snapshot(objects, one[0], times.get(one[0].snapshot, one[1]))
+        objects,
+        wanted,
+        work=lambda one: _load_snapshot(objects, one[0], min(one[1], times.get(one[0].snapshot, one[1]))),
     )
     damaged += [one for one in loaded if isinstance(one, PvbackError)]
     # Some stores know the time to a second only; the sequence tells a source's snapshots apart.

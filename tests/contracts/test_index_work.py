@@ -46,8 +46,8 @@ class ModelBench:
     """The Python model over a store in memory."""
 
     def __init__(self) -> None:
-        self.objects = parts.make_objects(MemoryStore(page_count=3))
         self.clock = ManualClock()
+        self.objects = parts.make_objects(MemoryStore(page_count=3, clock=self.clock))
         self.work: IndexWork = work.ModelIndexWork(
             self.objects, clock=self.clock, random_id=datapath.random_id
         )
@@ -74,9 +74,9 @@ class ModelBench:
         assert isinstance(self.work, work.ModelIndexWork), "this is the model's bench"
         return self.work._put_run([one for pack in packs for one in self._packs[pack]], generation, "")
 
-    def refs(self, *texts: str) -> Named:
+    def refs(self, *texts: str, snapshot: str = "7" * 32) -> Named:
         self._parts += 1
-        name = f"refs/{'7' * 32}-{self._parts}"
+        name = f"refs/{snapshot}-{self._parts}"
         kind = ObjectType.REFERENCE_SET
         body = {"ids": sorted(map(self._id, texts))}
         data = parts.seal_part(self.objects, kind, name=name, body=body)

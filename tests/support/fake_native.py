@@ -216,7 +216,7 @@ class Job:
         threading.Thread(target=self._run, args=(verb,), daemon=True).start()
 
     @staticmethod
-    def start(verb: str, keyring: Keyring, options_json: str) -> "Job":
+    def start(verb: str, keyring: Keyring, options_json: str, _source: Keyring | None = None) -> "Job":
         if verb not in VERBS:
             raise UsageError(f"no verb {verb}")
         return Job(verb, keyring, json.loads(options_json))

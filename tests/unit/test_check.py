@@ -10,7 +10,7 @@ import pytest
 from pvback.errors import UsageError
 from pvback.model import FindingSeverity
 from pvback.ops.backup import backup
-from pvback.ops.check import CheckResult, check
+from pvback.ops.check import CheckOptions, CheckResult, check
 from pvback.ops.sources import Source, path_source
 from pvback.repository.layout import Area
 from pvback.repository.registers import change_register
@@ -110,4 +110,4 @@ def test_looking_again_when_prune_has_moved_something(
 @pytest.mark.parametrize("share", [0, -1, 101])
 def test_shares_that_make_no_sense(access: RepositoryAccess, share: float) -> None:
     with pytest.raises(UsageError):
-        check(access, read_percent=share)
+        check(access, options=CheckOptions(read_percent=share))

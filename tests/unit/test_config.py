@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from pvback import limits
-from pvback.config import Config, Secret, load_config, load_password, parse_address, parse_size
+from pvback.config import (
+    Config,
+    Secret,
+    load_config,
+    load_from_config,
+    load_password,
+    parse_address,
+    parse_size,
+)
 from pvback.errors import UsageError
 from pvback.model import LocalAddress, S3Address
 
@@ -183,3 +191,23 @@ def test_a_command_that_hangs_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PASSWORD_COMMAND_SECONDS_MAX", 0.05)
     with pytest.raises(UsageError, match="in time"):
         load_password(Config(password_command=("sleep", "60")))
+
+
+def test_what_a_copy_reads_has_an_address_and_secrets_of_its_own(tmp_path: Path) -> None:
+    own = {"PVBACK_REPOSITORY": "/to", "PVBACK_PASSWORD": "ours", "PVBACK_MEMORY": "512M"}
+    variables = {**own, "PVBACK_FROM_REPOSITORY": "/from", "PVBACK_FROM_S3_PROFILE": "theirs"}
+    config = load_config({}, environment=variables)
+    other = load_from_config(config, {}, environment=variables)
+    assert other.repository == LocalAddress(Path("/from"))
+    assert other.password is None, "ours does not open theirs"
+    assert (other.memory_bytes, other.cache_dir) == (config.memory_bytes, config.cache_dir)
+    assert other.s3.profile == "theirs"
+    assert config.s3.profile is None
+    flags = {"repository": "/elsewhere", "password_file": tmp_path / "password"}
+    named = load_from_config(config, flags, environment={**variables, "PVBACK_FROM_PASSWORD": "secret"})
+    assert named.repository == LocalAddress(Path("/elsewhere"))
+    assert (named.password, named.password_file) == (None, tmp_path / "password"), "flags replace variables"
+    with pytest.raises(UsageError, match="copy from"):
+        load_from_config(config, {}, environment=own)
+    with pytest.raises(UsageError, match="--from-password-file"):
+        load_from_config(config, {"password_file": "a", "password_command": "b"}, environment=variables)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import pvback
 from pvback.errors import DamagedError, PvbackError, UnsupportedFormatError, UsageError
-from pvback.ops.check import judge_chain
+from pvback.ops.check_listing import judge_chain
 from pvback.ops.rows import decode_path, encode_path
 from pvback.ops.sources import command_source, escape_path, path_source, stdin_source
 from pvback.repository.body import dump_body, format_time, parse_body, parse_time
@@ -29,7 +29,8 @@ from tests.unit.test_sessions import state
 START = datetime(2026, 1, 1, tzinfo=UTC)
 HEX = "0123456789abcdef"
 PUBLIC = """
-BackupOptions BackupResult Cancel Change CheckResult ClusterError ConflictError Consistency Counters
+BackupOptions BackupResult Cancel Change CheckResult ClusterError ConflictError Consistency
+CopiedSnapshot CopyOptions CopyResult Counters
 DamagedError FileError Finding FindingSeverity InternalError Interrupted KeyInfo Match Node
 ObjectChanged ObjectExists ObjectNotFound PartlyDone Problem Progress PvbackError Repository
 RepositoryNotFound RepositoryStats RestoreOptions RestoreResult SessionFencedError SnapshotInfo

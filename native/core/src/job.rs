@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::backup::{Backup, BackupOptions};
+use crate::backup::{Backup, BackupOptions, CopyOptions, Copying, Writer};
 use crate::broker::{Broker, Request, lock};
 use crate::bulk;
 use crate::crypto::{Keyring, ScopeId};
@@ -46,15 +46,27 @@ impl State {
     fn restore(&self) -> Result<&restore::Control> {
         match self.start(Running::Restore(restore::Control::default())) {
             Running::Restore(control) => Ok(control),
-            _ => Err(Error::internal("another job runs here")),
+            _ => Err(another_job()),
         }
     }
 }
 
 enum Running {
     Backup(Box<Backup>),
+    Copy(Box<Copying>),
     Restore(restore::Control),
     Browse(Box<Browse>),
+}
+
+impl Running {
+    /// The half that writes, of jobs that do.
+    fn writer(&self) -> Option<&Writer> {
+        match self {
+            Self::Backup(backup) => Some(backup.writer()),
+            Self::Copy(copying) => Some(copying.writer()),
+            Self::Restore(_) | Self::Browse(_) => None,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -79,12 +91,24 @@ struct Acknowledged {
 impl Job {
     /// Starts `verb` with options in JSON. `Usage` for an unknown verb or options that make no sense.
     pub fn start(verb: &str, keyring: &Keyring, options: &str) -> Result<Self> {
+        Self::start_from(verb, keyring, None, options)
+    }
+
+    /// The same for a verb that also reads from another repository, which `from` opens.
+    pub fn start_from(
+        verb: &str,
+        keyring: &Keyring,
+        from: Option<&Keyring>,
+        options: &str,
+    ) -> Result<Self> {
         let ScopeOption { scope } = parse(options)?;
-        let keys = Arc::new(keyring.scope(&ScopeId::parse(&scope)?)?);
         let broker = Broker::new(PUTS_MAX);
-        let scope = Scope::new(Arc::clone(&broker), keys);
+        let scope = open_scope(&broker, keyring, &scope)?;
         let state = Arc::new(State::default());
-        let work = Self::verb(verb, keyring, scope, options, Arc::clone(&state))?;
+        let work = match (verb, from) {
+            ("copy", Some(from)) => Self::copy(scope, from, options, Arc::clone(&state))?,
+            _ => Self::verb(verb, keyring, scope, options, Arc::clone(&state))?,
+        };
         let (end, ended) = (Arc::clone(&broker), Arc::clone(&state));
         let run = move || {
             let result = catch_unwind(AssertUnwindSafe(work));
@@ -96,6 +120,21 @@ impl Job {
         let thread = std::thread::Builder::new().name(format!("pvback-{verb}")).spawn(run);
         thread.map_err(|error| Error::internal(format!("cannot start a thread: {error}")))?;
         Ok(Self { broker, state })
+    }
+
+    fn copy(scope: Scope, from: &Keyring, options: &str, state: Arc<State>) -> Result<Work> {
+        let options: CopyOptions = parse(options)?;
+        let from = open_scope(&scope.broker, from, &options.from.scope)?;
+        if from.key("") == scope.key("") {
+            return Err(Error::new(ErrorKind::Usage, "a copy of a scope into itself"));
+        }
+        Ok(Box::new(move || {
+            let copying = Copying::new(scope, from, options)?;
+            match state.start(Running::Copy(Box::new(copying))) {
+                Running::Copy(copying) => to_json(&copying.run()?),
+                _ => Err(another_job()),
+            }
+        }))
     }
 
     fn verb(
@@ -113,7 +152,7 @@ impl Job {
                     let backup = Backup::new(scope, options, &chunker)?;
                     match state.start(Running::Backup(Box::new(backup))) {
                         Running::Backup(backup) => to_json(&backup.run()?),
-                        _ => Err(Error::internal("another job runs here")),
+                        _ => Err(another_job()),
                     }
                 }))
             }
@@ -131,7 +170,7 @@ impl Job {
                 let browse = Box::new(Browse::new(scope, parse(options)?));
                 Ok(Box::new(move || match state.start(Running::Browse(browse)) {
                     Running::Browse(browse) => to_json(&browse.run()),
-                    _ => Err(Error::internal("another job runs here")),
+                    _ => Err(another_job()),
                 }))
             }
             "list" => look_verb(scope, options, look::list::list),
@@ -139,7 +178,10 @@ impl Job {
             "diff" => look_verb(scope, options, look::diff::diff),
             "stats" => look_verb(scope, options, look::stats::stats),
             "check" => look_verb(scope, options, look::check::check),
+            "salvage" => look_verb(scope, options, look::check::salvage::salvage),
+            "references" => look_verb(scope, options, look::check::salvage::references),
             "count" => look_verb(scope, options, bulk::count::count),
+            "survey" => look_verb(scope, options, bulk::survey::survey),
             "usage" => look_verb(scope, options, bulk::usage::usage),
             "rebuild" => look_verb(scope, options, bulk::rebuild::rebuild),
             "repack" => look_verb(scope, options, bulk::repack::repack),
@@ -157,9 +199,12 @@ impl Job {
     /// Counters as JSON.
     pub fn progress(&self) -> String {
         match self.state.running.get() {
-            Some(Running::Backup(backup)) => to_json(&backup.counters().stats()),
             Some(Running::Restore(control)) => to_json(&control.counters().stats()),
-            Some(Running::Browse(_)) | None => Ok("{}".to_owned()),
+            Some(running) => match running.writer() {
+                Some(writer) => to_json(&writer.counters().stats()),
+                None => Ok("{}".to_owned()),
+            },
+            None => Ok("{}".to_owned()),
         }
         .unwrap_or_default()
     }
@@ -167,23 +212,26 @@ impl Job {
     /// A command to a job that is running; answers JSON.
     pub fn command(&self, name: &str, options: &str) -> Result<String> {
         self.wait_running();
-        match (self.state.running.get(), name) {
-            (Some(Running::Backup(backup)), "checkpoint") => {
-                backup.control().ask_checkpoint();
+        let running = self.state.running.get();
+        match (running.and_then(Running::writer), name) {
+            (Some(writer), "checkpoint") => {
+                writer.control().ask_checkpoint();
                 Ok("{}".to_owned())
             }
-            (Some(Running::Backup(backup)), "acknowledge") => {
+            (Some(writer), "acknowledge") => {
                 let Acknowledge { condemned, index } = parse(options)?;
-                let keep = backup.acknowledge(&index, &condemned)?;
+                let keep = writer.acknowledge(&index, &condemned)?;
                 to_json::<Value>(&json!({ "keep": keep }))
             }
-            (Some(Running::Backup(backup)), "acknowledged") => {
+            (Some(writer), "acknowledged") => {
                 let Acknowledged { generation } = parse(options)?;
-                backup.acknowledged(generation);
+                writer.acknowledged(generation);
                 Ok("{}".to_owned())
             }
-            (Some(Running::Browse(browse)), _) => browse.command(name, options),
-            _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+            _ => match running {
+                Some(Running::Browse(browse)) => browse.command(name, options),
+                _ => Err(Error::new(ErrorKind::Usage, format!("no command `{name}` for this job"))),
+            },
         }
     }
 
@@ -238,6 +286,15 @@ where
 {
     let options: O = parse(options)?;
     Ok(Box::new(move || to_json(&verb(&scope, &options)?)))
+}
+
+fn open_scope(broker: &Arc<Broker>, keyring: &Keyring, scope: &str) -> Result<Scope> {
+    let keys = Arc::new(keyring.scope(&ScopeId::parse(scope)?)?);
+    Ok(Scope::new(Arc::clone(broker), keys))
+}
+
+fn another_job() -> Error {
+    Error::internal("another job runs here")
 }
 
 fn parse<T: DeserializeOwned>(options: &str) -> Result<T> {

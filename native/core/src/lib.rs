@@ -2,6 +2,7 @@
 //! sealing, packing, and the way back. Knows neither Python nor the network: objects are read and
 //! written through the [`broker`], whose requests the caller pulls.
 
+pub(crate) mod ahead;
 pub mod backup;
 pub mod blobs;
 pub mod broker;

@@ -1,17 +1,19 @@
 //! Tree and extent pages of one source, read through the index.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
 
-use crate::blobs::{BlobStore, RANGE_BYTES_MAX, Wanted};
+use crate::ahead::Windows;
+use crate::blobs::{BlobStore, RANGE_BYTES_MAX, Range1, Wanted};
 use crate::broker::lock;
 use crate::crypto::{BlobOpener, SourceId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
 use crate::format::pack::PackKind;
 use crate::index::Index;
-use crate::scope::Scope;
+use crate::scope::{PendingRange, Ranged, Scope};
 use crate::tree::PageSource;
 
 /// Reads pages in batches.
@@ -19,6 +21,7 @@ pub struct PageStore {
     blobs: BlobStore,
     /// Those that are not in use: several threads may read at a time.
     openers: Mutex<Vec<BlobOpener>>,
+    windows: Mutex<Windows>,
     lost: Mutex<Vec<Id>>,
 }
 
@@ -31,7 +34,13 @@ impl PageStore {
         let source = *source;
         let page_key = Box::new(move |envelope: &_| keys.source(&source)?.open_page_key(envelope));
         let blobs = BlobStore::new(scope, index, Some(page_key));
-        Ok(Self { blobs, openers: Mutex::default(), lost: Mutex::default() })
+        let (openers, windows, lost) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self { blobs, openers, windows, lost })
+    }
+
+    /// The index that it reads through.
+    pub fn index(&self) -> &Arc<Index> {
+        self.blobs.index()
     }
 
     /// The pages that could not be had since this was asked last, for whatever reason.
@@ -51,6 +60,15 @@ impl PageSource for PageStore {
 }
 
 impl PageStore {
+    /// Asks for a range, and for what is likely to be wanted next.
+    fn start(&self, range: &Range1) -> Result<(Arc<Ranged>, Range<u64>, PendingRange)> {
+        let first = range.blobs.first().ok_or_else(|| Error::internal("an empty range"))?;
+        let pack = self.blobs.pack(&first.place)?;
+        let wide = lock(&self.windows).widen(range, pack.plaintext_bytes());
+        let pending = pack.start(wide.clone())?;
+        Ok((pack, wide, pending))
+    }
+
     fn read_pages(&self, ids: &[Id], opener: &mut BlobOpener) -> Result<Vec<Vec<u8>>> {
         let index = self.blobs.index();
         let mut wanted = Vec::with_capacity(ids.len());
@@ -62,23 +80,38 @@ impl PageStore {
                 }
             }
         }
+        let mut pages: HashMap<Id, Vec<u8>> = HashMap::with_capacity(ids.len());
+        wanted.retain(|blob| {
+            let Some(window) = lock(&self.windows).find(&blob.place) else {
+                return true;
+            };
+            let range = Range1 { blobs: Vec::new(), bytes: window.bytes };
+            // One that does not open here is asked for once more below, copy by copy.
+            if let Ok(page) = self.blobs.open(opener, &range, &window.data, blob) {
+                pages.insert(blob.id, page);
+            }
+            false
+        });
         let ranges = BlobStore::plan(wanted, RANGE_BYTES_MAX);
         let mut pending = Vec::with_capacity(ranges.len());
         for range in &ranges {
-            let first = range.blobs.first().ok_or_else(|| Error::internal("an empty range"))?;
-            let pack = self.blobs.pack(&first.place);
-            pending.push(pack.and_then(|pack| Ok((pack.start(range.bytes.clone())?, pack))));
+            pending.push(self.start(range));
         }
-        let mut pages: HashMap<Id, Vec<u8>> = HashMap::with_capacity(ids.len());
-        for (range, pending) in ranges.iter().zip(pending) {
-            // What is damaged here is asked for once more below, copy by copy.
-            let bytes = match pending.and_then(|(pending, pack)| pack.finish(pending)) {
+        for (mut range, pending) in ranges.into_iter().zip(pending) {
+            // What is damaged here, or in what was read with it, is asked for once more below.
+            let read = pending.and_then(|(pack, wide, pending)| Ok((wide, pack.finish(pending)?)));
+            let (wide, data) = match read {
                 Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
                 Err(_) => continue,
-                Ok(bytes) => bytes,
+                Ok(read) => read,
             };
+            let Some(pack) = range.blobs.first().map(|blob| blob.place.pack_key()) else {
+                continue;
+            };
+            range.bytes = wide.clone();
+            let window = lock(&self.windows).keep(pack, wide, data);
             for blob in &range.blobs {
-                if let Ok(page) = self.blobs.open(opener, range, &bytes, blob) {
+                if let Ok(page) = self.blobs.open(opener, &range, &window.data, blob) {
                     pages.insert(blob.id, page);
                 }
             }

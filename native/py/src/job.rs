@@ -23,8 +23,18 @@ pub(crate) struct Job(job::Job);
 #[pymethods]
 impl Job {
     #[staticmethod]
-    fn start(py: Python<'_>, verb: &str, keyring: &Keyring, options_json: &str) -> PyResult<Self> {
-        let started = py.detach(|| guarded(|| job::Job::start(verb, keyring.core(), options_json)));
+    #[pyo3(signature = (verb, keyring, options_json, source = None))]
+    fn start(
+        py: Python<'_>,
+        verb: &str,
+        keyring: &Keyring,
+        options_json: &str,
+        source: Option<&Keyring>,
+    ) -> PyResult<Self> {
+        let started = py.detach(|| {
+            let source = source.map(Keyring::core);
+            guarded(|| job::Job::start_from(verb, keyring.core(), source, options_json))
+        });
         started.map(Self).map_err(|error| raise(py, &error))
     }
 

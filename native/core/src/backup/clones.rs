@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::compare::is_lost;
+use super::carry::is_lost;
 use super::dispatch::path_of;
 use super::entries::time;
 use super::files::Source;

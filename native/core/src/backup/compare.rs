@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use hashbrown::HashSet;
 
+use super::carry::{Carrier, distrust_lost, is_lost};
 use super::chunks::Known;
 use super::clones::Evidence;
 use super::entries::{kind_of, time};
@@ -15,10 +16,9 @@ use super::progress::Change;
 use super::recheck::{Recheck, Sampler};
 use super::repack;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::{Id, ShortId};
+use crate::format::ShortId;
 use crate::fs::{FileKind, Stat, Timestamp};
 use crate::pages::PageStore;
-use crate::tree::collect::{Visitor, collect_content};
 use crate::tree::{Body, Content, Cursor, Node};
 
 /// A file whose times are younger than this before the parent's scan may have changed since without
@@ -116,7 +116,6 @@ enum Likeness {
 /// The earlier trees, and what was found out about them.
 pub(super) struct Comparison<'a> {
     pub(super) known: &'a Known,
-    pub(super) refs: &'a Refs,
     pub(super) rules: CompareRules,
     /// Asked in this order.
     pub(super) earlier: Vec<Earlier>,
@@ -130,8 +129,7 @@ pub(super) struct Comparison<'a> {
     clone: Option<Evidence>,
     /// It was said that a revocation makes files be read again.
     is_revocation_told: bool,
-    /// The last id that was looked up: consecutive small files share chunks.
-    last_known: Option<Id>,
+    carrier: Carrier<'a>,
 }
 
 impl<'a> Comparison<'a> {
@@ -145,7 +143,7 @@ impl<'a> Comparison<'a> {
     ) -> Self {
         Self {
             known,
-            refs,
+
             rules,
             earlier,
             problems,
@@ -154,7 +152,7 @@ impl<'a> Comparison<'a> {
             idle: HashSet::new(),
             clone: None,
             is_revocation_told: false,
-            last_known: None,
+            carrier: Carrier::new(known, refs),
         }
     }
 
@@ -296,119 +294,14 @@ impl<'a> Comparison<'a> {
     /// noted for the snapshot; inline extents are when the node arrives.
     fn is_carried(&mut self, number: usize, node: &Node) -> Result<bool> {
         let Body::File { content, .. } = &node.body else { return Ok(true) };
-        if self.is_stored(number, content)?.is_none() {
-            return Ok(false);
-        }
-        if let (Content::Pages { .. }, Some(earlier)) = (content, self.earlier.get(number)) {
-            let mut noting = Noting { refs: self.refs, result: Ok(()) };
-            match collect_content(&*earlier.pages, content, &mut noting) {
-                // Noted for nothing, in part: that only keeps it a while.
-                Err(error) if is_lost(&error) => {
-                    distrust_lost(self.known, &earlier.pages);
-                    return Ok(false);
-                }
-                other => other?,
-            }
-            noting.result?;
-        }
-        Ok(true)
+        let Some(earlier) = self.earlier.get(number) else { return Ok(false) };
+        self.carrier.is_carried(&earlier.pages, content)
     }
 
     /// How many bytes the content covers, if every chunk and page of it is in the index.
     fn is_stored(&mut self, number: usize, content: &Content) -> Result<Option<u64>> {
         let Some(earlier) = self.earlier.get(number) else { return Ok(None) };
-        let mut search = Search { known: self.known, last: self.last_known, missing: None };
-        match collect_content(&*earlier.pages, content, &mut search) {
-            Err(error) if is_lost(&error) => {
-                distrust_lost(self.known, &earlier.pages);
-                // Nor was anything looked at behind what is lost.
-                if let Content::Pages { refs, .. } = content {
-                    self.known.distrust(refs.iter().map(|(id, _)| id.short()));
-                }
-                return Ok(None);
-            }
-            other => other?,
-        }
-        match search.missing {
-            None => self.last_known = search.last,
-            Some(Ok(())) => return Ok(None),
-            Some(Err(error)) => return Err(error),
-        }
-        Ok(content.covered())
-    }
-}
-
-/// Whether an error means that something stored cannot be had, now or ever, so that it is to be stored
-/// anew; as opposed to a store that fails.
-pub(super) fn is_lost(error: &Error) -> bool {
-    use ErrorKind::{Damaged, NotFound, Unsupported, WrongKey};
-    matches!(error.kind, Damaged | NotFound | Unsupported | WrongKey)
-}
-
-/// Pages that the index has and that could not be read are the same pages when they are made anew: they
-/// are stored then, or the new snapshot would lack what the old one lacks.
-pub(super) fn distrust_lost(known: &Known, pages: &PageStore) {
-    known.distrust(pages.take_lost().iter().map(Id::short));
-}
-
-/// Looks for what the index does not have.
-struct Search<'a> {
-    known: &'a Known,
-    /// The last id that was found: consecutive small files share chunks.
-    last: Option<Id>,
-    missing: Option<Result<()>>,
-}
-
-impl Search<'_> {
-    fn look(&mut self, id: &Id) {
-        if self.missing.is_none() {
-            match self.known.has(&id.short()) {
-                Ok(true) => {}
-                Ok(false) => self.missing = Some(Ok(())),
-                Err(error) => self.missing = Some(Err(error)),
-            }
-        }
-    }
-}
-
-impl Visitor for Search<'_> {
-    fn page(&mut self, id: &Id) -> bool {
-        self.look(id);
-        self.missing.is_none()
-    }
-
-    fn chunk(&mut self, id: &Id) {
-        if self.last != Some(*id) {
-            self.look(id);
-            self.last = Some(*id);
-        }
-    }
-}
-
-/// Notes pages and chunks for the new snapshot.
-struct Noting<'a> {
-    refs: &'a Refs,
-    result: Result<()>,
-}
-
-impl Noting<'_> {
-    fn note(&mut self, id: &Id) {
-        if self.result.is_ok() {
-            self.result = self.refs.insert(id.short());
-        }
-    }
-}
-
-impl Visitor for Noting<'_> {
-    fn page(&mut self, id: &Id) -> bool {
-        if self.result.is_ok() {
-            self.result = self.refs.insert_page(id.short());
-        }
-        self.result.is_ok()
-    }
-
-    fn chunk(&mut self, id: &Id) {
-        self.note(id);
+        self.carrier.is_stored(&earlier.pages, content)
     }
 }
 

@@ -7,21 +7,19 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use hashbrown::HashMap;
 use serde::Serialize;
 
-use super::control::Control;
 use super::dispatch::path_of;
 use super::entries::vanished;
 use super::files::stopped;
 use super::items::{Entry, EntryDone, Large, LargeSlot, PartialNode, PartialState, TaskDone};
-use super::metadata::{ObjectHash, Pages, Refs, RunGate};
-use super::packer::Packer;
+use super::metadata::{ObjectHash, Pages};
 use super::problems::Problems;
-use super::progress::{Change, Compared, Counters, Stats};
+use super::progress::{Change, Compared};
 use super::slot::{Signal, Slot};
 use super::stream::{Part, StreamMap};
+use super::writer::Writer;
 use crate::broker::lock;
 use crate::error::{Error, Result};
 use crate::fs::FileKind;
-use crate::scope::Scope;
 use crate::tree::{Body, Content, ExtentKind, Node, Root, TreeBuilder};
 
 /// How often a checkpoint that was asked for is looked for while nothing comes in.
@@ -70,14 +68,6 @@ impl TryFrom<&RootJson> for Root {
     }
 }
 
-/// What a checkpoint says.
-#[derive(Serialize)]
-struct CheckpointJson<'a> {
-    root: RootJson,
-    runs: &'a [String],
-    stats: Stats,
-}
-
 /// What the run ends with.
 pub(super) struct Finished {
     pub(super) root: RootJson,
@@ -87,22 +77,15 @@ pub(super) struct Finished {
 
 /// The builder of the tree and what it needs.
 pub(super) struct Finisher<'a> {
-    pub(super) scope: &'a Scope,
+    pub(super) writer: &'a Writer,
     pub(super) signal: &'a Arc<Signal>,
-    pub(super) control: &'a Control,
     pub(super) map: &'a StreamMap,
-    pub(super) refs: &'a Arc<Refs>,
     pub(super) pages: Pages,
     /// For what only a checkpoint needs.
     pub(super) checkpoint_pages: Pages,
-    pub(super) data: &'a Packer,
-    pub(super) meta: &'a Packer,
-    pub(super) gate: &'a RunGate,
-    pub(super) counters: &'a Counters,
     pub(super) problems: &'a Problems,
     /// Taken at the end.
     pub(super) builder: Option<TreeBuilder>,
-    pub(super) is_dry: bool,
     /// Nodes of inodes with more names to come, and how they compare with the parent.
     pub(super) links: HashMap<u64, (Node, Change)>,
     /// To the readers of large files, for names whose first one was lost. Taken when no more come: the
@@ -110,7 +93,6 @@ pub(super) struct Finisher<'a> {
     pub(super) again: Option<Sender<Large>>,
     /// Closed when all workers have ended.
     pub(super) workers: Receiver<()>,
-    pub(super) runs: Vec<String>,
 }
 
 impl Finisher<'_> {
@@ -132,13 +114,7 @@ impl Finisher<'_> {
         let _ = self.workers.recv();
         self.signal.check()?;
         let builder = self.builder.take().ok_or_else(without_builder)?;
-        let root = builder.finish(&mut self.pages)?;
-        let refs = self.refs.finish()?;
-        self.write_run()?;
-        if !self.is_dry {
-            self.scope.broker.wait_puts()?;
-        }
-        Ok(Finished { root: root.into(), refs, runs: self.runs })
+        self.writer.finish(builder, &mut self.pages)
     }
 
     fn take(&mut self, pending: Pending) -> Result<()> {
@@ -169,7 +145,7 @@ impl Finisher<'_> {
         loop {
             let ready = self.signal.wait_for(|| {
                 let extents = self.map.extents(part);
-                (extents.is_some() || self.control.is_checkpoint_asked()).then_some(extents)
+                (extents.is_some() || self.writer.control.is_checkpoint_asked()).then_some(extents)
             })?;
             match ready {
                 Some(extents) => return extents,
@@ -182,7 +158,7 @@ impl Finisher<'_> {
         loop {
             let is_done = self.signal.wait_for(|| {
                 let is_done = slot.get().is_some();
-                (is_done || self.control.is_checkpoint_asked()).then_some(is_done)
+                (is_done || self.writer.control.is_checkpoint_asked()).then_some(is_done)
             })?;
             if !is_done {
                 self.checkpoint_if_asked(Some((slot, partial)))?;
@@ -230,34 +206,17 @@ impl Finisher<'_> {
     }
 
     fn append(&mut self, node: &Node, change: Change) -> Result<()> {
-        if let Err(refusal) = node.check() {
-            let path = crate::fs::display_path(&path_of(&node.key));
-            return self.problems.report(&Error::internal(refusal).at(path));
+        if admit(node, change, self.writer, self.problems)? {
+            self.builder.as_mut().ok_or_else(without_builder)?.push(node, &mut self.pages)?;
         }
-        self.counters.node(match &node.body {
-            Body::Directory => Compared::Directory,
-            Body::File { size, .. } => Compared::File { size: *size, change },
-            _ => Compared::Other,
-        });
-        if node.unstable {
-            self.counters.unstable_file();
-        }
-        // The pages of long contents and what they name were noted when they were written or found.
-        if let Body::File { content: Content::Inline(extents), .. } = &node.body {
-            for extent in extents {
-                if let ExtentKind::Data { id, .. } = extent.kind {
-                    self.refs.insert(id.short())?;
-                }
-            }
-        }
-        self.builder.as_mut().ok_or_else(without_builder)?.push(node, &mut self.pages)
+        Ok(())
     }
 
     fn checkpoint_if_asked(
         &mut self,
         large: Option<(&LargeSlot, &Arc<PartialNode>)>,
     ) -> Result<()> {
-        if !self.control.take_checkpoint() {
+        if !self.writer.control.take_checkpoint() {
             return Ok(());
         }
         let mut builder = self.builder.clone().ok_or_else(without_builder)?;
@@ -276,27 +235,7 @@ impl Finisher<'_> {
         if builder.nodes() == 0 {
             return Ok(());
         }
-        let root = builder.finish(&mut self.checkpoint_pages)?;
-        self.write_run()?;
-        let checkpoint =
-            CheckpointJson { root: root.into(), runs: &self.runs, stats: self.counters.stats() };
-        let json =
-            serde_json::to_vec(&checkpoint).map_err(|error| Error::internal(error.to_string()))?;
-        self.scope.broker.output("checkpoint", json)
-    }
-
-    /// Makes everything durable that was sealed so far, and lists it.
-    fn write_run(&mut self) -> Result<()> {
-        self.data.flush()?;
-        self.meta.flush()?;
-        if !self.is_dry {
-            self.scope.broker.wait_puts()?;
-        }
-        let mut packs = self.data.take_stored();
-        packs.extend(self.meta.take_stored());
-        let run = self.gate.write_run(self.scope, &packs, self.is_dry)?;
-        self.runs.extend(run);
-        Ok(())
+        self.writer.checkpoint(builder, &mut self.checkpoint_pages)
     }
 }
 
@@ -318,6 +257,36 @@ impl PartialState {
     }
 }
 
-fn without_builder() -> Error {
+/// Counts a node and notes the chunks of its inline content. False, and reported, when no tree can hold it.
+pub(super) fn admit(
+    node: &Node,
+    change: Change,
+    writer: &Writer,
+    problems: &Problems,
+) -> Result<bool> {
+    if let Err(refusal) = node.check() {
+        let path = crate::fs::display_path(&path_of(&node.key));
+        return problems.report(&Error::internal(refusal).at(path)).map(|()| false);
+    }
+    writer.counters.node(match &node.body {
+        Body::Directory => Compared::Directory,
+        Body::File { size, .. } => Compared::File { size: *size, change },
+        _ => Compared::Other,
+    });
+    if node.unstable {
+        writer.counters.unstable_file();
+    }
+    // The pages of long contents and what they name were noted when they were written or found.
+    if let Body::File { content: Content::Inline(extents), .. } = &node.body {
+        for extent in extents {
+            if let ExtentKind::Data { id, .. } = extent.kind {
+                writer.refs.insert(id.short())?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+pub(super) fn without_builder() -> Error {
     Error::internal("the tree is finished")
 }

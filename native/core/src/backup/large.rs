@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::compare::{distrust_lost, is_lost};
+use super::carry::{distrust_lost, is_lost};
 use super::entries::{
     EntryReader, OpenFile, done, is_same_content, set_content, take_over, vanished,
 };

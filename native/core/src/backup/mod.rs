@@ -11,11 +11,13 @@
 //! bytes; what waits for a budget is never what frees it ([`memory`]).
 
 mod adapt;
+mod carry;
 mod chunking;
 mod chunks;
 mod clones;
 mod compare;
 mod control;
+mod copy;
 mod dispatch;
 mod ending;
 mod entries;
@@ -37,11 +39,14 @@ mod single;
 mod slab;
 mod slot;
 mod stream;
+mod writer;
 
 pub use clones::Evidence;
 pub use control::Control;
+pub use copy::{CopyOptions, CopyResult, Copying};
 pub use finish::RootJson;
 pub use metadata::{Counts, ObjectHash};
 pub use options::{BackupOptions, ChunkerChoice, EarlierOptions, RecheckOptions, SourceKind};
 pub use progress::{Counters, Stats};
 pub use run::{Backup, BackupResult};
+pub use writer::Writer;

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use crossbeam_channel::{Receiver, Sender};
 
 use super::adapt::Gate;
+use super::carry::is_lost;
 use super::chunks::ChunkTask;
-use super::compare::{Verdict, is_lost};
+use super::compare::Verdict;
 use super::entries::{EntryReader, is_same_content, set_content, take_over};
 use super::files::{FileReader, stopped};
 use super::finish::Pending;
@@ -45,7 +46,7 @@ impl Readers<'_> {
             ids: self.ids,
             small_bytes: self.backup.chunking.small_bytes,
             root_dev: self.root_dev,
-            counters: &self.backup.counters,
+            counters: &self.backup.writer.counters,
             is_doubted: &self.backup.is_doubted,
         }
     }
@@ -60,10 +61,10 @@ impl Readers<'_> {
 
     pub(super) fn large(&self, queue: &Receiver<Large>, gate: &Gate) -> Result<()> {
         let backup = self.backup;
-        let mut pages = backup.pages(Some(Arc::clone(&backup.refs)))?;
-        let mut checkpoint_pages = backup.pages(None)?;
+        let mut pages = backup.writer.pages()?;
+        let mut checkpoint_pages = backup.writer.checkpoint_pages()?;
         let entries = self.entry_reader();
-        let page_key = backup.page_key()?;
+        let page_key = backup.writer.page_key()?;
         let mut large = LargeReader {
             entries: &entries,
             page_key: &page_key,
@@ -75,7 +76,7 @@ impl Readers<'_> {
             chunker: backup.chunking.choose(backup.options.chunker, false),
             tasks: self.tasks,
             signal: self.signal,
-            counters: &backup.counters,
+            counters: &backup.writer.counters,
             pages: &mut pages,
             between: &mut |_| Ok(()),
         };
@@ -97,15 +98,15 @@ impl Backup {
         problems: &Problems,
     ) -> Result<()> {
         let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
-        let mut pages = self.pages(Some(Arc::clone(&self.refs)))?;
-        let mut checkpoint_pages = self.pages(None)?;
+        let mut pages = self.writer.pages()?;
+        let mut checkpoint_pages = self.writer.checkpoint_pages()?;
         let is_stream = self.options.kind == SourceKind::Stream;
         let mut node = Node::new(Vec::new(), Body::File { size: 0, content: Content::empty() });
         node.mode = 0o600;
         let slot = Slot::new(signal);
         let partial = Arc::new(PartialNode::default());
         let opened = if is_stream { None } else { Some(single::open(&self.path()?, &mut node)?) };
-        let (mut builder, mut start) = (ContentBuilder::new(self.page_key()?), 0);
+        let (mut builder, mut start) = (ContentBuilder::new(self.writer.page_key()?), 0);
         let mut change = Change::New;
         if let Some(opened) = &opened {
             set_content(&mut node, opened.size);
@@ -122,12 +123,16 @@ impl Backup {
                     let pages_of =
                         self.options.resume.as_ref().map(|options| self.earlier(options));
                     let earlier = pages_of.transpose()?.map(|earlier| earlier.pages);
-                    (builder, start) =
-                        resume_content(&self.page_key()?, resume, earlier.as_ref(), &mut pages)?;
+                    (builder, start) = resume_content(
+                        &self.writer.page_key()?,
+                        resume,
+                        earlier.as_ref(),
+                        &mut pages,
+                    )?;
                 }
                 Some(Verdict::Recheck(recheck, before)) => {
                     change = Change::Changed;
-                    let (ids, counters) = (&self.ids()?, &*self.counters);
+                    let (ids, counters) = (&self.ids()?, &*self.writer.counters);
                     let checker = Checker { ids, counters, signal };
                     match checker.find_change(&opened.fd, &recheck) {
                         Ok(None) => {
@@ -153,7 +158,7 @@ impl Backup {
             chunker: self.chunking.choose(self.options.chunker, !is_stream),
             tasks,
             signal,
-            counters: &self.counters,
+            counters: &self.writer.counters,
             pages: &mut pages,
             between: &mut between,
         };

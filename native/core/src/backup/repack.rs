@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::compare::is_lost;
+use super::carry::is_lost;
 use super::slot::Signal;
 use crate::error::Result;
 use crate::format::ShortId;

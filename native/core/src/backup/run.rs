@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use base64::Engine as _;
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -13,61 +13,48 @@ use serde::Serialize;
 
 use super::adapt::{Gate, adjust};
 use super::chunking::Chunking;
-use super::chunks::{ChunkTask, Chunks, Known};
+use super::chunks::{ChunkTask, Chunks};
 use super::clones::{Evidence, Search};
 use super::compare::{CompareRules, Comparison, Earlier};
-use super::control::Control;
 use super::dispatch::{Dispatcher, Outputs, Setup, StatJob, scan};
 use super::ending::{drain, fail, guard};
 use super::finish::{Finished, Finisher, Pending, RootJson};
 use super::items::{Group, Item, Large};
 use super::memory::Shares;
-use super::metadata::{Counts, ObjectHash, Pages, Refs, RunGate};
+use super::metadata::{Counts, ObjectHash};
 use super::options::{BackupOptions, EarlierOptions, SourceKind};
-use super::packer::{Level, PackKey, Packer};
 use super::problems::Problems;
-use super::progress::{Counters, Stats};
+use super::progress::Stats;
 use super::readers::Readers;
 use super::recheck::{Checker, Sampler};
 use super::repack::find_idle_chunks;
 use super::slab::SlabPool;
 use super::slot::Signal;
 use super::stream::{NODES_QUEUED_MAX, Sequencer, StreamMap};
+use super::writer::{Writer, Writing};
+use crate::broker::lock;
 use crate::budget::Budget;
 use crate::crypto::config::ChunkerParams;
-use crate::crypto::{BlobSealer, IdKey, SourceId};
+use crate::crypto::{BlobSealer, IdKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ShortId;
-use crate::format::pack::PackKind;
 use crate::fs::{Dir, Walk, WalkOptions};
 use crate::globs::Globs;
-use crate::index::{Index, IndexOptions, PackName, parse_names};
 use crate::pages::PageStore;
-use crate::scope::{Scope, hex16};
-use crate::tree::{PageKey, Root, TreeBuilder, TreeReader};
-
-/// zstd levels between which a run adapts.
-const LEVEL_BASE: i32 = 3;
-const LEVEL_MOST: i32 = 9;
+use crate::scope::Scope;
+use crate::tree::{Root, TreeBuilder, TreeReader};
 
 /// A backup: make one, then [`run`](Self::run) it on one thread while others watch and command it.
 pub struct Backup {
-    scope: Scope,
+    pub(super) writer: Writer,
     pub(super) options: BackupOptions,
-    source: SourceId,
     pub(super) chunking: Chunking,
     pub(super) shares: Shares,
-    pub(super) counters: Arc<Counters>,
-    control: Arc<Control>,
-    known: Arc<Known>,
-    gate: RunGate,
-    data: Arc<Packer>,
-    meta: Arc<Packer>,
-    level: Arc<Level>,
-    pub(super) refs: Arc<Refs>,
     /// A file was found changed that seemed unchanged.
     pub(super) is_doubted: AtomicBool,
     clone: OnceLock<Evidence>,
+    /// The pages of earlier trees: the same ones are looked at for several reasons.
+    earlier_pages: Mutex<Option<Arc<PageStore>>>,
 }
 
 /// The queues that the source fills.
@@ -102,92 +89,36 @@ impl Backup {
         let longest =
             chunking.argmin.longest_chunk_bytes().max(chunking.fixed.longest_chunk_bytes());
         let shares = Shares::of(options.memory_bytes, longest, options.pack_bytes);
-        let source = SourceId::parse(&options.source_id)?;
-        let counters = Arc::new(Counters::default());
-        let index = Index::load_trusted(&scope, &options.index, shares.index)?;
-        let known = Arc::new(Known::new(index));
-        let level = Arc::new(match options.level {
-            Some(level) => Level::new(level, level),
-            None => Level::new(LEVEL_BASE, LEVEL_MOST),
-        });
-        let packer = |kind, bytes, level: &Arc<Level>, key| {
-            let counters = Arc::clone(&counters);
-            let level = Arc::clone(level);
-            Arc::new(Packer::new(scope.clone(), kind, bytes, options.dry_run, level, counters, key))
+        let writing = Writing {
+            source_id: &options.source_id,
+            snapshot: &options.snapshot,
+            generation: options.generation,
+            index: &options.index,
+            level: options.level,
+            is_dry: options.dry_run,
         };
-        let keys = Arc::clone(&scope.keys);
-        let data_key = Box::new(move || {
-            let (blob, envelope) = keys.new_data_key()?;
-            Ok(PackKey { blob, envelope: envelope.to_bytes() })
-        });
-        let keys = Arc::clone(&scope.keys);
-        let meta_key = Box::new(move || {
-            let (blob, envelope) = keys.source(&source)?.new_page_key()?;
-            Ok(PackKey { blob, envelope: envelope.to_bytes() })
-        });
-        let data = packer(PackKind::Data, shares.data_pack, &level, data_key);
-        let still = Arc::new(Level::new(0, 0));
-        let meta = packer(PackKind::Metadata, shares.meta_pack, &still, meta_key);
-        let refs = Refs::new(scope.clone(), options.snapshot.clone(), options.dry_run);
-        Ok(Self {
-            gate: RunGate::new(options.generation),
-            scope,
-            options,
-            source,
-            chunking,
-            shares,
-            counters,
-            control: Arc::default(),
-            known,
-            data,
-            meta,
-            level,
-            refs,
-            is_doubted: AtomicBool::new(false),
-            clone: OnceLock::new(),
-        })
+        let writer = Writer::new(scope, &writing, &shares)?;
+        let is_doubted = AtomicBool::new(false);
+        let (earlier_pages, clone) = (Mutex::default(), OnceLock::new());
+        Ok(Self { writer, options, chunking, shares, is_doubted, clone, earlier_pages })
     }
 
-    /// Counters to watch.
-    pub fn counters(&self) -> &Arc<Counters> {
-        &self.counters
-    }
-
-    /// Flags to set.
-    pub fn control(&self) -> &Arc<Control> {
-        &self.control
-    }
-
-    /// First half of acknowledging generation n: no run is in flight when this returns, the new view
-    /// counts, and the answer is which of `condemned` to keep. Runs wait for [`Self::acknowledged`].
-    pub fn acknowledge(&self, index: &IndexOptions, condemned: &[String]) -> Result<Vec<String>> {
-        let condemned = parse_names(condemned)?;
-        self.gate.pause();
-        let index = Index::load_trusted(&self.scope, index, self.shares.index)?;
-        let mut keep = self.known.replace(index, &condemned);
-        let is_own = |name: &&PackName| self.data.is_own(name) || self.meta.is_own(name);
-        keep.extend(condemned.iter().filter(is_own));
-        keep.sort_unstable();
-        keep.dedup();
-        Ok(keep.iter().map(hex16).collect())
-    }
-
-    /// Second half: the register says so, runs go on under `generation`.
-    pub fn acknowledged(&self, generation: u64) {
-        self.gate.open(generation);
+    /// The writing half.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
     }
 
     /// Runs to the end. The broker must be served meanwhile.
     pub fn run(&self) -> Result<BackupResult> {
-        let signal = Signal::new(Arc::clone(&self.scope.broker));
-        self.control.attach(&signal);
+        let signal = Signal::new(Arc::clone(&self.writer.scope.broker));
+        self.writer.control.attach(&signal);
         let finished = self.stages(&signal)?;
         Ok(BackupResult {
             root: finished.root,
             refs: finished.refs,
             runs: finished.runs,
-            counts: self.refs.counts(),
-            stats: self.counters.stats(),
+            counts: self.writer.refs.counts(),
+            stats: self.writer.counters.stats(),
             clone: self.clone.get().copied(),
         })
     }
@@ -197,16 +128,6 @@ impl Backup {
             0 => std::thread::available_parallelism().map_or(2, usize::from),
             threads => threads,
         }
-    }
-
-    pub(super) fn pages(&self, refs: Option<Arc<Refs>>) -> Result<Pages> {
-        let (known, packer) = (Arc::clone(&self.known), Arc::clone(&self.meta));
-        Pages::new(known, packer, Arc::clone(&self.counters), refs)
-    }
-
-    pub(super) fn page_key(&self) -> Result<PageKey> {
-        let (key, _) = self.scope.keys.source(&self.source)?.new_page_key()?;
-        Ok(PageKey::new(*key.id_key().expose()))
     }
 
     pub(super) fn earlier(&self, options: &EarlierOptions) -> Result<Earlier> {
@@ -227,19 +148,34 @@ impl Backup {
         let total = self.options.parent.as_ref().map_or(0, |parent| parent.root.bytes);
         let sampler = Sampler::new(self.options.recheck.as_ref(), total);
         let drawing = (sampler, &self.is_doubted);
-        Ok(Comparison::new(&self.known, &self.refs, rules, earlier?, problems, drawing))
+        Ok(Comparison::new(
+            &self.writer.known,
+            &self.writer.refs,
+            rules,
+            earlier?,
+            problems,
+            drawing,
+        ))
     }
 
     pub(super) fn ids(&self) -> Result<IdKey> {
-        self.scope.keys.id_key()
+        self.writer.scope.keys.id_key()
     }
 
     fn reader(
         &self,
         tree: &EarlierOptions,
     ) -> Result<(Arc<PageStore>, TreeReader<Arc<PageStore>>)> {
-        let pages = PageStore::new(self.scope.clone(), self.known.index(), &self.source)?;
-        let pages = Arc::new(pages);
+        let index = self.writer.known.index();
+        let mut kept = lock(&self.earlier_pages);
+        let pages = match kept.take().filter(|pages| Arc::ptr_eq(pages.index(), &index)) {
+            Some(pages) => pages,
+            None => {
+                Arc::new(PageStore::new(self.writer.scope.clone(), index, &self.writer.source)?)
+            }
+        };
+        *kept = Some(Arc::clone(&pages));
+        drop(kept);
         let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&tree.root)?);
         Ok((pages, reader))
     }
@@ -247,7 +183,9 @@ impl Backup {
     /// The chunks whose files are to be stored again.
     fn find_idle_chunks(&self, signal: &Signal) -> Result<HashSet<ShortId>> {
         match self.options.parent.as_ref().filter(|_| self.options.repack && !self.options.force) {
-            Some(parent) => find_idle_chunks(&self.reader(parent)?.1, &self.known.index(), signal),
+            Some(parent) => {
+                find_idle_chunks(&self.reader(parent)?.1, &self.writer.known.index(), signal)
+            }
             None => Ok(HashSet::new()),
         }
     }
@@ -259,7 +197,7 @@ impl Backup {
         let Some(parent) = options.parent.as_ref().filter(|_| is_asked) else { return Ok(None) };
         let (pages, reader) = self.reader(parent)?;
         let ids = self.ids()?;
-        let checker = Checker { ids: &ids, counters: &self.counters, signal };
+        let checker = Checker { ids: &ids, counters: &self.writer.counters, signal };
         Search { reader: &reader.read_ahead(1), pages: &pages, root, checker }.run()
     }
 
@@ -278,8 +216,9 @@ impl Backup {
     }
 
     fn stages(&self, signal: &Arc<Signal>) -> Result<Finished> {
-        let problems = Problems::new(Arc::clone(&self.scope.broker), Arc::clone(&self.counters));
-        for error in self.known.index().damaged() {
+        let problems =
+            Problems::new(Arc::clone(&self.writer.scope.broker), Arc::clone(&self.writer.counters));
+        for error in self.writer.known.index().damaged() {
             problems.report(error)?;
         }
         let map = StreamMap::new(signal);
@@ -288,32 +227,18 @@ impl Backup {
         let (large, large_queue) = bounded::<Large>(64);
         // Closes when the last worker has ended.
         let (working, workers) = bounded::<()>(0);
-        let chunks = Chunks {
-            known: Arc::clone(&self.known),
-            packer: Arc::clone(&self.data),
-            ids: self.scope.keys.id_key()?,
-            level: Arc::clone(&self.level),
-            counters: Arc::clone(&self.counters),
-        };
+        let chunks = self.writer.chunks()?;
         let finisher = Finisher {
-            scope: &self.scope,
+            writer: &self.writer,
             signal,
-            control: &self.control,
             map: &map,
-            refs: &self.refs,
-            pages: self.pages(Some(Arc::clone(&self.refs)))?,
-            checkpoint_pages: self.pages(None)?,
-            data: &self.data,
-            meta: &self.meta,
-            gate: &self.gate,
-            counters: &self.counters,
+            pages: self.writer.pages()?,
+            checkpoint_pages: self.writer.checkpoint_pages()?,
             problems: &problems,
-            builder: Some(TreeBuilder::new(self.page_key()?)),
-            is_dry: self.options.dry_run,
+            builder: Some(TreeBuilder::new(self.writer.page_key()?)),
             links: HashMap::new(),
             again: Some(large.clone()),
             workers,
-            runs: Vec::new(),
         };
         let result = std::thread::scope(|threads| {
             for _ in 0..self.threads() {
@@ -382,7 +307,7 @@ impl Backup {
         let small_budget = Budget::new(self.shares.small);
         let stream_budget = Budget::new(self.shares.stream);
         let slabs = SlabPool::new(self.shares.slab, self.shares.slabs);
-        let ids = self.scope.keys.id_key()?;
+        let ids = self.writer.scope.keys.id_key()?;
         let (stats, stat_queue) = bounded::<StatJob>(8);
         let (scanned, scanned_queue) = bounded(8);
         let (groups, group_queue) = bounded::<Group>(64);
@@ -441,7 +366,7 @@ impl Backup {
             drop(large_queue);
             threads.spawn(move || guard(signal, || dispatcher.run(&scanned_queue)));
             let adjusters = [&small_gate, &large_gate].map(|gate| {
-                let (tasks, counters, is_over) = (&tasks, &self.counters, &is_over);
+                let (tasks, counters, is_over) = (&tasks, &self.writer.counters, &is_over);
                 let is_idle = move || tasks.len() * 2 < tasks.capacity().unwrap_or(1);
                 threads.spawn(move || adjust(gate, is_over, || counters.work(), is_idle))
             });

@@ -66,6 +66,18 @@ impl Catalog {
         Ok(Some(number))
     }
 
+    /// Notes everything that another catalog holds. `Damaged` where the two disagree.
+    pub(super) fn take_in(&mut self, other: &Self) -> Result<()> {
+        for (pack, number) in other.packs.iter().zip(0_u32..) {
+            let Pack { name, kind, object_bytes, is_spared, .. } = *pack;
+            let record = PackRecord { name, kind, object_bytes, section_offset: 0 };
+            if let Some(known) = self.note(&record, is_spared)? {
+                self.note_section(known, other.section(number))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Holds the envelope section of a pack. `Damaged` where another run has another one.
     pub(super) fn note_section(&mut self, number: u32, section: &[u8]) -> Result<()> {
         let length = u32::try_from(section.len()).unwrap_or(u32::MAX);

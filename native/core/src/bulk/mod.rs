@@ -8,6 +8,7 @@
 
 use serde::Deserialize;
 
+use crate::crypto::ObjectType;
 use crate::crypto::object::SEGMENT_STRIDE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::index::{IndexOptions, RunName};
@@ -24,12 +25,14 @@ pub mod repack;
 mod runs;
 mod select;
 mod sequence;
+pub mod survey;
 pub mod usage;
-mod writer;
+pub(crate) mod writer;
 
 use catalog::Catalog;
 use join::Source;
-use lists::{MarksStream, Part, RefsOpening};
+pub use lists::Part;
+use lists::{MarksStream, RefsOpening};
 use runs::RunOpening;
 
 /// Memory for who names none, in bytes.
@@ -155,6 +158,11 @@ impl BulkOptions {
         })?;
         Ok(sources)
     }
+}
+
+/// Writes a part of a reference set in place of one that is lost.
+pub(crate) fn put_part(scope: &Scope, name: String, body: Vec<u8>) -> Result<Part> {
+    put::put(scope, ObjectType::ReferenceSet, name, body)
 }
 
 /// What [`BulkOptions::open`] opens.

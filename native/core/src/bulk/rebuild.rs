@@ -45,7 +45,7 @@ pub struct Rebuilt {
 }
 
 impl PackObject {
-    fn parse(&self) -> Result<(PackKind, PackName)> {
+    pub(crate) fn parse(&self) -> Result<(PackKind, PackName)> {
         let last = self.name.rsplit('/').next().unwrap_or_default().to_owned();
         let name = parse_names(&[last])?.into_iter().next().unwrap_or_default();
         let mut kinds = [PackKind::Data, PackKind::Metadata].into_iter();

@@ -42,7 +42,11 @@ struct RunPack {
 }
 
 /// A run whose first block has been asked for.
-pub(super) struct RunOpening(Opening);
+pub(super) struct RunOpening {
+    opening: Opening,
+    /// Who may have signed it: those in the base of `gc/state` stand in place of others.
+    action: Action,
+}
 
 /// A run that is read in order.
 pub(super) struct RunStream {
@@ -54,13 +58,16 @@ pub(super) struct RunStream {
     /// Digests of what was read ahead: table of packs, and envelope section if that was wanted.
     table: blake3::Hash,
     sections: Option<blake3::Hash>,
+    action: Action,
 }
 
 impl RunOpening {
     pub(super) fn start(scope: &Scope, run: &RunName, block: u64) -> Result<Self> {
         let name = format!("index/{}", run.name);
         let (kind, size) = (ObjectType::Run, Some(run.size));
-        Opening::start(scope, What { kind, name, size, hash: None, block }).map(Self)
+        let opening = Opening::start(scope, What { kind, name, size, hash: None, block })?;
+        let action = if run.base { Action::Replace } else { Action::Add };
+        Ok(Self { opening, action })
     }
 
     /// Reads header and table of packs, and the envelope sections where `with_sections` says so, and notes
@@ -71,10 +78,12 @@ impl RunOpening {
         is_spared: bool,
         with_sections: bool,
     ) -> Result<RunStream> {
-        let mut sequence = self.0.finish(|_| Err(Error::internal("a run of unknown size")))?;
+        let Self { opening, action } = self;
+        let mut sequence = opening.finish(|_| Err(Error::internal("a run of unknown size")))?;
         let opened = Self::read_table(&mut sequence, catalog, is_spared, with_sections);
         let (header, packs, table, sections) = opened.map_err(|error| sequence.fault(error))?;
-        Ok(RunStream { sequence, left: header.entries, header, packs, last: None, table, sections })
+        let (left, last) = (header.entries, None);
+        Ok(RunStream { sequence, header, left, packs, last, table, sections, action })
     }
 
     fn read_table(
@@ -224,7 +233,7 @@ impl RunStream {
         }
         // The memory is wanted by those that are still read.
         self.packs = Vec::new();
-        sequence.finish(Action::Add)
+        sequence.finish(self.action)
     }
 }
 

@@ -138,7 +138,7 @@ impl World {
     fn run_name(&self, name: String) -> RunName {
         let key = Scope::new(Broker::new(1), keys()).key(&format!("index/{name}"));
         let size = lock(&self.objects)[&key].len() as u64;
-        RunName { name, size }
+        RunName { name, size, base: false }
     }
 
     fn marks(&self, parts: &[Part]) -> BTreeMap<ShortId, u32> {

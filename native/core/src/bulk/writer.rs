@@ -27,7 +27,7 @@ struct OpenPack {
 }
 
 /// Writes packs, one of each kind at a time.
-pub(super) struct PackWriter<'a> {
+pub(crate) struct PackWriter<'a> {
     scope: &'a Scope,
     generation: u64,
     pack_bytes: u64,
@@ -40,7 +40,7 @@ pub(super) struct PackWriter<'a> {
 }
 
 impl<'a> PackWriter<'a> {
-    pub(super) fn new(scope: &'a Scope, options: &RepackOptions) -> Self {
+    pub(crate) fn new(scope: &'a Scope, options: &RepackOptions) -> Self {
         // One of each kind in the making, and one on its way to the store.
         let most = (options.bulk.memory_bytes / 6).min(PACK_BYTES_MAX);
         Self {
@@ -56,7 +56,7 @@ impl<'a> PackWriter<'a> {
     }
 
     /// Adds a blob as it was sealed.
-    pub(super) fn add(
+    pub(crate) fn add(
         &mut self,
         kind: PackKind,
         entry: &PackEntry,
@@ -110,7 +110,7 @@ impl<'a> PackWriter<'a> {
     }
 
     /// Stores what is left.
-    pub(super) fn finish(mut self) -> Result<Repacked> {
+    pub(crate) fn finish(mut self) -> Result<Repacked> {
         for pack in [self.data.take(), self.meta.take()].into_iter().flatten() {
             self.store(pack)?;
         }

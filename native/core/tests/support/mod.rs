@@ -283,7 +283,7 @@ impl Repository {
             std::thread::scope(|threads| {
                 threads.spawn(|| {
                     while !is_done.load(SeqCst) {
-                        backup.control().ask_checkpoint();
+                        backup.writer().control().ask_checkpoint();
                         std::thread::yield_now();
                     }
                 });

@@ -32,6 +32,7 @@ pub(super) struct BlobCheck<'a> {
     kind: PackKind,
     opener: BlobOpener,
     opened: u64,
+    has_closed: bool,
     damage: Damage,
     /// What has been read and is still needed: starts at this offset of the plaintext.
     base: u64,
@@ -45,12 +46,19 @@ impl<'a> BlobCheck<'a> {
         kind: PackKind,
     ) -> Result<Self> {
         let (opener, damage) = (BlobOpener::new()?, Damage::default());
-        Ok(Self { check, ranged, kind, opener, opened: 0, damage, base: 0, window: Vec::new() })
+        let (base, window) = (0, Vec::new());
+        let has_closed = false;
+        Ok(Self { check, ranged, kind, opener, opened: 0, has_closed, damage, base, window })
     }
 
     /// Blobs that were opened and have their ids.
     pub(super) fn opened(&self) -> u64 {
         self.opened
+    }
+
+    /// Whether there were blobs that the key at hand does not open.
+    pub(super) fn has_closed(&self) -> bool {
+        self.has_closed
     }
 
     fn report(&self, what: &'static str, detail: String) -> Result<()> {
@@ -211,7 +219,8 @@ impl<'a> BlobCheck<'a> {
         Err(last)
     }
 
-    fn note_closed(&self) {
+    fn note_closed(&mut self) {
+        self.has_closed = true;
         match self.kind {
             PackKind::Data => self.check.is_content_closed.store(true, Relaxed),
             PackKind::Metadata => {

@@ -30,6 +30,7 @@ mod files;
 mod packs;
 mod refs;
 mod runs;
+pub mod salvage;
 mod walk;
 
 use packs::{PackCheck, compare_with_store};
@@ -51,6 +52,15 @@ pub struct CheckOptions {
     /// How many percent of the packs to read and open whole.
     #[serde(default)]
     pub read_data: Option<f64>,
+    /// Names of the packs to read whole, in this order, in place of a share.
+    #[serde(default)]
+    pub read_packs: Option<Vec<String>>,
+    /// No more than so many bytes of packs are read whole, but one pack in any case.
+    #[serde(default)]
+    pub read_bytes: Option<u64>,
+    /// No pack is begun to be read whole so long after the first one, in seconds.
+    #[serde(default)]
+    pub seconds: Option<f64>,
     /// Read the directories of data packs too; those of metadata packs are always read.
     #[serde(default)]
     pub directories: bool,
@@ -133,6 +143,8 @@ pub struct CheckResult {
     pub blobs_opened: u64,
     /// Packs in the store that no run lists.
     pub orphans: u64,
+    /// Packs that were to be read whole, and were not for lack of time or bytes.
+    pub packs_left: u64,
 }
 
 /// Something that is not as it should be, or worth knowing.
@@ -176,7 +188,8 @@ impl Finding {
 
 /// Takes findings from any thread and gives them out.
 struct Findings {
-    rows: Mutex<Rows>,
+    /// None: nobody listens.
+    rows: Option<Mutex<Rows>>,
     errors: AtomicU64,
     warnings: AtomicU64,
     infos: AtomicU64,
@@ -184,9 +197,14 @@ struct Findings {
 
 impl Findings {
     fn new(scope: &Scope) -> Self {
-        let rows = Mutex::new(Rows::new(scope));
+        let rows = Some(Mutex::new(Rows::new(scope)));
         let [errors, warnings, infos] = [const { AtomicU64::new(0) }; 3];
         Self { rows, errors, warnings, infos }
+    }
+
+    /// Takes findings and keeps them to itself.
+    fn silent(scope: &Scope) -> Self {
+        Self { rows: None, ..Self::new(scope) }
     }
 
     fn report(&self, finding: &Finding) -> Result<()> {
@@ -196,11 +214,11 @@ impl Findings {
             Severity::Info => &self.infos,
         };
         count.fetch_add(1, Relaxed);
-        lock(&self.rows).push(finding)
+        self.rows.as_ref().map_or(Ok(()), |rows| lock(rows).push(finding))
     }
 
     fn flush(&self) -> Result<()> {
-        lock(&self.rows).flush()
+        self.rows.as_ref().map_or(Ok(()), |rows| lock(rows).flush())
     }
 }
 

@@ -3,20 +3,23 @@
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use hashbrown::{HashMap, HashSet};
+use serde::Serialize;
 
 use super::blobs::BlobCheck;
-use super::runs::{Catalog, Listing, LoadedIndex, PackFacts};
+use super::runs::{Catalog, LoadedIndex};
 use super::walk::Reach;
 use super::{CheckResult, Context, Finding, Severity, fault_or_end, open_sources};
 use crate::broker::lock;
+use crate::bulk::survey::{Listed, Listing, PackPlace};
 use crate::crypto::{ObjectLayout, SourceId};
 use crate::directory::read_directory;
 use crate::error::{Error, Result};
 use crate::format::pack::{PackDirectory, PackKind};
-use crate::format::run::PackRecord;
-use crate::index::{PackName, Place, pack_key, pack_type, parse_names};
+use crate::index::{PackName, pack_key, pack_type, parse_names};
+use crate::scope::hex16;
 
 /// Memory that reading one pack whole takes at most, in bytes: two ranges on their way or sealed, one
 /// being opened, and a blob.
@@ -48,13 +51,13 @@ impl BadPacks {
     }
 
     /// Whether nothing is known that keeps a blob from being read.
-    pub(super) fn is_readable(&self, pack: &PackRecord, place: &Place) -> Result<bool> {
-        let Some(bad) = self.0.get(&pack.name) else {
+    pub(super) fn is_readable(&self, place: &PackPlace) -> Result<bool> {
+        let Some(bad) = self.0.get(&place.name) else {
             return Ok(true);
         };
-        let start = u64::from(place.offset());
-        let blob = start..start + u64::from(place.length());
-        let layout = ObjectLayout::new(u64::from(pack.object_bytes))?;
+        let start = u64::from(place.offset);
+        let blob = start..start + u64::from(place.length);
+        let layout = ObjectLayout::new(u64::from(place.object_bytes))?;
         let Ok(segments) = layout.segments_of(blob.clone()) else {
             return Ok(false);
         };
@@ -83,12 +86,12 @@ pub(super) fn compare_with_store(
         .map(|object| (object.key.strip_prefix(&*prefix).unwrap_or(&object.key), object.size))
         .collect();
     let mut listed = HashSet::with_capacity(catalog.packs.len());
-    for (name, facts) in sorted(catalog) {
-        let key = pack_key(facts.kind, name);
-        let expected = u64::from(facts.object_bytes);
+    for pack in &catalog.packs {
+        let key = pack_key(pack.kind, &pack.name);
+        let expected = u64::from(pack.object_bytes);
         let size = stored.get(&*key).copied();
         if size != Some(expected) {
-            bad.cut(*name, size.unwrap_or(0));
+            bad.cut(pack.name, size.unwrap_or(0));
             let finding = match size {
                 None => Finding::error("pack-missing", "a pack that the index lists is gone"),
                 Some(size) => {
@@ -120,12 +123,6 @@ pub(super) fn compare_with_store(
     Ok(bad)
 }
 
-fn sorted(catalog: &Catalog) -> Vec<(&PackName, &PackFacts)> {
-    let mut packs: Vec<_> = catalog.packs.iter().collect();
-    packs.sort_unstable_by_key(|(name, _)| **name);
-    packs
-}
-
 /// Reads directories and whole packs.
 pub(super) struct PackCheck<'a> {
     pub(super) context: &'a Context<'a>,
@@ -145,7 +142,32 @@ struct Totals {
     packs_read: u64,
     bytes_read: u64,
     blobs_opened: u64,
+    packs_left: u64,
     bad: Vec<(PackName, Damage)>,
+}
+
+/// Takes back what is beyond a number of bytes to be read whole, all but the first; returns how many packs.
+fn within(packs: &mut [(&Listed, Option<usize>)], bytes_max: Option<u64>) -> u64 {
+    let (mut bytes, mut left) = (0_u64, 0);
+    for (pack, place) in packs.iter_mut().filter(|(_, place)| place.is_some()) {
+        let with = bytes.saturating_add(u64::from(pack.object_bytes));
+        if bytes > 0 && bytes_max.is_some_and(|most| with > most) {
+            *place = None;
+            left += 1;
+        } else {
+            bytes = with;
+        }
+    }
+    left
+}
+
+/// A pack that was read whole.
+#[derive(Serialize)]
+struct ReadRow {
+    name: String,
+    is_good: bool,
+    /// The key at hand opens everything in it.
+    is_opened: bool,
 }
 
 /// What reading a pack brought to light.
@@ -172,16 +194,21 @@ impl<'a> PackCheck<'a> {
     /// Reads what the options ask for, several packs at a time, and adds what is wrong to `bad`.
     pub(super) fn run(&self, bad: &mut BadPacks, result: &mut CheckResult) -> Result<()> {
         let options = self.context.options;
-        let sample = self.sample();
+        let began = Instant::now();
+        let wanted = self.wanted()?;
         // Of a pack that the store has cut or lost, no more is to be learned; that was reported.
-        let packs: Vec<(&PackName, &PackFacts, bool)> = sorted(self.catalog)
-            .into_iter()
-            .filter(|(name, _)| !bad.is_cut(name))
-            .map(|(name, facts)| (name, facts, sample.contains(name)))
-            .filter(|(_, facts, is_sampled)| {
-                *is_sampled || facts.kind == PackKind::Metadata || options.directories
+        let mut packs: Vec<(&Listed, Option<usize>)> = (self.catalog.packs.iter())
+            .filter(|pack| !bad.is_cut(&pack.name))
+            .map(|pack| (pack, wanted.get(&pack.name).copied()))
+            .filter(|(pack, place)| {
+                place.is_some() || pack.kind == PackKind::Metadata || options.directories
             })
             .collect();
+        // What is only looked at comes first, so that no bound on the reading concerns it.
+        packs.sort_by_key(|(_, place)| *place);
+        result.packs_left = within(&mut packs, options.read_bytes);
+        let is_over =
+            || options.seconds.is_some_and(|seconds| began.elapsed().as_secs_f64() >= seconds);
         let by_memory = usize::try_from(options.look.memory_bytes / 2 / READER_BYTES);
         let by_gets = options.look.gets.max(options.look.thread_count());
         let readers = by_gets.min(by_memory.unwrap_or(usize::MAX)).clamp(1, 64);
@@ -191,9 +218,13 @@ impl<'a> PackCheck<'a> {
         std::thread::scope(|threads| {
             for _ in 0..readers.min(packs.len()) {
                 threads.spawn(|| {
-                    while let Some((name, facts, is_whole)) = packs.get(next.fetch_add(1, Relaxed))
-                    {
-                        if let Err(error) = self.pack(name, facts, *is_whole, &totals) {
+                    while let Some((pack, place)) = packs.get(next.fetch_add(1, Relaxed)) {
+                        let is_whole = place.is_some() && !is_over();
+                        lock(&totals).packs_left += u64::from(place.is_some() && !is_whole);
+                        if !is_whole && pack.kind == PackKind::Data && !options.directories {
+                            continue;
+                        }
+                        if let Err(error) = self.pack(pack, is_whole, &totals) {
                             // The others end after the pack that they are at.
                             next.store(packs.len(), Relaxed);
                             lock(&failure).get_or_insert(error);
@@ -210,6 +241,7 @@ impl<'a> PackCheck<'a> {
         result.packs_read = totals.packs_read;
         result.bytes_read = totals.bytes_read;
         result.blobs_opened = totals.blobs_opened;
+        result.packs_left += totals.packs_left;
         for (name, damage) in totals.bad {
             if damage.is_whole {
                 bad.cut(name, 0);
@@ -235,15 +267,25 @@ impl<'a> PackCheck<'a> {
         Ok(())
     }
 
-    /// The packs to read whole: those with the smallest digests of seed and name.
-    fn sample(&self) -> HashSet<PackName> {
-        let percent = self.context.options.read_data.unwrap_or(0.0);
+    /// The packs to read whole, with their place in the order: those that were named, or a share of all, the
+    /// ones with the smallest digests of seed and name.
+    fn wanted(&self) -> Result<HashMap<PackName, usize>> {
+        let options = self.context.options;
+        if let Some(names) = &options.read_packs {
+            let mut wanted = HashMap::with_capacity(names.len());
+            for (place, name) in names.iter().enumerate() {
+                let name = parse_names(std::slice::from_ref(name))?;
+                wanted.extend(name.into_iter().map(|name| (name, place)));
+            }
+            return Ok(wanted);
+        }
+        let percent = options.read_data.unwrap_or(0.0);
         let rank = |name: &PackName| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(&self.context.options.seed.to_le_bytes()).update(name);
             *hasher.finalize().as_bytes()
         };
-        let mut names: Vec<PackName> = self.catalog.packs.keys().copied().collect();
+        let mut names: Vec<PackName> = self.catalog.packs.iter().map(|pack| pack.name).collect();
         names.sort_by_cached_key(rank);
         #[expect(
             clippy::cast_precision_loss,
@@ -253,33 +295,28 @@ impl<'a> PackCheck<'a> {
         )]
         let count = (names.len() as f64 * percent / 100.0).ceil() as usize;
         names.truncate(count);
-        names.into_iter().collect()
+        Ok(names.into_iter().zip(0..).collect())
     }
 
-    fn pack(
-        &self,
-        name: &PackName,
-        facts: &PackFacts,
-        is_whole: bool,
-        totals: &Mutex<Totals>,
-    ) -> Result<()> {
-        let key = pack_key(facts.kind, name);
+    fn pack(&self, pack: &Listed, is_whole: bool, totals: &Mutex<Totals>) -> Result<()> {
+        let name = pack.name;
+        let key = pack_key(pack.kind, &name);
         let object = self.context.scope.key(&key);
         let report = |what, error: &Error| {
             let finding = Finding::error(what, error.to_string());
             self.context.findings.report(&finding.on(object.clone()))
         };
-        let size = u64::from(facts.object_bytes);
-        let ranged = self.context.scope.ranged(pack_type(facts.kind), &key, size);
+        let size = u64::from(pack.object_bytes);
+        let ranged = self.context.scope.ranged(pack_type(pack.kind), &key, size);
         let ranged = match fault_or_end(ranged)? {
             Ok(ranged) => ranged,
             Err(error) => {
                 let damage = Damage { is_whole: true, ranges: Vec::new() };
-                lock(totals).bad.push((*name, damage));
+                lock(totals).bad.push((name, damage));
                 return report("pack-damaged", &error);
             }
         };
-        let directory = read_directory(self.context.scope, &ranged, facts.kind, &key);
+        let directory = read_directory(self.context.scope, &ranged, pack.kind, &key);
         let directory = match fault_or_end(directory)? {
             Ok(directory) => Some(directory),
             Err(error) => {
@@ -289,29 +326,38 @@ impl<'a> PackCheck<'a> {
         };
         if let Some((directory, _)) = &directory {
             lock(totals).directories += 1;
-            self.compare(name, facts, directory, &object)?;
+            self.compare(pack, directory, &object)?;
         }
         if is_whole {
-            let mut blobs = BlobCheck::new(self, &ranged, facts.kind)?;
+            let mut blobs = BlobCheck::new(self, &ranged, pack.kind)?;
             let damage = blobs.run(directory.as_ref().map(|(found, footer)| (found, *footer)))?;
+            let is_good = directory.is_some() && damage.ranges.is_empty();
+            self.report_read(&name, is_good, !blobs.has_closed())?;
             let mut totals = lock(totals);
             totals.packs_read += 1;
             totals.bytes_read += size;
             totals.blobs_opened += blobs.opened();
-            totals.bad.push((*name, damage));
+            totals.bad.push((name, damage));
         }
         Ok(())
     }
 
-    fn compare(
-        &self,
-        name: &PackName,
-        facts: &PackFacts,
-        directory: &PackDirectory,
-        object: &str,
-    ) -> Result<()> {
-        if Listing::of(directory) == facts.listing {
-            return Ok(());
+    /// Tells the caller of a pack that was read whole, so that it need not be read again soon.
+    fn report_read(&self, name: &PackName, is_good: bool, is_opened: bool) -> Result<()> {
+        let row = ReadRow { name: hex16(name), is_good, is_opened };
+        let mut line =
+            serde_json::to_vec(&row).map_err(|error| Error::internal(error.to_string()))?;
+        line.push(b'\n');
+        self.context.scope.broker.output("read", line)
+    }
+
+    fn compare(&self, pack: &Listed, directory: &PackDirectory, object: &str) -> Result<()> {
+        if Listing::of(directory) == pack.listing {
+            if self.catalog.surveyed.has_envelopes_of(pack, directory) {
+                return Ok(());
+            }
+            let detail = "the index gives blobs of a pack other envelopes than the pack does";
+            return self.context.findings.report(&Finding::error("index-wrong", detail).on(object));
         }
         let index = &self.loaded.index;
         let mut matches = 0_u64;
@@ -320,11 +366,11 @@ impl<'a> PackCheck<'a> {
             let is_there = places.iter().any(|place| {
                 place.offset() == entry.offset
                     && place.length() == entry.length
-                    && index.pack(place).is_ok_and(|pack| pack.name == *name)
+                    && index.pack(place).is_ok_and(|found| found.name == pack.name)
             });
             matches += u64::from(is_there);
         }
-        let (of, listed) = (directory.entries.len(), facts.listing.entries);
+        let (of, listed) = (directory.entries.len(), pack.listing.entries);
         let finding = if matches == listed && matches < of as u64 {
             let detail = format!("the index lists {listed} of the {of} blobs of a pack");
             Finding::new(Severity::Warning, "index-incomplete", detail)

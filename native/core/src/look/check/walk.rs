@@ -55,6 +55,8 @@ pub(super) struct Reach {
     /// By number: how many bytes a chunk must have at least; 0 for a page.
     lengths: Vec<u32>,
     pages: HashMap<u32, PageFacts>,
+    /// Ids that are wanted whole, and those that were met.
+    wanted: HashMap<ShortId, Option<Id>>,
 }
 
 /// A set of numbers.
@@ -95,6 +97,22 @@ impl Reach {
             *length = if *length == UNKNOWN { bytes } else { bytes.max(*length) };
         }
         Ok(number)
+    }
+
+    /// Lets the walk note the whole id.
+    pub(super) fn ask_for(&mut self, id: ShortId) {
+        self.wanted.entry(id).or_default();
+    }
+
+    /// A whole id that was asked for, if it was met.
+    pub(super) fn whole_id(&self, id: &ShortId) -> Option<Id> {
+        self.wanted.get(id).copied().flatten()
+    }
+
+    fn met(&mut self, id: &Id) {
+        if let Some(wanted) = self.wanted.get_mut(&id.short()) {
+            *wanted = Some(*id);
+        }
     }
 
     /// Notes an id of which only a reference set tells.
@@ -222,6 +240,7 @@ impl<'a, S: PageSource> Walker<'a, S> {
         end: Option<Arc<[u8]>>,
         path: Arc<[u8]>,
     ) -> Result<u32> {
+        self.reach.met(&id);
         let number = self.reach.number(id.short(), 0)?;
         self.pending.push(Visit { id, number, role, sums, end, path });
         Ok(number)
@@ -386,6 +405,7 @@ impl<'a, S: PageSource> Walker<'a, S> {
             if let ExtentKind::Data { id, offset } = extent.kind {
                 // Parsing has seen to it that a slice ends within 16 MiB.
                 let bytes = u32::try_from(u64::from(offset) + extent.length).unwrap_or(UNKNOWN - 1);
+                self.reach.met(&id);
                 names.push(self.reach.number(id.short(), bytes)?);
             }
         }

@@ -1,0 +1,352 @@
+"""Repairing what snapshots are made of besides their content: registers, records and reference sets.
+
+- *Registers* that do not open are replaced where they lie, from the record, by compare-and-swap on the
+  damaged bytes: until then every prune refuses to go on, so nothing of theirs can have been removed
+  meanwhile.
+- *Registers that are gone* are made anew, COMMITTED and of the current generation, from a record for whose
+  snapshot there is no register of any kind: one that is forgotten, dead, fenced or void says what became of
+  the snapshot, and stays. A record alone may also be what a fenced session wrote late: so the snapshot has to
+  be there whole, every id of its reference set in the index. Order: a cycle under way is abandoned, for it
+  knows nothing of this snapshot; ids are looked up; the register is created; `gc/state` is read again. If it
+  is still at the same n, every later cycle finds the register before anything dies. If a cycle was published
+  in between, it is abandoned; if it has even ended without having seen the register, that is void, and the
+  snapshot is reported as lost.
+- *Records* are written again from the register's copy, which the hash in the register vouches for, and copies
+  from the record.
+- *Reference sets* are written anew from the tree, under numbers that were never used, and named by a swap of
+  the register. What a prune has counted of the old ones is forgotten before and after, so that no count
+  outlives what it counted.
+
+Nothing here removes anything. Each step can be repeated.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from pvback import datapath
+from pvback.errors import (
+    ConflictError,
+    DamagedError,
+    ObjectChanged,
+    ObjectNotFound,
+    UnsupportedFormatError,
+    WrongKeyError,
+)
+from pvback.repository.gcstate import GcState, Marks, list_index, load_gc_state
+from pvback.repository.index_work import RepairWork, TreeRef
+from pvback.repository.layout import Area, ObjectType, record_name, split_generation
+from pvback.repository.mend_state import abandoned, change_gc_state, without_marks
+from pvback.repository.records import Record, read_record
+from pvback.repository.registers import (
+    Register,
+    RegisterState,
+    change_register,
+    create_register,
+    parse_register,
+)
+from pvback.repository.sealed import Named, ScopeObjects
+from pvback.repository.snapshots import read_each
+from pvback.runtime import Clock
+
+__all__ = ["REASONS", "SnapshotProblem", "SnapshotTools", "mend_snapshot", "plan_snapshots"]
+
+_ALIVE = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
+_ID_DIGITS = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotProblem:
+    """Something to mend."""
+
+    kind: str
+    """`register-missing`, `register-damaged`, `record-damaged`, `twin-damaged` or `refs-damaged`."""
+    snapshot: str
+    register: str | None
+    """`<gen>-<snapshot>`; None when there is none."""
+    what: str
+    """Why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotTools:
+    """What mending works with."""
+
+    objects: ScopeObjects
+    work: RepairWork
+    clock: Clock
+
+
+def plan_snapshots(objects: ScopeObjects) -> list[SnapshotProblem]:
+    """Everything to mend, in the order in which to do it. Writes nothing."""
+    state = load_gc_state(objects).state
+    # A register is there before its record is, and goes after it: so records are listed first.
+    records = {name: info.mtime for name, info in objects.list_area(Area.RECORDS) if len(name) == _ID_DIGITS}
+    names = [name for name, _ in objects.list_area(Area.SNAPSHOTS)]
+    found = {name[-_ID_DIGITS:] for name in names}
+    problems = [
+        SnapshotProblem(
+            kind="register-missing", snapshot=one, register=None, what="there is a record and no register"
+        )
+        for one in records
+        if one not in found
+    ]
+    valid = [name for name in names if state.is_register_valid(name)]
+    for looked in read_each(objects, valid, work=lambda name: _look_at(objects, name)):
+        problems += looked
+    # What is written now counts as younger than what is written before: so old ones come first.
+    last = max(records.values(), default=None)
+    return sorted(problems, key=lambda one: (records.get(one.snapshot, last), one.snapshot))
+
+
+def mend_snapshot(tools: SnapshotTools, problem: SnapshotProblem, *, is_forced: bool = False) -> str:
+    """Mend one, and say what was done. Raises PvbackError with the reason why it cannot be done.
+
+    A register that is damaged and has no record is given up only if forced: FENCED, so that prunes may go on.
+    """
+    mend = {
+        "register-missing": _revive,
+        "register-damaged": _replace_register,
+        "record-damaged": _write_record,
+        "twin-damaged": _write_twin,
+        "refs-damaged": _write_refs,
+    }
+    try:
+        return mend[problem.kind](tools, problem)
+    except DamagedError:
+        if problem.kind == "register-damaged" and is_forced and not _has_record(tools, problem):
+            return _give_up(tools, problem)
+        raise
+
+
+def _look_at(objects: ScopeObjects, name: str) -> list[SnapshotProblem]:
+    snapshot = name[-_ID_DIGITS:]
+
+    def problem(kind: str, what: str) -> SnapshotProblem:
+        return SnapshotProblem(kind=kind, snapshot=snapshot, register=name, what=what)
+
+    try:
+        sealed = objects.read(ObjectType.REGISTER, f"{Area.SNAPSHOTS}/{name}")
+        register = parse_register(sealed.body, name)
+    except ObjectNotFound:
+        return []
+    except DamagedError as exc:
+        return [problem("register-damaged", exc.what)]
+    if register.state not in _ALIVE or register.record is None:
+        return []
+    found = []
+    is_twin = datapath.blake3(register.twin) == register.record.hash
+    why = _why_bad(objects, ObjectType.RECORD, register.record)
+    if why is not None:
+        what = why if is_twin else f"{why}, and its register has no copy"
+        found.append(problem("record-damaged", what))
+    elif not is_twin:
+        found.append(problem("twin-damaged", "the register has no copy of the record"))
+    bad = [why for part in register.refs if (why := _why_bad(objects, ObjectType.REFERENCE_SET, part))]
+    if bad or not register.refs:
+        found.append(problem("refs-damaged", bad[0] if bad else "the register names no reference set"))
+    return found
+
+
+def _why_bad(objects: ScopeObjects, kind: ObjectType, named: Named) -> str | None:
+    """Why an object that is named is not there as it should be."""
+    if kind is not ObjectType.REFERENCE_SET:
+        try:
+            objects.read_named(kind, named)
+        except DamagedError as exc:
+            return exc.what
+        return None
+    try:
+        data = objects.store.read(objects.layout.key(named.name)).data
+    except ObjectNotFound:
+        return "a reference set is missing"
+    return None if datapath.blake3(data) == named.hash else "a reference set is not the one that was recorded"
+
+
+# --- registers --------------------------------------------------------------------------------------
+
+
+def _revive(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    objects = tools.objects
+    register = _register_of(tools, problem)
+    state = change_gc_state(objects, abandoned, clock=tools.clock).state
+    _require_whole(tools, register.refs, state)
+    made = replace(register, generation=state.n, ack=state.n)
+    if any(name[-_ID_DIGITS:] == problem.snapshot for name, _ in objects.list_area(Area.SNAPSHOTS)):
+        raise ConflictError("somebody else has made its register just now")
+    if create_register(objects, made) is None:
+        raise ConflictError("its register could not be created", hint="run it again")
+    state = change_gc_state(objects, abandoned, clock=tools.clock).state
+    if not state.is_register_valid(made.name):
+        raise ConflictError("a prune that ran at the same time has removed what it needs")
+    return f"register {made.name} made anew"
+
+
+def _replace_register(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    objects, name = tools.objects, problem.register
+    parts = split_generation(name or "")
+    assert name is not None, "a register that was listed"
+    assert parts is not None, "names that were listed were classified"
+    key = objects.layout.key(f"{Area.SNAPSHOTS}/{name}")
+    stored = objects.store.read(key)
+    register = replace(_register_of(tools, problem), generation=parts[0], nonce=datapath.random_id())
+    register = replace(register, ack=parts[0])
+    data = objects.seal(ObjectType.REGISTER, name=register.object_name, data=register.as_body())
+    objects.store.swap(key, data, etag=stored.etag)
+    return f"register {name} made anew"
+
+
+def _has_record(tools: SnapshotTools, problem: SnapshotProblem) -> bool:
+    try:
+        tools.objects.store.head(tools.objects.layout.key(record_name(problem.snapshot)))
+    except ObjectNotFound:
+        return False
+    return True
+
+
+def _give_up(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    """End what nobody can read any more. Whose it was is not known: the source is zero."""
+    objects, name = tools.objects, problem.register
+    parts = split_generation(name or "")
+    assert parts is not None, "a register that was listed"
+    key = objects.layout.key(f"{Area.SNAPSHOTS}/{name}")
+    stored = objects.store.read(key)
+    register = Register(
+        generation=parts[0],
+        snapshot=parts[1],
+        source="0" * _ID_DIGITS,
+        state=RegisterState.FENCED,
+        ack=parts[0],
+        started=tools.clock.now(),
+        nonce=datapath.random_id(),
+    )
+    data = objects.seal(ObjectType.REGISTER, name=register.object_name, data=register.as_body())
+    objects.store.swap(key, data, etag=stored.etag)
+    return f"register {name} given up: there is no record of its snapshot"
+
+
+def _register_of(tools: SnapshotTools, problem: SnapshotProblem) -> Register:
+    """A COMMITTED register as the snapshot's record implies it."""
+    objects, name = tools.objects, record_name(problem.snapshot)
+    key = objects.layout.key(name)
+    try:
+        data = objects.store.read(key).data
+    except ObjectNotFound:
+        what = "there is no record: either it was never committed, or both copies are lost"
+        raise DamagedError(what, key=key) from None
+    named = Named(name, datapath.blake3(data))
+    source = objects.read(ObjectType.RECORD, name).body.hex("source", 16)
+    record = read_record(objects, named, snapshot=problem.snapshot, source=source)
+    return Register(
+        generation=0,
+        snapshot=problem.snapshot,
+        source=source,
+        state=RegisterState.COMMITTED,
+        ack=0,
+        started=record.details.started if record.details else tools.clock.now(),
+        sequence=record.seq,
+        record=named,
+        refs=_find_refs(tools, record),
+        twin=data,
+    )
+
+
+def _find_refs(tools: SnapshotTools, record: Record) -> tuple[Named, ...]:
+    """The parts that the record names, or else all that are there for its snapshot."""
+    objects = tools.objects
+    if record.refs and not any(_why_bad(objects, ObjectType.REFERENCE_SET, one) for one in record.refs):
+        return record.refs
+    parts = []
+    for name, info in objects.list_area(Area.REFS):
+        if name.startswith(record.snapshot):
+            stored = objects.store.read(info.key)
+            parts.append(Named(f"{Area.REFS}/{name}", datapath.blake3(stored.data)))
+    if record.refs and len(parts) < len(record.refs):
+        raise DamagedError("parts of its reference set are lost, too", key=record.named.name)
+    return tuple(parts)
+
+
+def _require_whole(tools: SnapshotTools, refs: Sequence[Named], state: GcState) -> None:
+    if not refs:
+        raise DamagedError("its reference set is lost, too")
+    view = list_index(tools.objects, state)
+    usage = tools.work.usage(view, marks=Marks(), refs=refs)
+    if usage.missing_count:
+        raise DamagedError(
+            f"{usage.missing_count} of the chunks and pages that it needs are in no pack of the index",
+            hint="if the index is damaged, run `pvback repair index` first",
+        )
+
+
+# --- records and reference sets -----------------------------------------------------------------------
+
+
+def _write_record(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    objects, register = tools.objects, _read(tools, problem)
+    named, twin = register.record, register.twin
+    if named is None or datapath.blake3(twin) != named.hash:
+        raise DamagedError("the register has no copy of it", key=named.name if named else None)
+    objects.store.put(objects.layout.key(named.name), twin)
+    return f"{named.name} written from its register"
+
+
+def _write_twin(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    objects, register = tools.objects, _read(tools, problem)
+    assert register.record is not None, "a register that was looked at"
+    objects.read_named(ObjectType.RECORD, register.record)
+    data, named = objects.store.read(objects.layout.key(register.record.name)).data, register.record
+
+    def change(old: Register) -> Register | None:
+        return replace(old, twin=data) if old.state in _ALIVE and old.record == named else None
+
+    change_register(objects, register.name, change=change, clock=tools.clock)
+    return f"register {register.name} has the record once more"
+
+
+def _write_refs(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    objects, register = tools.objects, _read(tools, problem)
+    assert register.record is not None, "a register that was looked at"
+    record = read_record(
+        objects, register.record, snapshot=register.snapshot, source=register.source, twin=register.twin
+    )
+    if record.details is None:
+        raise WrongKeyError(
+            "the key in use does not open this snapshot's tree, from which its reference set would be made",
+            hint="use an owner's key",
+        )
+    tree = TreeRef(snapshot=register.snapshot, source=register.source, root=record.details.root.as_json())
+    used = [int(name.rpartition("-")[2]) for name in _parts(objects, register)]
+    view = list_index(objects, load_gc_state(objects).state)
+    parts, lost_pages = tools.work.references(view, tree=tree, first=max(used, default=-1) + 1)
+    if lost_pages:
+        raise DamagedError(f"{lost_pages} pages of its tree are lost: what it needs below them is not known")
+
+    def change(old: Register) -> Register | None:
+        return replace(old, refs=parts) if old.state in _ALIVE and old.refs == register.refs else None
+
+    change_gc_state(objects, without_marks, clock=tools.clock)
+    change_register(objects, register.name, change=change, clock=tools.clock)
+    change_gc_state(objects, without_marks, clock=tools.clock)
+    return f"reference set of {len(parts)} parts written from the tree"
+
+
+def _parts(objects: ScopeObjects, register: Register) -> list[str]:
+    """All parts of a snapshot, of which some may be lost."""
+    there = [name for name, _ in objects.list_area(Area.REFS) if name.startswith(register.snapshot)]
+    return there + [part.name for part in register.refs]
+
+
+def _read(tools: SnapshotTools, problem: SnapshotProblem) -> Register:
+    assert problem.register is not None, "a problem of a register"
+    sealed = tools.objects.read(ObjectType.REGISTER, f"{Area.SNAPSHOTS}/{problem.register}")
+    return parse_register(sealed.body, problem.register)
+
+
+REASONS = (
+    ConflictError,
+    DamagedError,
+    ObjectChanged,
+    ObjectNotFound,
+    UnsupportedFormatError,
+    WrongKeyError,
+)
+"""What keeps one snapshot from being mended, and does not concern the others."""

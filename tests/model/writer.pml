@@ -1,0 +1,197 @@
+/* A backup: pvback/repository/session.py and the data path's side of it. */
+
+/* Which packs of `trusted` give the wanted chunks; what none gives is uploaded. */
+inline plan_upload(trusted) {
+  used = 0; need = 0;
+  for (c_ : 0 .. 2) {
+    if
+    :: IN(want, c_) ->
+       pick_ = NOTHING; find_pack(pick_, trusted, c_);
+       if :: pick_ == NOTHING -> need = need | BIT(c_) :: else -> used = used | BIT(pick_) fi
+    :: else
+    fi
+  };
+  k_ = 0
+}
+/* Under a new generation each used chunk moves to a trusted copy, or its pack is named to be kept. So is the
+ * session's own pack from the moment on at which it may be there. */
+inline plan_keep() {
+  for (c_ : 0 .. 2) {
+    if
+    :: IN(want & ~need, c_) ->
+       pick_ = NOTHING; find_pack(pick_, used & ~new_shun, c_); find_pack(pick_, set_, c_);
+       if
+       :: pick_ != NOTHING -> used = used | BIT(pick_)
+       :: else -> find_pack(pick_, used, c_); if :: pick_ != NOTHING -> keep = keep | BIT(pick_) :: else fi
+       fi
+    :: else
+    fi
+  };
+  if :: has_pack -> keep = keep | (BIT(sid) & new_shun) :: else fi;
+#ifdef BUG_ACK_NO_KEEP
+  keep = 0;
+#endif
+  skip
+}
+/* One poll: nothing, or an acknowledgement. No run of this session is in flight while it goes on. */
+inline poll() {
+  if
+  :: skip
+  :: d_step { gc_n > ack -> new_ack = gc_n; new_shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED };
+     d_step { load_now(set_, from, named); set_ = set_ & ~new_shun; plan_keep(); from = 0; named = 0 };
+     do
+     :: d_step { IS_AT(sid, etag) -> write_register(sid, OPEN, new_ack, keep); etag++; ack = new_ack; new_ack = 0; new_shun = 0;
+          check(); printf("W%d acknowledges generation %d, keeps %d\n", me, ack, keep) } -> break
+     :: !IS_AT(sid, etag) -> goto again
+     :: d_step { MAY_HANG -> hang(LATE_SWAP, sid, etag, OPEN, new_ack, keep) };
+        if
+        :: d_step { IS_AT(sid, etag + 1) && reg_state[sid] == OPEN -> etag++; ack = new_ack; new_ack = 0; new_shun = 0 } -> break
+        :: IS_AT(sid, etag) && reg_state[sid] == OPEN
+        :: !(reg_state[sid] == OPEN && (reg_etag[sid] == etag || reg_etag[sid] == etag + 1)) -> goto again
+        fi
+     od
+  fi
+}
+/* Create the register and look again: `before` and `after` are what gc/state said. */
+inline begin() {
+  if
+  :: d_step { reg_state[sid] == ABSENT -> if :: COARSE >= 1 -> ack = gc_n :: else fi; create_register(sid, ack); check();
+       printf("W%d creates register %d of generation %d\n", me, sid, ack) }
+#ifdef REPLAY
+  :: d_step { MAY_HANG && reg_state[sid] == ABSENT -> create_register(sid, ack); hang(LATE_CREATE, sid, 0, 0, ack, 0); check() }
+#endif
+  :: d_step { MAY_HANG -> if :: COARSE >= 1 -> ack = gc_n :: else fi; hang(LATE_CREATE, sid, 0, 0, ack, 0) };
+     if :: reg_state[sid] == OPEN :: reg_state[sid] != OPEN -> goto again fi
+  fi;
+  etag = 1;
+#ifndef BUG_READ_ONCE
+  if
+  :: d_step { gc_n == ack -> shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED }
+  :: gc_n != ack -> goto again
+  fi
+#endif
+}
+/* Reference set and record, each under a name of this session alone. Asked for again until there is an answer. */
+#ifdef OBJECTS
+inline put_objects() {
+#ifdef BUG_REFS_IN_DOUBT
+  if :: d_step { refs = refs | BIT(sid) } :: d_step { MAY_HANG -> hang(LATE_REFS, sid, 0, 0, 0, 0) } fi;
+#else
+  if
+  :: d_step { refs = refs | BIT(sid); printf("W%d PUT reference set %d\n", me, sid) }
+  :: d_step { MAY_HANG -> refs = refs | BIT(sid); hang(LATE_REFS, sid, 0, 0, 0, 0) }
+  fi;
+#endif
+  if
+  :: d_step { records = records | BIT(sid) }
+  :: d_step { MAY_HANG -> records = records | BIT(sid); hang(LATE_RECORD, sid, 0, 0, 0, 0) }
+  fi
+}
+#else
+inline put_objects() { skip }
+#endif
+/* The swap that makes the snapshot. */
+inline commit() {
+  do
+  :: d_step { IS_AT(sid, etag) -> write_register(sid, COMMITTED, 0, 0); told = told | BIT(sid); check();
+       printf("W%d commits %d\n", me, sid) } -> goto end
+#ifdef REPLAY
+  :: d_step { MAY_HANG && IS_AT(sid, etag) -> write_register(sid, COMMITTED, 0, 0); hang(LATE_SWAP, sid, etag, COMMITTED, 0, 0); check() } -> goto end
+#endif
+#ifdef BUG_COMMIT_BLIND
+  :: d_step { !IS_AT(sid, etag) && reg_state[sid] != ABSENT && reg_state[sid] != COMMITTED ->
+       write_register(sid, COMMITTED, 0, 0); told = told | BIT(sid); printf("W%d commits %d blindly\n", me, sid); check() } -> goto end
+#endif
+  :: !IS_AT(sid, etag) -> goto again
+  :: d_step { MAY_HANG_COMMIT -> hang(LATE_SWAP, sid, etag, COMMITTED, 0, 0); printf("W%d commits %d without answer\n", me, sid) };
+     if
+     :: d_step { reg_state[sid] == COMMITTED && reg_etag[sid] == etag + 1 -> told = told | BIT(sid); check() } -> goto end
+     :: reg_state[sid] == OPEN && reg_etag[sid] == etag
+     :: !(reg_state[sid] == COMMITTED && reg_etag[sid] == etag + 1) && !(reg_state[sid] == OPEN && reg_etag[sid] == etag) -> goto again
+     fi
+  od
+}
+
+#define CLEAR ack = 0; new_ack = 0; shun = 0; new_shun = 0; used = 0; need = 0; keep = 0; etag = 0; from = 0; named = 0; has_pack = 0
+
+proctype Writer(byte me; byte first; byte want) {
+  byte sid, ack, new_ack, etag;    /* the session; the generations that it has acknowledged and now sees */
+  byte shun, new_shun, from;       /* packs condemned or dead, and runs trusted, under these */
+  short named;
+  byte used, need, keep;           /* packs relied on; chunks to upload; packs to be kept */
+  bool has_pack;                   /* its own pack may be there */
+  { sid = first;
+start:
+#if COARSE == 0
+  atomic { ack = gc_n;
+#ifdef BUG_READ_ONCE
+    shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED;
+#endif
+    printf("W%d reads generation %d\n", me, ack) };
+#endif
+  begin();
+  d_step {
+    load_now(set_, from, named);
+#ifdef BUG_DEDUP_CONDEMNED
+    shun = shun & gc_dead;
+#endif
+    set_ = set_ & ~shun;
+    plan_upload(set_); from = 0; named = 0; shun = 0;
+    printf("W%d loads the index: uses packs %d, uploads chunks %d\n", me, used, need)
+  };
+#if defined(RESUME) && defined(BUG_RESUME_BLIND)
+  if
+  :: skip
+  :: d_step { me == 1 && IN(checkpoints, 1) && (reg_state[1] == OPEN || reg_state[1] == FENCED) ->
+       set_ = run_packs[1]; plan_upload(set_ | BIT(0)); printf("W%d takes packs %d from the checkpoint\n", me, used) }
+  fi;
+#endif
+#if COARSE == 0
+  poll();
+#endif
+  if
+  :: need != 0 ->
+#ifdef BUG_DOUBT_NOT_KEPT
+     d_step { put_pack(sid, need); check(); printf("W%d PUT pack %d without answer\n", me, sid) };
+     poll();
+#endif
+     if
+     :: d_step { put_pack(sid, need); has_pack = 1; check(); printf("W%d PUT pack %d\n", me, sid) }
+     :: d_step { MAY_HANG -> put_pack(sid, need); has_pack = 1; hang(LATE_PACK, sid, 0, 0, 0, 0); check() }
+     fi;
+#if COARSE < 3
+     poll();
+#endif
+#ifdef BUG_RUN_IN_FLIGHT
+     atomic { MAY_HANG -> hang(LATE_RUN, sid, 0, 0, ack, 0) };
+     poll();
+     IN(runs, sid)
+#else
+     if
+     :: d_step { put_run(sid, ack); check(); printf("W%d PUT run %d of generation %d\n", me, sid, ack) }
+     :: d_step { MAY_HANG -> put_run(sid, ack); hang(LATE_RUN, sid, 0, 0, ack, 0); check() }
+     fi
+#endif
+  :: else
+  fi;
+#ifdef RESUME
+  if
+  :: me != 0
+  :: d_step { me == 0 && IS_AT(sid, etag) -> write_register(sid, OPEN, ack, keep); etag++; checkpoints = checkpoints | BIT(sid); check();
+       printf("W%d makes a checkpoint\n", me) }
+  :: me == 0 && !IS_AT(sid, etag) -> goto again
+  fi;
+#endif
+  poll();
+  put_objects();
+  commit();
+again:
+  atomic { CLEAR };
+  if :: sid == first && me < RESTARTS -> sid = first + 1; goto start :: else fi;
+end:
+  atomic { CLEAR; sid = 0; ended = ended | BIT(me) }
+  }
+#if CRASHES > 0
+  unless { CRASHED(me) }
+#endif
+}
