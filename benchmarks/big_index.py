@@ -229,7 +229,7 @@ def measure_size(work: Path, chunks: int, options: argparse.Namespace, maker: Pa
             clone_repository(root, home / "repository")
             tool = Pvback("pvback", program, home, PVBACK_VARIABLES)
             usages.append(
-                run_measured(tool.backup(source).argv, env=tool.env(), is_settled=options.is_settled)
+                run_measured(tool.backup(source).argv, env=tool.env(), is_settled=not options.unsettled)
             )
         print(f"{chunks:>11,} backup #{number} {usages[-1].wall_seconds:.2f} s", file=sys.stderr, flush=True)
     cost.backup_seconds = median(one.wall_seconds for one in usages)
@@ -322,9 +322,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--profile", default="release", help="of cargo, for the program that makes the index")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument(
-        "--unsettled", dest="is_settled", action="store_false", help="do not wait for the disk between steps"
-    )
+    parser.add_argument("--unsettled", action="store_true", help="do not wait for the disk between steps")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     parser.add_argument("--mark", type=Path, help=argparse.SUPPRESS)

@@ -119,7 +119,7 @@ class Race:
         up, down = link.up.bytes_moved, link.down.bytes_moved
         try:
             usages = [
-                run_measured(one.argv, env=tool.env(), cwd=one.cwd, is_settled=self._options.is_settled)
+                run_measured(one.argv, env=tool.env(), cwd=one.cwd, is_settled=not self._options.unsettled)
                 for one in commands
             ]
         except CommandFailed as exc:
@@ -224,9 +224,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--link-mb", type=float, default=50.0, help="MB/s in each direction (50)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--tools", nargs="+", default=[])
-    parser.add_argument(
-        "--unsettled", dest="is_settled", action="store_false", help="do not wait for the disk"
-    )
+    parser.add_argument("--unsettled", action="store_true", help="do not wait for the disk")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     return parser.parse_args(argv)
