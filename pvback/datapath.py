@@ -216,13 +216,12 @@ class DataJob:
     def command(self, name: str, options: Mapping[str, object]) -> dict[str, Any] | None:
         """See `JobControl.command`."""
         try:
-            answer: dict[str, Any] = json.loads(self._job.command(name, json.dumps(options)))
+            return self.ask(name, options)
         except PvbackError:
             # A job that ends while it is asked fails the question; its own result says how it went.
             if self._ended.wait(limits.JOB_END_SECONDS):
                 return None
             raise
-        return answer
 
     def ask(self, name: str, options: Mapping[str, object]) -> dict[str, Any]:
         """A command to a job that is open for them; raises what it fails with. From any thread."""
@@ -240,10 +239,8 @@ class DataJob:
         """Serve the job to its end and return its result. Raises what it, its store or a listener raised."""
         left = threading.Semaphore(0)
         threads = [
-            threading.Thread(
-                target=self._serve, args=(listeners, left), name=f"pvback-serve-{number}", daemon=True
-            )
-            for number in range(self._threads_count)
+            threading.Thread(target=self._serve, args=(listeners, left), name="pvback-serve", daemon=True)
+            for _ in range(self._threads_count)
         ]
         watcher = threading.Thread(target=_wait_for, args=(left, len(threads), self._ended), daemon=True)
         for thread in (*threads, watcher):
@@ -308,7 +305,10 @@ class DataJob:
             return
         with memoryview(request) as buffer:
             count = self._store.read_into(request.key, buffer, offset=request.offset)
-        request.complete_filled(count)
+        try:
+            request.complete_filled(count)
+        except BufferError:  # A read that was given up for a faster one writes no more, but holds a view.
+            request.complete(memoryview(request)[:count])
 
     def _note_listener_error(self, exc: BaseException) -> None:
         with self._errors_lock:
