@@ -5,6 +5,7 @@ command. The fast run takes object and commands from the seed, the slow one take
 """
 
 import itertools
+import os
 import random
 import re
 import shutil
@@ -115,8 +116,17 @@ def kind_of(sound: Sound, key: str) -> str:
 
 
 def damage(objects: dict[str, Path], key: str, how: str, other: str | None) -> bool:
-    """Do it; False when that cannot be done to this object, or changes nothing."""
+    """Do it; False when that cannot be done to this object, or changes nothing. Times stay."""
     path = objects[key]
+    times = {one: one.stat() for one in {path, objects[other] if other else path}}
+    is_done = change(objects, path, how, other)
+    for one, status in times.items():
+        if one.exists():
+            os.utime(one, ns=(status.st_atime_ns, status.st_mtime_ns))
+    return is_done
+
+
+def change(objects: dict[str, Path], path: Path, how: str, other: str | None) -> bool:
     data = path.read_bytes()
     what, _, where = how.partition(" ")
     if what == "flip":
