@@ -106,7 +106,8 @@ mod tests {
                 .all(|n| matches!(memo.find(&id(n)), Found::Named(name) if name == id(n + 100)))
         );
         assert!((0..10).all(|n| matches!(memo.find(&id(n)), Found::Nothing)));
-        assert!(lock(&memo.names).newer.len() + lock(&memo.names).older.len() <= 20);
+        let names = lock(&memo.names);
+        assert!(names.newer.len() + names.older.len() <= 20);
     }
 
     #[test]
