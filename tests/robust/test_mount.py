@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -174,6 +175,10 @@ def test_snapshots_appear_and_are_found_by_what_people_know(world: World, tmp_pa
         (source / "file").write_text("changed")
         world.good("backup", source, "--host", "web")
         world.good("backup", "--command", "--stdin-name", "dump.sql", "--", "printf", "select 1")
+        # What was listed a moment ago is shown for a while.
+        until = time.monotonic() + 30
+        while len(names(place / "ids")) < 3 and time.monotonic() < until:
+            threading.Event().wait(0.2)
         assert len(names(place / "ids")) == 3
         assert (folder / "latest" / "file").read_text() == "changed"
         assert (place / "ids" / first["id"][:8] / "file").read_text() == "one"

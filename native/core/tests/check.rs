@@ -106,8 +106,8 @@ fn a_clean_repository_has_no_findings() {
     assert_eq!(outcome.result.directories, repository.objects("meta/").len() as u64);
     assert_eq!(run(&repository, &json!({"directories": true})).result.directories, packs);
 
-    // With an index that does not fit into memory, and with everything read.
-    let outcome = run(&repository, &json!({"read_data": 100.0, "memory_bytes": 4096}));
+    // With little memory, and with everything read.
+    let outcome = run(&repository, &json!({"read_data": 100.0, "memory_bytes": 4 << 20}));
     assert!(outcome.findings.is_empty(), "{:?}", outcome.findings);
     assert_eq!(outcome.result.packs_read, packs);
     assert_eq!(outcome.result.blobs_opened, outcome.result.chunks + outcome.result.pages);
