@@ -133,8 +133,7 @@ class WriterSession:
                     twin=twin,
                 )
             )
-            if is_timed(self._objects):
-                self._require_validity()
+            self._require_validity()
             return self._stored.register
 
     def _require_recent_view(self) -> None:
@@ -145,7 +144,11 @@ class WriterSession:
                 raise self._fenced()
 
     def _require_validity(self) -> None:
-        """Without conditional writes a register may have been written although prune had given it up."""
+        """Nothing is reported as saved before the register is seen to count.
+
+        A create that was doubled on its way can bring a register back, with the very etag that this session
+        holds, after prune has fenced and removed it. It is void then, and so is what was committed on it.
+        """
         if not read_gc_state(self._objects).is_register_valid(self._stored.register.name):
             raise self._fenced()
 

@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks import s3_run
 
+pytestmark = pytest.mark.timeout(300)  # a server starts within it
+
 if TYPE_CHECKING:
     from pathlib import Path
 

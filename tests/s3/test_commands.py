@@ -6,8 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.s3.conftest import new_address
 from tests.support.s3_servers import S3Server
+
+pytestmark = pytest.mark.timeout(300)  # a server starts within it
 
 
 def test_the_way_from_init_to_check(sea: S3Server, tmp_path: Path) -> None:

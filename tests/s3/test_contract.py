@@ -17,6 +17,8 @@ from tests.contracts import test_object_store as contract
 from tests.contracts.stores import settling
 from tests.s3.conftest import server_named, store_on, use_credentials
 
+pytestmark = pytest.mark.timeout(300)  # a server starts within it
+
 CONDITIONS = {
     "seaweedfs": Conditions(creates=True, swaps=True),
     "moto": Conditions(creates=True, swaps=True),

@@ -15,22 +15,26 @@ class Ledger:
     """Reported to be saved, and not asked to be forgotten since."""
     forgetting: dict[str, int] = field(default_factory=dict)
     """How many have asked to forget it and have not heard what became of it, whatever will."""
+    asked: set[str] = field(default_factory=set)
+    """Somebody has asked to forget these: they are seen from their commit on, before their backup returns."""
     restored_count: int = 0
     given_up: dict[str, int] = field(default_factory=dict)
     """How often somebody ended without success, by the kind of error."""
 
     def report_saved(self, snapshot: str) -> None:
         """A backup returned."""
-        if not self.forgetting.get(snapshot):
+        if snapshot not in self.asked:
             self.saved.add(snapshot)
 
     def report_undeleted(self, snapshot: str) -> None:
         """An undelete returned. What others ask at the same time may still come to pass."""
-        self.report_saved(snapshot)
+        if not self.forgetting.get(snapshot):
+            self.saved.add(snapshot)
 
     def begin_forgetting(self, snapshot: str) -> None:
         """From here on it may go."""
         self.saved.discard(snapshot)
+        self.asked.add(snapshot)
         self.forgetting[snapshot] = self.forgetting.get(snapshot, 0) + 1
 
     def end_forgetting(self, snapshot: str) -> None:
