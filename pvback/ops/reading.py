@@ -85,6 +85,7 @@ def run_reading(
         access.clock.sleep(lag, cancel)
     patience = _Patience(access, cancel)
     while True:
+        patience.begin()
         made = options() if callable(options) else options
         try:
             return run_job(
@@ -106,6 +107,7 @@ def stream_reading(
     patience = _Patience(access, cancel or Cancel())
     while True:
         has_begun = False
+        patience.begin()
         try:
             for output in _stream_job(
                 verb, access.keyring, options=_with_index(access, options), store=access.store, cancel=cancel
@@ -191,6 +193,11 @@ class _Patience:
         self._access, self._cancel = access, cancel
         self._reload_count = 0
         self._until: float | None = None
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """An attempt begins now: before it lists anything."""
+        self._began = self._access.clock.monotonic()
 
     def looks_again(self, exc: ObjectNotFound | DamagedError) -> bool:
         """Returns when it is time for the next attempt. Raises Interrupted."""
@@ -205,9 +212,9 @@ class _Patience:
         now = clock.monotonic()
         if self._until is None:
             self._until = now + lag
-        if now >= self._until:
+        if not lag or self._began >= self._until:
             return False
-        clock.sleep(min(self._until - now, lag / _LOOK_COUNT), self._cancel)
+        clock.sleep(max(0.0, min(self._until - now, lag / _LOOK_COUNT)), self._cancel)
         return True
 
 

@@ -39,7 +39,7 @@ def view_with_runs_merged(
         return view
     work = NativeIndexWork(access, cancel)
     try:
-        merged = merge_runs(access.objects, work, session=session, view=view)
+        merged = merge_runs(access.objects, work, session=session, view=view, clock=access.clock)
     except DamagedError as exc:
         progress.warn(f"index runs were not merged: {exc}")
         return view

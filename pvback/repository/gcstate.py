@@ -5,6 +5,7 @@ write that lands long after its writer was fenced is void. Every version has a f
 compare-and-swap on the one that it was decided from.
 """
 
+import contextlib
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -194,10 +195,17 @@ def named_lists(body: Body) -> list[Named]:
 
 
 def list_index(objects: ScopeObjects, state: GcState, *, is_writer: bool = False) -> IndexView:
-    """The runs that count under `state`; for a writer only those that it may dedup against."""
+    """The runs that count under `state`; for a writer only those that it may dedup against.
+
+    A list may lag, so what the state names and a list does not show is asked for by name. What is not there
+    either was lost, or removed under a newer state: whoever misses its entries says so.
+    """
     counts = state.is_run_trusted if is_writer else state.is_run_valid
-    runs = tuple((name, info.size) for name, info in objects.list_area(Area.INDEX) if counts(name))
-    return IndexView(runs, dead=state.dead, condemned=state.condemned, base=state.base)
+    runs = {name: info.size for name, info in objects.list_area(Area.INDEX) if counts(name)}
+    for name in state.base - runs.keys():
+        with contextlib.suppress(ObjectNotFound):
+            runs[name] = objects.store.head(objects.layout.key(f"{Area.INDEX}/{name}")).size
+    return IndexView(tuple(sorted(runs.items())), dead=state.dead, condemned=state.condemned, base=state.base)
 
 
 def _parse(objects: ScopeObjects, body: Body) -> GcState:

@@ -1,11 +1,11 @@
 """Merging index runs on the way of a backup, so that their number does not grow from prune to prune.
 
 A session merges what lies on top of the base: runs that no prune has merged or announced, of generations that
-the session has acknowledged. Order: the merged runs are durable before the first of the inputs is removed,
-and their names sort after all of them, so that whoever lists runs meanwhile sees the one or the other.
-Entries of condemned packs stay, for a prune that begins meanwhile may yet find that they are needed. While
-one is under way nothing is merged: what it has merged looks like any run until the doom makes it the base
-(docs/adr/0011).
+the session has acknowledged. Order: the merged runs are durable, and in every list, before the first of the
+inputs is removed, and their names sort after all of them, so that whoever lists runs meanwhile sees the one
+or the other. Entries of condemned packs stay, for a prune that begins meanwhile may yet find that they are
+needed. While one is under way nothing is merged: what it has merged looks like any run until the doom makes
+it the base (docs/adr/0011).
 """
 
 from pvback import limits
@@ -15,6 +15,7 @@ from pvback.repository.index_work import IndexWork
 from pvback.repository.layout import Area, split_generation
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.session import WriterSession
+from pvback.runtime import Clock
 
 __all__ = ["merge_runs"]
 
@@ -25,6 +26,7 @@ def merge_runs(
     *,
     session: WriterSession,
     view: IndexView,
+    clock: Clock,
     count_min: int = limits.RUN_MERGE_COUNT,
 ) -> int:
     """Merge the runs on top of the base if there are at least `count_min`, and return how many went.
@@ -48,6 +50,9 @@ def merge_runs(
     except ObjectNotFound:
         # Another session or a prune was faster.
         return 0
+    lag = objects.store.capabilities.list_lag_seconds
+    if lag:
+        clock.sleep(lag)
     try:
         objects.store.delete_many([objects.layout.key(f"{Area.INDEX}/{name}") for name, _ in inputs])
     except StorageError:

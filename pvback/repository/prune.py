@@ -199,6 +199,8 @@ class _Prune:
         usage = self._seams.work.usage(view, marks=marks, refs=refs, spare_runs=spared)
         _require_all(usage)
         self._step("packs")
+        # A pack is older than the run that lists it.
+        self._wait_for_lists()
         listed = list_packs(self._objects)
         locks = find_locks(self._objects, now=now, cancel=self._seams.cancel)
         plan = plan_around_locks(

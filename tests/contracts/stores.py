@@ -1,11 +1,19 @@
 """Stores for the contract suites: what is around them, and how doubts are settled."""
 
+import dataclasses
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import TypeVar
+
 from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
 from pvback.runtime import ManualClock, SeededRandom
 from pvback.storage import ObjectStore, ReadBuffer
+from pvback.storage.base import Capabilities, ObjectInfo
 from pvback.storage.faulty import FaultRates, FaultyStore
 from pvback.storage.retry import RetryingStore
+from pvback.storage.wrap import Request, WrappedStore
 
+T = TypeVar("T")
 FAULTS = FaultRates(refused=0.1, lost=0.1, torn=0.1)
 
 
@@ -42,6 +50,25 @@ class SettlingStore(RetryingStore):
                     return found.etag
                 if found.etag != etag:
                     raise ObjectChanged("somebody else's", key=key) from None
+
+
+class LateLists(WrappedStore):
+    """Shows in no list what was written within the lag."""
+
+    def __init__(self, inner: ObjectStore, clock: ManualClock, *, lag_seconds: float) -> None:
+        super().__init__(inner)
+        self._clock, self._lag_seconds = clock, lag_seconds
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return dataclasses.replace(self._inner.capabilities, list_lag_seconds=self._lag_seconds)
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        shown = self._clock.now() - timedelta(seconds=self._lag_seconds)
+        return (info for info in self._inner.list_objects(prefix, after=after) if info.mtime <= shown)
+
+    def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
+        return act()
 
 
 def settling(inner: ObjectStore, seed: int) -> ObjectStore:

@@ -396,7 +396,9 @@ def _change_merge(
     is_deleting_first: bool = False,
     is_dropping: bool = False,
 ) -> None:
-    def merge_runs(objects: Any, work: Any, *, session: Any, view: IndexView, count_min: int) -> int:
+    def merge_runs(
+        objects: Any, work: Any, *, session: Any, view: IndexView, clock: Any, count_min: int
+    ) -> int:
         state, ack = session.state, session.register.ack
         if is_newer_merged:
             state = gcstate.read_gc_state(objects)

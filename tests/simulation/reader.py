@@ -31,20 +31,21 @@ def restore(
 
     As `ops/reading.py`: whatever is gone means to load the index anew. Raises LostError.
     """
-    waited = 0.0
+    until: float | None = None
     attempt = 0
     while attempt <= _RELOAD_COUNT_MAX:
+        began = process.monotonic()
         try:
             return _restore(objects, snapshot)
         except ObjectNotFound:
             attempt += 1
         except MissingError as exc:
-            if waited >= lag_seconds:
+            until = process.monotonic() + lag_seconds if until is None else until
+            if began >= until or not lag_seconds:
                 if _is_alive(objects, snapshot):
                     raise LostError(f"snapshot {snapshot.id}: {exc}") from exc
                 return None
-            process.sleep(lag_seconds / 2 + 1)
-            waited += lag_seconds / 2 + 1
+            process.sleep(lag_seconds / 2)
     return None
 
 

@@ -156,7 +156,8 @@ class Simulation:
         work = self.work(process, objects)
 
         def merge(session: WriterSession) -> None:
-            merging.merge_runs(objects, work, session=session, view=session.index_view(), count_min=2)
+            view = session.index_view()
+            merging.merge_runs(objects, work, session=session, view=view, clock=process, count_min=2)
 
         is_merging = process.random.fraction() < self.scope.merge_share
         writer.back_up(process, objects, plan, ledger=self.ledger, merge=merge if is_merging else None)

@@ -51,6 +51,10 @@ def test_everything_happens() -> None:
         pytest.param(38, "lag", id="runs of what was just committed were not listed yet"),
         pytest.param(190, "lag", id="packs of what was just committed were not listed yet"),
         pytest.param(1028, "forget", id="a snapshot forgotten anew died by its first grace"),
+        pytest.param(975, "lag", id="what prune had just merged was taken for lost"),
+        pytest.param(3550, "lag", id="packs of a run that was listed early were not listed yet"),
+        pytest.param(7918, "lag", id="runs were removed before what they were merged into was listed"),
+        pytest.param(2494, "lag", id="a register that came back after its end was taken for a commit"),
         pytest.param(235, "prunes", id="an own run that had been merged failed the backup"),
     ],
 )

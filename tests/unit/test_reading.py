@@ -1,10 +1,7 @@
 """Jobs that read look again for what a list may not show yet, and for what prune has moved."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from datetime import timedelta
 from types import SimpleNamespace
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -12,41 +9,20 @@ from pvback.errors import DamagedError, ObjectNotFound, PvbackError
 from pvback.ops.reading import run_reading, stream_reading
 from pvback.repository.repository import RepositoryAccess
 from pvback.runtime import ManualClock
-from pvback.storage.base import Capabilities, ObjectInfo, ObjectStore
 from pvback.storage.memory import MemoryStore
-from pvback.storage.wrap import Request, WrappedStore
+from tests.contracts.stores import LateLists
 from tests.unit.conftest import Open
 
-T = TypeVar("T")
 LAG_SECONDS = 60.0
 RUN = f"index/{1:016x}-{'ab' * 16}"
 NOT_LISTED = "chunk 01234567 is in no pack of the index"
-
-
-class LateLists(WrappedStore):
-    """Shows in no list what was written within the lag."""
-
-    def __init__(self, inner: ObjectStore, clock: ManualClock, *, lag_seconds: float = LAG_SECONDS) -> None:
-        super().__init__(inner)
-        self._clock, self._lag_seconds = clock, lag_seconds
-
-    @property
-    def capabilities(self) -> Capabilities:
-        return dataclasses.replace(self._inner.capabilities, list_lag_seconds=self._lag_seconds)
-
-    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        shown = self._clock.now() - timedelta(seconds=self._lag_seconds)
-        return (info for info in self._inner.list_objects(prefix, after=after) if info.mtime <= shown)
-
-    def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
-        return act()
 
 
 @pytest.fixture
 def late(memory: MemoryStore, clock: ManualClock, open_access: Open) -> RepositoryAccess:
     """A run was written a moment ago."""
     clock.sleep(2 * LAG_SECONDS)
-    access = open_access(LateLists(memory, clock))
+    access = open_access(LateLists(memory, clock, lag_seconds=LAG_SECONDS))
     memory.put(access.objects.layout.key(RUN), b"run")
     return access
 
