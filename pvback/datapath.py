@@ -270,6 +270,8 @@ class DataJob:
         try:
             while (request := self._job.next_request()) is not None:
                 self._answer(request, listeners)
+                # Or its pack stays in memory until this thread has something to do again.
+                del request
         except BaseException as exc:  # noqa: BLE001 - a thread has nobody else to tell
             self._note_listener_error(exc)
             self._job.cancel()
@@ -371,10 +373,7 @@ def _create(store: JobStore, key: str, data: memoryview) -> None:
             if attempt == limits.RETRY_COUNT_MAX:
                 raise
             pause = min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt)
-            _CLOCK.sleep(max(pause, exc.pause_seconds or 0.0))
-
-
-_CLOCK = SystemClock()
+            SystemClock().sleep(max(pause, exc.pause_seconds or 0.0))
 
 
 def _thread_count(options: Mapping[str, object]) -> int:

@@ -195,7 +195,7 @@ _OPTIONS = (
     ),
     _flag("--cache-dir", to="cache_dir", metavar="DIR", help="What this machine remembers."),
     _no_cache,
-    _flag("--memory", to="memory_bytes", metavar="SIZE", help="Ceiling for the data path; default: 256MiB."),
+    _flag("--memory", to="memory_bytes", metavar="SIZE", help="Ceiling for the process; default: 256MiB."),
     _flag("--limit-upload", to="upload_bytes_per_second", metavar="SIZE", help="Bytes per second."),
     _flag("--limit-download", to="download_bytes_per_second", metavar="SIZE", help="Bytes per second."),
     _mark("--json", to="is_json", is_flag=True, help="Results, progress and errors as JSON."),

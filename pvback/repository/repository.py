@@ -70,7 +70,7 @@ class RepositoryAccess:
         is_remote = self.store.capabilities.is_remote
         return {
             "scope": self.objects.scope,
-            "memory_bytes": self.config.memory_bytes,
+            "memory_bytes": self.config.memory_bytes - limits.INTERPRETER_BYTES,
             "threads": 0,
             "gets": limits.READS_IN_FLIGHT if is_remote else limits.READS_IN_FLIGHT_LOCAL,
             "index": index,

@@ -155,7 +155,7 @@ def test_many_readers_at_a_time_get_the_right_bytes(world: World, tmp_path: Path
         assert (place / "large").read_bytes() == data
 
     # With the least memory, what is kept is thrown out all the time.
-    with mounted(world, place, "latest", "--memory", "96MiB"), ThreadPoolExecutor(8) as pool:
+    with mounted(world, place, "latest", "--memory", "152MiB"), ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(read, number) for number in range(8)]:
             done.result()
 

@@ -38,7 +38,7 @@ def test_the_level_rises_on_a_slow_link(tmp_path: Path, seed: int) -> None:
             repository=LocalAddress(tmp_path / name),
             password=Secret("correct horse"),
             cache_dir=None,
-            memory_bytes=64 * MIB,
+            memory_bytes=152 * MIB,
         )
         create_repository(config)
         limited = dataclasses.replace(config, upload_bytes_per_second=rate)

@@ -111,7 +111,7 @@ def installed(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)
-        patch.setattr(datapath, "_CLOCK", _CurrentClock(world))
+        patch.setattr(datapath, "SystemClock", lambda: _CurrentClock(world))
         patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
         patch.setattr(prune, "plan_prune", _make_plan(world))
         patch.setattr(session, "threading", SimpleNamespace(RLock=lambda: Lock(world), Lock=threading.Lock))

@@ -13,6 +13,7 @@ use pyo3::types::PyBytes;
 
 mod buffer;
 mod errors;
+mod heap;
 mod job;
 mod keyring;
 mod keys;
@@ -41,6 +42,7 @@ fn recovery_key(py: Python<'_>) -> PyResult<String> {
 
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    heap::give_back_large_blocks();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(blake3, module)?)?;
     module.add_function(wrap_pyfunction!(random_id, module)?)?;

@@ -17,6 +17,8 @@ pub(super) struct Shares {
     pub(super) meta_pack: usize,
     /// Digests of small files that are remembered.
     pub(super) digests: usize,
+    /// The highest zstd level: each worker's tables grow with it, to 10 MiB at 9 for the longest chunks.
+    pub(super) level_most: i32,
 }
 
 const MIB: u64 = 1 << 20;
@@ -29,10 +31,10 @@ impl Shares {
     pub(super) fn of(memory: u64, longest_chunk: usize, pack_bytes: usize) -> Self {
         let memory = memory.max(64 * MIB);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let data_pack = pack_bytes.min(size(memory / 6)).max(4 << 20);
+        let data_pack = pack_bytes.min(size(memory / 8)).max(4 << 20);
         let slab = (2 * longest_chunk + (1 << 20)).max(2 << 20);
         Self {
-            index: memory / 4,
+            index: memory / 6,
             slab,
             slabs: (size(memory / 6) / slab).max(2),
             small: (memory / 24).max(4 * MIB),
@@ -41,6 +43,7 @@ impl Shares {
             meta_pack: data_pack.min(8 << 20),
             // 44 bytes of key and value, hash table slack included twice that.
             digests: size(memory / 12 / 88),
+            level_most: if memory < 160 * MIB { 6 } else { 9 },
         }
     }
 }

@@ -23,7 +23,6 @@ use crate::tree::{PageKey, TreeBuilder};
 
 /// zstd levels between which a run adapts.
 const LEVEL_BASE: i32 = 3;
-const LEVEL_MOST: i32 = 9;
 
 /// What a run writes, and how.
 pub(super) struct Writing<'a> {
@@ -75,7 +74,7 @@ impl Writer {
         let index = Index::load_trusted(&scope, writing.index, shares.index)?;
         let level = Arc::new(match writing.level {
             Some(level) => Level::new(level, level),
-            None => Level::new(LEVEL_BASE, LEVEL_MOST),
+            None => Level::new(LEVEL_BASE, shares.level_most),
         });
         let is_dry = writing.is_dry;
         let packer = |kind, bytes, level: &Arc<Level>, key| {
