@@ -110,6 +110,10 @@ TIMED_WAIT_SECONDS = 24 * 3600.0
 """Without conditional writes: how long a prune lets pass after each step. See `pvback.repository.timing`."""
 RUN_MERGE_COUNT = 16
 """So many index runs on top of those of the last prune, and a backup merges them first."""
+GATHERED_COUNT_MIN = 2
+"""So few registers are read one by one."""
+GATHERED_BYTES_MAX = 8 * MIB
+"""Of registers that prune gathers in one object, or a cache keeps: some thousands."""
 GC_LIST_COUNT_MAX = 2000
 """Names in a list inside `gc/state`; a longer one becomes an object of its own."""
 UNUSED_PACK_SECONDS = 24 * 3600.0

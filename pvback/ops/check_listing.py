@@ -19,10 +19,11 @@ from pvback.repository.layout import (
     record_name,
     split_generation,
 )
+from pvback.repository.reading_each import read_each
 from pvback.repository.registers import Register, RegisterState
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.sealed import Named
-from pvback.repository.snapshots import Catalog, CommittedSnapshot, read_each
+from pvback.repository.snapshots import Catalog, CommittedSnapshot
 
 __all__ = [
     "Listing",

@@ -13,9 +13,9 @@ from pvback import datapath, limits
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.gcstate import GcState
 from pvback.repository.layout import Area, generation_name
+from pvback.repository.reading_each import read_each
 from pvback.repository.registers import Register, RegisterState, change_register, read_register
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.snapshots import read_each
 from pvback.runtime import Cancel, Clock
 
 __all__ = ["ALIVE", "Registers", "await_sessions", "read_registers", "store_time"]

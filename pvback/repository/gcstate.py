@@ -62,6 +62,8 @@ class GcState:
     """What the snapshots in `counted` need."""
     counted: frozenset[str] = frozenset()
     """Registers whose reference sets the marks count. Losing marks costs time: all is counted again."""
+    gathered: Named | None = None
+    """Copies of registers in one object in `gc/`: see `pvback.repository.register_copies`."""
 
     def is_register_valid(self, name: str) -> bool:
         """Whether a register counts."""
@@ -191,6 +193,8 @@ def named_lists(body: Body) -> list[Named]:
         parse_named(body.inner(name), Area.GC) for name in LIST_FIELDS if isinstance(body.raw.get(name), dict)
     ]
     marks = body.inner_or_none("marks") if "marks" in body.raw else None
+    if "gathered" in body.raw:
+        found.append(parse_named(body.inner("gathered"), Area.GC))
     return found + ([parse_named(one, Area.GC) for one in marks.inners("parts")] if marks else [])
 
 
@@ -229,13 +233,17 @@ def _parse(objects: ScopeObjects, body: Body) -> GcState:
     if marks is not None:
         parts = tuple(parse_named(one, Area.GC) for one in marks.inners("parts"))
         counted = Marks(parts, marks.integer("ids"))
-    return GcState(n=n, is_condemning=phase == "CONDEMNED", floor=floor, marks=counted, **lists)
+    gathered = parse_named(body.inner("gathered"), Area.GC) if "gathered" in body.raw else None
+    is_condemning = phase == "CONDEMNED"
+    return GcState(n=n, is_condemning=is_condemning, floor=floor, marks=counted, gathered=gathered, **lists)
 
 
 def _dump(objects: ScopeObjects, state: GcState, nonce: str, *, clock: Clock) -> tuple[bytes, frozenset[str]]:
     """The body, and the objects in `gc/` that it names."""
     lists: dict[str, object] = {}
-    named = [one.name for one in state.marks.parts]
+    named = [one.name for one in (*state.marks.parts, *([state.gathered] if state.gathered else []))]
+    if state.gathered:
+        lists["gathered"] = state.gathered.as_json()
     for name in LIST_FIELDS:
         values = sorted(getattr(state, name))
         lists[name] = values

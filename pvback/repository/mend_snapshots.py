@@ -36,6 +36,7 @@ from pvback.repository.gcstate import GcState, Marks, list_index, load_gc_state
 from pvback.repository.index_work import RepairWork, TreeRef
 from pvback.repository.layout import Area, ObjectType, record_name, split_generation
 from pvback.repository.mend_state import abandoned, change_gc_state, without_marks
+from pvback.repository.reading_each import read_each
 from pvback.repository.records import Record, read_record
 from pvback.repository.registers import (
     Register,
@@ -45,7 +46,6 @@ from pvback.repository.registers import (
     parse_register,
 )
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.snapshots import read_each
 from pvback.runtime import Clock
 
 __all__ = ["REASONS", "SnapshotProblem", "SnapshotTools", "mend_snapshot", "plan_snapshots"]

@@ -26,10 +26,11 @@ from pvback.repository.gcstate import (
     load_gc_state,
     swap_gc_state,
 )
-from pvback.repository.index_work import IndexWork, Repacked, Usage
+from pvback.repository.index_work import IndexWork, Repacked
 from pvback.repository.layout import Area
 from pvback.repository.locks import Extended, find_locks, list_needed, needed_packs, plan_around_locks
-from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune
+from pvback.repository.prune_plan import PruneOptions, PrunePlan, plan_prune, require_all
+from pvback.repository.register_copies import gather
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.repository.sweep import list_packs, sweep
@@ -197,7 +198,7 @@ class _Prune:
         view = list_index(self._objects, state)
         spared = [run for one in registers.unfinished().values() for run in one.runs]
         usage = self._seams.work.usage(view, marks=marks, refs=refs, spare_runs=spared)
-        _require_all(usage)
+        require_all(usage)
         self._step("packs")
         # A pack is older than the run that lists it.
         self._wait_for_lists()
@@ -316,7 +317,7 @@ class _Prune:
             # Marks may count a snapshot that was pruned since: what is lost shows in a count in full.
             every = registers.refs(frozenset(registers.alive()))
             usage = self._seams.work.usage(view, marks=Marks(), refs=every, keep=keep)
-        _require_all(usage)
+        require_all(usage)
         dead = (state.condemned - keep - usage.revived) | self._undeleted(state)
         self._report.spared_count = len(state.condemned - dead)
         self._step("merging")
@@ -330,6 +331,7 @@ class _Prune:
             known=frozenset(),
             dead=dead,
             base=frozenset(base),
+            gathered=self._gather(state, registers),
             roster=frozenset((*registers.alive(), *registers.unfinished())),
         )
 
@@ -340,6 +342,10 @@ class _Prune:
         `repair index` takes a pack that no run lists for one whose run was lost.
         """
         return state.dead & list_packs(self._objects).keys() if state.dead else frozenset()
+
+    def _gather(self, state: GcState, registers: Registers) -> Named | None:
+        names, clock = registers.alive(), self._seams.clock
+        return gather(self._objects, names, before=state.gathered, generation=state.n, clock=clock)
 
     def _swap(self, stored: StoredGcState, new: GcState) -> StoredGcState | None:
         swapped = swap_gc_state(self._objects, stored, new=new, clock=self._seams.clock)
@@ -382,15 +388,6 @@ def _end(seen: Register) -> Callable[[Register], Register | None]:
     again.
     """
     return lambda old: replace(old, state=RegisterState.DEAD) if old.nonce == seen.nonce else None
-
-
-def _require_all(usage: Usage) -> None:
-    if usage.missing_count:
-        raise DamagedError(
-            f"{usage.missing_count} chunks or pages that snapshots need are in no pack of the index: "
-            + ", ".join(usage.missing_examples),
-            hint="nothing was removed; `pvback check` says what is affected, `pvback repair` mends it",
-        )
 
 
 def _as_damage(exc: DamagedError | ObjectNotFound) -> DamagedError:

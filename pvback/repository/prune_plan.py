@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pvback import limits
+from pvback.errors import DamagedError
 from pvback.repository.index_work import PackUse, Usage
 
-__all__ = ["ListedPack", "PruneOptions", "PrunePlan", "plan_prune"]
+__all__ = ["ListedPack", "PruneOptions", "PrunePlan", "plan_prune", "require_all"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -167,3 +168,13 @@ def _choose_repacks(used: Iterable[PackUse], *, options: PruneOptions, pack_byte
             for use in small:
                 take(use, "small")
     return chosen
+
+
+def require_all(usage: Usage) -> None:
+    """Raises DamagedError when something that is needed is nowhere: then nothing may be removed."""
+    if usage.missing_count:
+        raise DamagedError(
+            f"{usage.missing_count} chunks or pages that snapshots need are in no pack of the index: "
+            + ", ".join(usage.missing_examples),
+            hint="nothing was removed; `pvback check` says what is affected, `pvback repair` mends it",
+        )

@@ -18,6 +18,7 @@ from pvback.repository.body import Body, dump_body, format_time
 from pvback.repository.layout import Area, ObjectType, generation_name, record_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
 from pvback.runtime import Clock
+from pvback.storage import StoredObject
 from pvback.storage.retry import plan_pause
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "StoredRegister",
     "change_register",
     "create_register",
+    "open_register",
     "parse_register",
     "read_register",
     "swap_register",
@@ -140,8 +142,14 @@ def parse_register(body: Body, name: str) -> Register:
 
 def read_register(objects: ScopeObjects, name: str) -> StoredRegister:
     """The register `snapshots/<name>`. Raises ObjectNotFound, DamagedError."""
-    sealed = objects.read(ObjectType.REGISTER, f"{Area.SNAPSHOTS}/{name}")
-    return StoredRegister(parse_register(sealed.body, name), sealed.etag)
+    stored = objects.store.read(objects.layout.key(f"{Area.SNAPSHOTS}/{name}"))
+    return StoredRegister(open_register(objects, name, stored=stored), stored.etag)
+
+
+def open_register(objects: ScopeObjects, name: str, *, stored: StoredObject) -> Register:
+    """The register in an object that was read. Raises DamagedError, UnsupportedFormatError, WrongKeyError."""
+    sealed = objects.open(ObjectType.REGISTER, f"{Area.SNAPSHOTS}/{name}", stored=stored)
+    return parse_register(sealed.body, name)
 
 
 def create_register(objects: ScopeObjects, register: Register) -> StoredRegister | None:

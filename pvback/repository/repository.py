@@ -24,6 +24,7 @@ from pvback.repository.copies import Twins, read_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import Head, HeadsFile, Memory
 from pvback.repository.layout import GC_STATE_NAME, ObjectType, ScopeLayout, copy_key
+from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
@@ -82,7 +83,9 @@ class RepositoryAccess:
         A cache directory that was named has to be usable, or FileError is raised; the default one need not.
         """
         file, remembered = self._remembered()
-        catalog = load_catalog(self.objects)
+        folder = self.config.cache_dir
+        copies = folder and CopiesFile(folder, repository=self.facts.repository, scope=self.objects.scope)
+        catalog = load_catalog(self.objects, copies_file=copies or None)
         # A register that does not open would look like one that was taken back; it is reported as damaged.
         if file is not None and not catalog.damaged:
             seen = remember(catalog, self.facts.serial)

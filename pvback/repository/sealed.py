@@ -9,7 +9,7 @@ from pvback.errors import DamagedError, ObjectExists, ObjectNotFound, StorageUna
 from pvback.repository.body import Body, parse_body
 from pvback.repository.layout import Area, ObjectType, ScopeLayout
 from pvback.runtime import Clock
-from pvback.storage import ObjectInfo, ObjectStore
+from pvback.storage import ObjectInfo, ObjectStore, StoredObject
 from pvback.storage.retry import plan_pause
 
 if TYPE_CHECKING:
@@ -62,8 +62,11 @@ class ScopeObjects:
 
     def read(self, kind: ObjectType, name: str) -> SealedBody:
         """Open a JSON object. Raises ObjectNotFound, DamagedError, UnsupportedFormatError."""
+        return self.open(kind, name, stored=self.store.read(self.layout.key(name)))
+
+    def open(self, kind: ObjectType, name: str, *, stored: StoredObject) -> SealedBody:
+        """The same of an object that was read. Raises DamagedError, UnsupportedFormatError."""
         key = self.layout.key(name)
-        stored = self.store.read(key)
         data = self.keyring.open_json(self.scope, kind, name, stored.data)
         return SealedBody(parse_body(data, key), stored.etag, datapath.blake3(stored.data))
 

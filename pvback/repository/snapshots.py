@@ -1,9 +1,9 @@
 """Which snapshots there are, and which one somebody means."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeVar
 
 from pvback import limits
 from pvback.errors import (
@@ -16,9 +16,12 @@ from pvback.errors import (
 )
 from pvback.repository.gcstate import GcState, read_gc_state
 from pvback.repository.layout import Area
+from pvback.repository.reading_each import read_each
 from pvback.repository.records import Record, RecordDetails, read_record
-from pvback.repository.registers import Register, RegisterState, read_register
+from pvback.repository.register_copies import CopiesFile, RegisterCopies, find_copies
+from pvback.repository.registers import Register, RegisterState, open_register
 from pvback.repository.sealed import ScopeObjects
+from pvback.storage import ObjectInfo
 
 __all__ = [
     "Catalog",
@@ -29,14 +32,7 @@ __all__ = [
     "latest_of_source",
     "load_catalog",
     "matches_source",
-    "read_each",
 ]
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-# Up to here one after the other is faster than to start threads, for a store without a network.
-_ONE_BY_ONE_COUNT_MAX = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,29 +121,29 @@ def matches_source(details: RecordDetails, wanted: str) -> bool:
     )
 
 
-def load_catalog(objects: ScopeObjects, *, with_records: bool = True) -> Catalog:
+def load_catalog(
+    objects: ScopeObjects, *, with_records: bool = True, copies_file: CopiesFile | None = None
+) -> Catalog:
     """Read `gc/state`, then all valid registers, then the records of the committed ones.
 
-    A register that is removed meanwhile is left out; what does not open is named in `damaged`. Raises
-    DamagedError only for `gc/state`.
+    What there are copies of is not asked for. A register that is removed meanwhile is left out; what does not
+    open is named in `damaged`. Raises DamagedError only for `gc/state`.
     """
     state = read_gc_state(objects)
-    listed = [
-        (name, info.mtime)
-        for name, info in objects.list_area(Area.SNAPSHOTS)
-        if state.is_register_valid(name)
-    ]
+    listed = {name: info for name, info in objects.list_area(Area.SNAPSHOTS) if state.is_register_valid(name)}
+    copies = find_copies(objects, state, listed=listed, file=copies_file)
     # A register is written again when its snapshot is forgotten and brought back, its record only by a
     # repair: the earlier of the two times is that of the commit, or close to it.
     times = {name: info.mtime for name, info in objects.list_area(Area.RECORDS)} if with_records else {}
     damaged: list[PvbackError] = []
     registers: list[tuple[Register, datetime]] = []
-    found = read_each(objects, listed, work=lambda one: _read_register(objects, one[0]))
-    for result, (_, mtime) in zip(found, listed, strict=True):
+    found = _read_registers(objects, listed, copies)
+    for result, info in zip(found, listed.values(), strict=True):
         if isinstance(result, PvbackError):
             damaged.append(result)
         elif result is not None:
-            registers.append((result, mtime))
+            registers.append((result, info.mtime))
+    copies.save()
     alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
     wanted = [one for one in registers if with_records and one[0].state in alive]
     loaded = read_each(
@@ -225,27 +221,34 @@ def latest_checkpoint(catalog: Catalog, source: str) -> Register | None:
     return max(unfinished, key=lambda one: one[:2])[2] if unfinished else None
 
 
-def read_each(objects: ScopeObjects, items: Sequence[T], *, work: Callable[[T], R]) -> list[R]:
-    """What `work` makes of each, in order: beside each other where that is faster."""
-    is_remote = objects.store.capabilities.is_remote
-    if len(items) <= (1 if is_remote else _ONE_BY_ONE_COUNT_MAX):
-        return [work(one) for one in items]
-    # Loaded here: with what it brings it takes longer than to read the objects of a small repository.
-    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+def _read_registers(
+    objects: ScopeObjects, listed: Mapping[str, ObjectInfo], copies: RegisterCopies
+) -> list[Register | PvbackError | None]:
+    """In order; None for one that is gone, and why one does not open."""
 
-    threads = limits.READS_IN_FLIGHT if is_remote else limits.READS_IN_FLIGHT_LOCAL
-    with ThreadPoolExecutor(threads, thread_name_prefix="pvback-catalog") as pool:
-        return list(pool.map(work, items))
+    def read(name: str) -> Register | PvbackError | None:
+        try:
+            stored = objects.store.read(objects.layout.key(f"{Area.SNAPSHOTS}/{name}"))
+            register = open_register(objects, name, stored=stored)
+        except ObjectNotFound:
+            return None
+        except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
+            # Also one that somebody signed who may not: it must not hide the others.
+            return exc
+        copies.keep(name, stored)
+        return register
 
-
-def _read_register(objects: ScopeObjects, name: str) -> Register | PvbackError | None:
-    try:
-        return read_register(objects, name).register
-    except ObjectNotFound:
-        return None
-    except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
-        # Also one that somebody signed who may not: it must not hide the others.
-        return exc
+    found: dict[str, Register | PvbackError | None] = {}
+    for name, info in listed.items():
+        stored = copies.find(name, info)
+        # A copy that does not open, or no longer, is none.
+        with contextlib.suppress(DamagedError, UnsupportedFormatError, WrongKeyError):
+            if stored is not None:
+                found[name] = open_register(objects, name, stored=stored)
+                copies.keep(name, stored)
+    missing = [name for name in listed if name not in found]
+    found.update(zip(missing, read_each(objects, missing, work=read), strict=True))
+    return [found[name] for name in listed]
 
 
 def _load_snapshot(

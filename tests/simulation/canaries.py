@@ -137,7 +137,7 @@ def state_without_swap(patch: Patch) -> None:
     )
 
 
-@canary("forget", seeds_max=1500)
+@canary("forget", seeds_max=6000)
 def forgotten_without_dead(patch: Patch) -> None:
     """A register is deleted while it can still be brought back."""
 
@@ -345,7 +345,7 @@ def no_run_floor(patch: Patch) -> None:
 # --- forget, undelete, merge
 
 
-@canary("forget", seeds_max=1500)
+@canary("forget", seeds_max=6000)
 def undelete_without_swap(patch: Patch) -> None:
     """A forgotten snapshot is brought back by overwriting its register."""
     real = forget.undelete_snapshots

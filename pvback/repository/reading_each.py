@@ -1,0 +1,28 @@
+"""Reading many small objects: beside each other where a request costs more than a thread."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from pvback import limits
+from pvback.repository.sealed import ScopeObjects
+
+__all__ = ["read_each"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Up to here one after the other is faster than to start threads, for a store without a network.
+_ONE_BY_ONE_COUNT_MAX = 32
+
+
+def read_each(objects: ScopeObjects, items: Sequence[T], *, work: Callable[[T], R]) -> list[R]:
+    """What `work` makes of each, in order: beside each other where that is faster."""
+    is_remote = objects.store.capabilities.is_remote
+    if len(items) <= (1 if is_remote else _ONE_BY_ONE_COUNT_MAX):
+        return [work(one) for one in items]
+    # Loaded here: with what it brings it takes longer than to read the objects of a small repository.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    threads = limits.READS_IN_FLIGHT if is_remote else limits.READS_IN_FLIGHT_LOCAL
+    with ThreadPoolExecutor(threads, thread_name_prefix="pvback-catalog") as pool:
+        return list(pool.map(work, items))
