@@ -5,6 +5,7 @@
 //! the start of a backup follows the volume, not the repository.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hashbrown::{HashMap, HashSet};
 use serde::Deserialize;
@@ -23,6 +24,9 @@ use crate::scope::{Ranged, Scope, hex16};
 
 /// Blocks of entries kept per run that is not held whole, 64 KiB each.
 const BLOCKS_KEPT: usize = 64;
+
+/// Runs that are loaded at the same time.
+const LOADS_IN_FLIGHT: usize = 16;
 
 /// Name of a pack: 16 random bytes.
 pub type PackName = [u8; 16];
@@ -139,19 +143,20 @@ impl Index {
         let mut left_out = parse_names(&options.dead)?;
         left_out.extend(parse_names(&options.condemned)?);
         let mut memory_left = memory_bytes;
-        let mut views = Vec::with_capacity(options.runs.len());
+        let wanted: Vec<_> = (options.runs.iter())
+            .map(|run| {
+                let is_whole = run.size <= memory_left;
+                memory_left -= if is_whole { run.size } else { 0 };
+                (run, is_whole)
+            })
+            .collect();
+        let mut views = Vec::with_capacity(wanted.len());
         let mut damaged = Vec::new();
         let mut revoked_count = 0;
-        for run in &options.runs {
-            let is_whole = run.size <= memory_left;
-            if is_whole {
-                memory_left -= run.size;
-            }
-            match View::load(scope, run, is_whole, &left_out) {
-                Ok(view) if purpose != Purpose::Deduplicate || !view.is_revoked => {
-                    views.push(view);
-                    continue;
-                }
+        let loaded = View::load_all(scope, &wanted, &left_out);
+        for ((run, _), found) in wanted.iter().zip(loaded) {
+            match found {
+                Ok(view) if purpose != Purpose::Deduplicate || !view.is_revoked => views.push(view),
                 Ok(_) => revoked_count += 1,
                 Err(error) if purpose != Purpose::Read && error.kind == ErrorKind::NotFound => {}
                 Err(error) if purpose != Purpose::Check && does_not_count(&error) => {
@@ -160,9 +165,6 @@ impl Index {
                         .push(Error::damaged(what).at(scope.key(&format!("index/{}", run.name))));
                 }
                 Err(error) => return Err(error),
-            }
-            if is_whole {
-                memory_left += run.size;
             }
         }
         Ok(Self { views, damaged, revoked_count })
@@ -273,12 +275,47 @@ impl Index {
     }
 }
 
+/// What `work` gives in `count` threads, this one among them.
+fn load_beside<T: Send>(count: usize, work: impl Fn() -> Vec<T> + Sync) -> Vec<T> {
+    std::thread::scope(|threads| {
+        let others: Vec<_> = (1..count).map(|_| threads.spawn(&work)).collect();
+        let mut found = work();
+        for other in others {
+            match other.join() {
+                Ok(more) => found.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        found
+    })
+}
+
 /// A run that does not open, or that somebody signed who may not: it is left out, and said so.
 fn does_not_count(error: &Error) -> bool {
     matches!(error.kind, ErrorKind::Damaged | ErrorKind::WrongKey)
 }
 
 impl View {
+    /// All of them, in order, several at a time: each takes up to four requests, one after the other.
+    fn load_all(
+        scope: &Scope,
+        wanted: &[(&RunName, bool)],
+        left_out: &HashSet<PackName>,
+    ) -> Vec<Result<Self>> {
+        let next = AtomicUsize::new(0);
+        let load = || {
+            let mut loaded = Vec::new();
+            loop {
+                let number = next.fetch_add(1, Ordering::Relaxed);
+                let Some((run, is_whole)) = wanted.get(number) else { return loaded };
+                loaded.push((number, Self::load(scope, run, *is_whole, left_out)));
+            }
+        };
+        let mut loaded = load_beside(wanted.len().min(LOADS_IN_FLIGHT), load);
+        loaded.sort_unstable_by_key(|(number, _)| *number);
+        loaded.into_iter().map(|(_, view)| view).collect()
+    }
+
     fn load(
         scope: &Scope,
         run: &RunName,
