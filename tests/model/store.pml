@@ -147,7 +147,7 @@ inline write_register(reg, to, acked, keeping) {
   reg_state[reg] = to; reg_ack[reg] = acked; reg_keep[reg] = keeping;
   if
   :: to == OPEN -> reg_etag[reg] = ETAG_OPEN(acked, IS_CHECKPOINT(reg))
-  :: to == COMMITTED && reg_etag[reg] < ETAG_COMMITTED && !IS_COUNTED_ETAG(reg) -> reg_etag[reg] = ETAG_COMMITTED
+  :: to == COMMITTED && !IS_COUNTED_ETAG(reg) -> reg_etag[reg] = ETAG_COMMITTED
   :: to == FENCED -> reg_etag[reg] = ETAG_FENCED
   :: else -> reg_etag[reg] = reg_etag[reg] + 1
   fi
