@@ -130,6 +130,15 @@ CLEAN = (
         options="LATE=1 REPLAY ANSWERED BASES MARKS OBJECTS FORGET COARSE=1 RESTARTS=0",
     ),
     Row(
+        name="doubled-two-writers",
+        options="LATE=1 REPLAY ANSWERED WRITERS=2 SECOND_WANTS=1 COARSE=3 RESTARTS=0",
+    ),
+    Row(
+        name="doubled-bases-two-prunes",
+        options="LATE=1 REPLAY ANSWERED BASES PRUNES=2 REPACKS=0 COARSE=2 RESTARTS=0",
+        in_ci=False,
+    ),
+    Row(
         name="doubled-drain",
         options="LATE=1 REPLAY ANSWERED FORGET DRAIN CRASHES=1 COARSE=1 RESTARTS=1",
         search="drain",
