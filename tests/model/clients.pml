@@ -87,7 +87,7 @@ proctype Merge() {
 #ifdef BUG_MERGE_IN_DOUBT
   :: d_step { MAY_HANG -> run_packs[9] = merged; hang(LATE_RUN, 9, 0, 0, gen, 0); check() }
 #else
-  :: d_step { MAY_HANG -> run_packs[9] = merged; put_run(9, gen); hang(LATE_RUN, 9, 0, 0, gen, 0); check() }
+  :: d_step { MAY_DOUBLE -> run_packs[9] = merged; put_run(9, gen); hang(LATE_RUN, 9, 0, 0, gen, 0); check() }
 #endif
   fi;
   merged = 0;
@@ -105,11 +105,44 @@ end:
 }
 #endif
 
-#ifdef REPAIR
+#ifdef ABANDON
+proctype Abandon() {
+end_abandon: /* there may be none */
+  d_step { gc_condemning -> abandon(); check(); printf("X abandons generation %d\n", gc_n) }
+}
+#endif
+
+#if defined(REPAIR) || defined(REVIVE)
 /* The register of a committed snapshot is gone, which nothing here does: a disk, or a person. */
 proctype Accident() {
   d_step { reg_state[0] == COMMITTED -> delete_register(0); told = told & ~1; check(); printf("X loses register 0\n") }
 }
+#endif
+
+#ifdef REVIVE
+/* `repair snapshots`: any cycle is abandoned, everything is there, the register is created COMMITTED; a cycle that was
+ * published meanwhile is abandoned, and one that has ended meanwhile has made the register void. */
+proctype Revive() {
+  byte n, floor, dead; short base;
+  reg_state[0] == ABSENT;
+  d_step { abandon(); n = gc_n; floor = gc_floor; base = gc_base; dead = gc_dead; check(); printf("X reads generation %d, which is idle now\n", n) };
+  d_step { load_now(set_, floor, base); set_ = set_ & ~dead & packs; chunks_of(have_, set_); dead = have_; floor = 0; base = 0 };
+  if :: (dead & 3) != 3 -> goto end :: else -> dead = 0 fi;
+#ifdef OBJECTS
+  if :: IN(refs, 0) && IN(records, 0) :: !(IN(refs, 0) && IN(records, 0)) -> goto end fi;
+#endif
+  d_step { create_register(7, n); reg_state[7] = COMMITTED; check(); printf("X makes register 7 of generation %d\n", n) };
+#ifndef BUG_REVIVE_UNSEEN
+  d_step { abandon(); check() };
+  if :: !REG_VALID(7, gc_floor, gc_roster) -> goto end :: else fi;
+#endif
+  d_step { told = told | BIT(7); check(); printf("X reports register 7\n") };
+end:
+  atomic { n = 0; dead = 0 }
+}
+#endif
+
+#ifdef REPAIR
 /* What a repair makes of the record is a session like any other, under a new id: it finds every chunk in the index
  * that a writer may trust, or gives up; it answers for its packs while prune runs; it commits by swap. */
 proctype Repair() {

@@ -12,7 +12,7 @@
   ((late_kind[z] == LATE_SWAP && !IS_AT(late_to[z], late_etag[z])) \
    || ((late_kind[z] == LATE_PUBLISH || late_kind[z] == LATE_DOOM) && gc_etag != late_etag[z]))
 #endif
-#ifdef BUG_REPAIR_OLD_REFS
+#if defined(BUG_REPAIR_OLD_REFS) || defined(REVIVE)
 #define OBJECTS_OF(r) (r == 7 -> 0 : r)
 #else
 #define OBJECTS_OF(r) r

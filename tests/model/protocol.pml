@@ -15,6 +15,7 @@
  *   LATE=0..3          requests without an answer, which land at any later time or never (0)
  *   LATE_COMMIT_ONLY   only commits go without answer
  *   REPLAY             requests that were answered may land a second time, out of the same number
+ *   ANSWERED           no request goes without answer: those of LATE are second landings only
  *   FORGET UNDELETE    somebody forgets snapshot 0, and perhaps brings it back
  *   FORGOTTEN_BEFORE   snapshot 0 is DEAD from the beginning
  *   RESTORE            somebody restores snapshot 5
@@ -26,6 +27,8 @@
  *   BASES              a doom may add a base run to those that there are, and carry `dead` on
  *   MARKS              prune re-marks by what it counted before it published, and hands its marks to the next
  *   REPAIR             snapshot 0's register is lost and made again from its record
+ *   ABANDON            somebody abandons the cycle that is under way, once
+ *   REVIVE             snapshot 0's register is lost and made anew, committed, under a new generation
  *   CRASHES=0..n       explicit crashes, which only DRAIN needs to know of (0)
  *   DRAIN              when nobody can move: undisturbed prunes must leave no garbage
  *   COARSE=0..3        steps taken together, for scopes that are too large otherwise (README.md)
@@ -82,7 +85,7 @@ init {
 #endif
     reg_needs[1] = 5; reg_needs[2] = 5;
     reg_needs[3] = SECOND_WANTS; reg_needs[4] = SECOND_WANTS
-#ifdef REPAIR
+#if defined(REPAIR) || defined(REVIVE)
     ; reg_needs[7] = 3
 #endif
   };
@@ -95,6 +98,13 @@ init {
 #endif
 #ifdef MERGE
     run Merge();
+#endif
+#ifdef ABANDON
+    run Abandon();
+#endif
+#ifdef REVIVE
+    run Accident();
+    run Revive();
 #endif
 #ifdef REPAIR
     run Accident();

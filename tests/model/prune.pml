@@ -92,7 +92,14 @@ inline add_to_base() {
 
 /* Void below the floor, which the registers and runs that gc/state named are exempt from. `seen` is the roster. */
 #define IS_VOID_RUN(k) (IN(runs, k) && !IN(base, k) && run_gen[k] < floor)
-#define IS_GARBAGE(r) (reg_state[r] == DEAD || reg_state[r] == FENCED || (reg_state[r] != ABSENT && reg_gen[r] < floor && !IN(seen, r)))
+#define IS_VOID(r) (reg_state[r] != ABSENT && reg_gen[r] < floor && !IN(seen, r))
+#define IS_OVER(r) (reg_state[r] == DEAD || reg_state[r] == FENCED || IS_VOID(r))
+/* A register goes when it is void, and not before: a create that lands a second time brings back what counts. */
+#ifdef BUG_TERMINAL_REMOVED
+#define IS_GARBAGE(r) IS_OVER(r)
+#else
+#define IS_GARBAGE(r) IS_VOID(r)
+#endif
 #define FIRST_DEAD k_ = 0; do :: !IN(dead, k_) -> k_++ :: else -> break od
 
 /* Reference sets and records without a register that could still need them. They are listed before the registers
@@ -102,8 +109,12 @@ inline list_objects() { refs_seen = refs; records_seen = records }
 inline list_owners() {
   gone = 0;
   for (r_ : 0 .. REGISTERS - 1) {
-    if :: reg_state[r_] == ABSENT || IN(unlisted_regs, r_) || IS_GARBAGE(r_) -> gone = gone | BIT(r_) :: else fi
+    if :: reg_state[r_] == ABSENT || IN(unlisted_regs, r_) || IS_OVER(r_) -> gone = gone | BIT(r_) :: else fi
   };
+#ifdef REVIVE
+  /* A snapshot whose register was made anew has two of them in turn. */
+  if :: reg_state[7] != ABSENT && !IN(unlisted_regs, 7) && !IS_OVER(7) && reg_state[0] == ABSENT -> gone = gone & ~1 :: else fi;
+#endif
   k_ = 0
 }
 inline delete_objects() {
@@ -305,7 +316,7 @@ barrier:
 #endif
   if
   :: d_step { run_packs[7 + me] = merged; put_run(7 + me, n); merged = 0; printf("P%d PUT merged run %d of generation %d\n", me, 7 + me, n); check() }
-  :: d_step { MAY_HANG -> run_packs[7 + me] = merged; put_run(7 + me, n); merged = 0; hang(LATE_RUN, 7 + me, 0, 0, n, 0); check() }
+  :: d_step { MAY_DOUBLE -> run_packs[7 + me] = merged; put_run(7 + me, n); merged = 0; hang(LATE_RUN, 7 + me, 0, 0, n, 0); check() }
   fi;
   do
   :: d_step { gc_etag == etag -> doom(me); printf("P%d dooms %d, floor %d\n", me, gc_dead, gc_floor); check() };

@@ -112,6 +112,37 @@ CLEAN = (
     Row(name="replay-2", options="LATE=2 REPLAY FORGET COARSE=1"),
     Row(name="replay-2-once", options="LATE=2 REPLAY FORGET COARSE=1 RESTARTS=0"),
     Row(name="replay-3", options="LATE=3 REPLAY FORGET COARSE=1 RESTARTS=0"),
+    # Requests that were answered and land once more, among them creates: registers that come back.
+    Row(
+        name="doubled-two-prunes",
+        options="LATE=1 REPLAY ANSWERED PRUNES=2 REPACKS=0 FORGET COARSE=1 RESTARTS=0",
+    ),
+    Row(
+        name="doubled-twice-two-prunes",
+        options="LATE=2 REPLAY ANSWERED PRUNES=2 REPACKS=0 COARSE=2 RESTARTS=0",
+    ),
+    Row(
+        name="doubled-objects",
+        options="LATE=1 REPLAY ANSWERED PRUNES=2 REPACKS=0 OBJECTS COARSE=3 RESTARTS=0",
+    ),
+    Row(
+        name="doubled-together",
+        options="LATE=1 REPLAY ANSWERED BASES MARKS OBJECTS FORGET COARSE=1 RESTARTS=0",
+    ),
+    Row(
+        name="doubled-two-writers",
+        options="LATE=1 REPLAY ANSWERED WRITERS=2 SECOND_WANTS=1 COARSE=3 RESTARTS=0",
+    ),
+    Row(
+        name="doubled-bases-two-prunes",
+        options="LATE=1 REPLAY ANSWERED BASES PRUNES=2 REPACKS=0 COARSE=2 RESTARTS=0",
+        in_ci=False,
+    ),
+    Row(
+        name="doubled-drain",
+        options="LATE=1 REPLAY ANSWERED FORGET DRAIN CRASHES=1 COARSE=1 RESTARTS=1",
+        search="drain",
+    ),
     Row(name="lag", options="FORGET LAG"),
     Row(name="drain", options="FORGET DRAIN CRASHES=1", search="drain"),
     Row(name="drain-late", options="LATE=1 FORGET DRAIN CRASHES=2 COARSE=1", search="drain"),
@@ -134,6 +165,17 @@ CLEAN = (
     Row(name="repair", options="REPAIR OBJECTS WRITERS=0"),
     Row(name="repair-late", options="REPAIR OBJECTS WRITERS=0 LATE=1"),
     Row(name="repair-writer", options="REPAIR OBJECTS RESTARTS=0 COARSE=1"),
+    # Repairs that abandon the cycle under way; a lost register made anew, committed.
+    Row(name="abandon", options="ABANDON FORGET COARSE=1"),
+    Row(name="abandon-merge", options="ABANDON MERGE REFUSED WRITERS=0 PRUNES=2 COARSE=1"),
+    Row(
+        name="abandon-two-prunes",
+        options="ABANDON BASES MARKS FORGET PRUNES=2 REPACKS=0 COARSE=3 RESTARTS=0",
+        in_ci=False,
+    ),
+    Row(name="revive", options="REVIVE WRITERS=0 PRUNES=2"),
+    Row(name="revive-writer", options="REVIVE RESTARTS=0 COARSE=1"),
+    Row(name="revive-late", options="REVIVE WRITERS=0 PRUNES=2 LATE=1", in_ci=False),
     # Another pod goes on from a checkpoint.
     Row(name="resume", options="RESUME WRITERS=2 RESTARTS=0 COARSE=1"),
     Row(
@@ -200,6 +242,9 @@ CANARIES = (
     _canary("TRUST_ALL", "FORGET LOSS_ONLY"),
     _canary("NO_FLOOR", "FORGET LATE=1 LOSS_ONLY"),
     _canary("NO_ROSTER", "FORGET LATE=2 REPLAY LOSS_ONLY"),
+    _canary("TOLD_UNSEEN", "LATE=1 REPLAY FORGET COARSE=1 LOSS_ONLY"),
+    _canary("TERMINAL_REMOVED", "LATE=1 REPLAY ANSWERED PRUNES=2 REPACKS=0 COARSE=2 RESTARTS=0 LOSS_ONLY"),
+    _canary("ACK_VOID", "LATE=1 REPLAY ANSWERED PRUNES=2 REPACKS=0 COARSE=2 RESTARTS=0 LOSS_ONLY"),
     _canary("STATE_BLIND", "WRITERS=0 PRUNES=2 FORGET LOSS_ONLY"),
     _canary("DELETE_FORGOTTEN", "WRITERS=0 FORGET UNDELETE LOSS_ONLY"),
     _canary("LAG_IGNORED", "FORGET LAG LOSS_ONLY"),
@@ -213,6 +258,7 @@ CANARIES = (
     _canary("OBJECTS_LAG_IGNORED", "OBJECTS FORGET LAG LOSS_ONLY"),
     _canary("REPAIR_DIRECT", "REPAIR WRITERS=0 LOSS_ONLY"),
     _canary("REPAIR_OLD_REFS", "REPAIR OBJECTS WRITERS=0 LOSS_ONLY"),
+    _canary("REVIVE_UNSEEN", "REVIVE WRITERS=0 PRUNES=2 LOSS_ONLY"),
     _canary("RESUME_BLIND", "RESUME WRITERS=2 RESTARTS=0 COARSE=1 LOSS_ONLY"),
     _canary("DEAD_DROPPED", "BASES WRITERS=0 PRUNES=2 FORGET LOSS_ONLY"),
     _canary("DEAD_EMPTIED", "BASES WRITERS=0 PRUNES=2 FORGET LOSS_ONLY"),

@@ -6,7 +6,7 @@
  * Runs     0 to 6 list the pack of that number; 7 and 8 are the prunes' merged runs, 9 the merge's; 10 and 11
  *          those of the drain.
  * Registers  0 a snapshot of a and b, which may be forgotten; 1 and 2 the first writer's sessions, 3 and 4 the
- *          second's; 5 a snapshot of b; 6 the merge's session; 7 the repair's.
+ *          second's; 5 a snapshot of b; 6 the merge's session; 7 the repair's, or register 0 made anew.
  * Sets of these are bit masks. */
 #define PACKS 7
 #ifdef DRAIN
@@ -14,7 +14,7 @@
 #else
 #define RUNS 10
 #endif
-#ifdef REPAIR
+#if defined(REPAIR) || defined(REVIVE)
 #define REGISTERS 8
 #else
 #define REGISTERS 7
@@ -124,19 +124,38 @@ inline find_pack(result, which, wanted) {
 #else
 #define MUST(x) assert(x)
 #endif
+/* An etag is a name for the content: who writes the same again gets the same again. The fresh nonce of every version
+ * keeps others apart, so a session's versions are its create, one for each acknowledgement, its checkpoint and its
+ * commit. Registers 0 and 5 are never created here: theirs are counted. */
+#define ETAG_CREATED 1
+#define ETAG_OPEN(acked, is_checkpoint) ((acked) + 8 * (is_checkpoint)) /* acknowledgements start at 2 */
+#define ETAG_COMMITTED 16
+#define ETAG_FENCED 32
 #define IS_AT(r, etag) (reg_state[r] != ABSENT && reg_etag[r] == (etag))
 #define IS_FORWARD(r, to) ((reg_state[r] == OPEN && (to == OPEN || to == COMMITTED || to == FENCED)) \
   || (reg_state[r] == COMMITTED && to == FORGOTTEN) \
   || (reg_state[r] == FORGOTTEN && (to == COMMITTED || to == DEAD)))
 
+#define IS_COUNTED_ETAG(r) ((r) == 0 || (r) == 5)
+#ifdef RESUME
+#define IS_CHECKPOINT(r) IN(checkpoints, r)
+#else
+#define IS_CHECKPOINT(r) 0
+#endif
 inline write_register(reg, to, acked, keeping) {
   MUST(IS_FORWARD(reg, to) && (to != OPEN || (acked) >= reg_ack[reg])); /* M */
-  reg_state[reg] = to; reg_ack[reg] = acked; reg_keep[reg] = keeping; reg_etag[reg] = reg_etag[reg] + 1
+  reg_state[reg] = to; reg_ack[reg] = acked; reg_keep[reg] = keeping;
+  if
+  :: to == OPEN -> reg_etag[reg] = ETAG_OPEN(acked, IS_CHECKPOINT(reg))
+  :: to == COMMITTED && !IS_COUNTED_ETAG(reg) -> reg_etag[reg] = ETAG_COMMITTED
+  :: to == FENCED -> reg_etag[reg] = ETAG_FENCED
+  :: else -> reg_etag[reg] = reg_etag[reg] + 1
+  fi
 }
 inline create_register(reg, born) {
   if
   :: reg_state[reg] == ABSENT ->
-     reg_state[reg] = OPEN; reg_gen[reg] = born; reg_ack[reg] = born; reg_keep[reg] = 0; reg_etag[reg] = 1;
+     reg_state[reg] = OPEN; reg_gen[reg] = born; reg_ack[reg] = born; reg_keep[reg] = 0; reg_etag[reg] = ETAG_CREATED;
 #ifdef LAG
      unlisted_regs = unlisted_regs | BIT(reg);
 #endif
@@ -163,6 +182,10 @@ inline put_pack(pack, held) {
 inline publish(by) {
   gc_n = gc_n + 1; gc_condemning = 1; gc_condemned = next_condemned[by]; gc_known = next_known[by];
   gc_etag = gc_etag + 1
+}
+/* What a repair does first: the cycle under way ends without anything dead; n and the floor stay. */
+inline abandon() {
+  if :: gc_condemning -> gc_condemning = 0; gc_condemned = 0; gc_etag = gc_etag + 1 :: else fi
 }
 inline doom(by) {
   gc_condemning = 0; gc_condemned = 0; gc_known = 0; gc_floor = gc_n;
@@ -191,11 +214,20 @@ inline doom(by) {
 #if LATE > 0
 byte late_kind[LATE], late_to[LATE], late_etag[LATE], late_state[LATE], late_gen[LATE], late_keep[LATE];
 byte late_count = 0;
-#define MAY_HANG_COMMIT (late_count < LATE)
+#define IS_ROOM (late_count < LATE)
+/* Lost, be it the request or its answer; or answered, and landing once more. */
+#ifdef ANSWERED
+#define MAY_HANG false
+#define MAY_HANG_COMMIT false
+#define MAY_DOUBLE IS_ROOM
+#else
+#define MAY_HANG_COMMIT IS_ROOM
 #ifdef LATE_COMMIT_ONLY
 #define MAY_HANG false
 #else
-#define MAY_HANG MAY_HANG_COMMIT
+#define MAY_HANG IS_ROOM
+#endif
+#define MAY_DOUBLE MAY_HANG
 #endif
 inline hang(h_kind, h_to, h_etag, h_state, h_gen, h_keep) {
   late_kind[late_count] = h_kind; late_to[late_count] = h_to; late_etag[late_count] = h_etag;
@@ -206,5 +238,6 @@ inline hang(h_kind, h_to, h_etag, h_state, h_gen, h_keep) {
 #else
 #define MAY_HANG false
 #define MAY_HANG_COMMIT false
+#define MAY_DOUBLE false
 inline hang(h_kind, h_to, h_etag, h_state, h_gen, h_keep) { skip }
 #endif

@@ -33,23 +33,38 @@ inline plan_keep() {
 #endif
   skip
 }
+/* A register that a create brought back after prune had fenced and removed it is void: whoever acknowledges on it
+ * is not heard, and would go on to list packs that have died. */
+#ifdef BUG_ACK_VOID
+#define MAY_GO_ON true
+#else
+#define MAY_GO_ON REG_VALID(sid, gc_floor, gc_roster)
+#endif
+#define NEXT_ETAG ETAG_OPEN(new_ack, IS_CHECKPOINT(sid))
 /* One poll: nothing, or an acknowledgement. No run of this session is in flight while it goes on. */
 inline poll() {
   if
   :: skip
-  :: d_step { gc_n > ack -> new_ack = gc_n; new_shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED };
+  :: d_step { gc_n > ack && MAY_GO_ON -> new_ack = gc_n; new_shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED };
      d_step { load_now(set_, from, named); set_ = set_ & ~new_shun; plan_keep(); from = 0; named = 0 };
      do
-     :: d_step { IS_AT(sid, etag) -> write_register(sid, OPEN, new_ack, keep); etag++; ack = new_ack; new_ack = 0; new_shun = 0;
+     :: d_step { IS_AT(sid, etag) -> write_register(sid, OPEN, new_ack, keep); etag = reg_etag[sid]; ack = new_ack; new_ack = 0; new_shun = 0;
           check(); printf("W%d acknowledges generation %d, keeps %d\n", me, ack, keep) } -> break
+#ifdef REPLAY
+     :: d_step { MAY_DOUBLE && IS_AT(sid, etag) -> write_register(sid, OPEN, new_ack, keep); hang(LATE_SWAP, sid, etag, OPEN, new_ack, keep);
+          etag = reg_etag[sid]; ack = new_ack; new_ack = 0; new_shun = 0; check() } -> break
+#endif
      :: !IS_AT(sid, etag) -> goto again
      :: d_step { MAY_HANG -> hang(LATE_SWAP, sid, etag, OPEN, new_ack, keep) };
         if
-        :: d_step { IS_AT(sid, etag + 1) && reg_state[sid] == OPEN -> etag++; ack = new_ack; new_ack = 0; new_shun = 0 } -> break
-        :: IS_AT(sid, etag) && reg_state[sid] == OPEN
-        :: !(reg_state[sid] == OPEN && (reg_etag[sid] == etag || reg_etag[sid] == etag + 1)) -> goto again
+        :: d_step { IS_AT(sid, NEXT_ETAG) -> etag = NEXT_ETAG; ack = new_ack; new_ack = 0; new_shun = 0 } -> break
+        :: IS_AT(sid, etag)
+        :: !IS_AT(sid, etag) && !IS_AT(sid, NEXT_ETAG) -> goto again
         fi
      od
+#ifndef BUG_ACK_VOID
+  :: gc_n > ack && !MAY_GO_ON -> goto again
+#endif
   fi
 }
 /* Create the register and look again: `before` and `after` are what gc/state said. */
@@ -58,12 +73,13 @@ inline begin() {
   :: d_step { reg_state[sid] == ABSENT -> if :: COARSE >= 1 -> ack = gc_n :: else fi; create_register(sid, ack); check();
        printf("W%d creates register %d of generation %d\n", me, sid, ack) }
 #ifdef REPLAY
-  :: d_step { MAY_HANG && reg_state[sid] == ABSENT -> create_register(sid, ack); hang(LATE_CREATE, sid, 0, 0, ack, 0); check() }
+  :: d_step { MAY_DOUBLE && reg_state[sid] == ABSENT -> if :: COARSE >= 1 -> ack = gc_n :: else fi; create_register(sid, ack); hang(LATE_CREATE, sid, 0, 0, ack, 0); check();
+       printf("W%d creates register %d of generation %d, and once more\n", me, sid, ack) }
 #endif
   :: d_step { MAY_HANG -> if :: COARSE >= 1 -> ack = gc_n :: else fi; hang(LATE_CREATE, sid, 0, 0, ack, 0) };
      if :: reg_state[sid] == OPEN :: reg_state[sid] != OPEN -> goto again fi
   fi;
-  etag = 1;
+  etag = ETAG_CREATED;
 #ifndef BUG_READ_ONCE
   if
   :: d_step { gc_n == ack -> shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED }
@@ -79,24 +95,28 @@ inline put_objects() {
 #else
   if
   :: d_step { refs = refs | BIT(sid); printf("W%d PUT reference set %d\n", me, sid) }
-  :: d_step { MAY_HANG -> refs = refs | BIT(sid); hang(LATE_REFS, sid, 0, 0, 0, 0) }
+  :: d_step { MAY_DOUBLE -> refs = refs | BIT(sid); hang(LATE_REFS, sid, 0, 0, 0, 0) }
   fi;
 #endif
   if
   :: d_step { records = records | BIT(sid) }
-  :: d_step { MAY_HANG -> records = records | BIT(sid); hang(LATE_RECORD, sid, 0, 0, 0, 0) }
+  :: d_step { MAY_DOUBLE -> records = records | BIT(sid); hang(LATE_RECORD, sid, 0, 0, 0, 0) }
   fi
 }
 #else
 inline put_objects() { skip }
 #endif
-/* The swap that makes the snapshot. */
+/* The swap that makes the snapshot; then a look whether its register counts, before anybody is told. */
+#ifdef BUG_TOLD_UNSEEN
+#define TELL told = told | BIT(sid)
+#else
+#define TELL skip
+#endif
 inline commit() {
   do
-  :: d_step { IS_AT(sid, etag) -> write_register(sid, COMMITTED, 0, 0); told = told | BIT(sid); check();
-       printf("W%d commits %d\n", me, sid) } -> goto end
+  :: d_step { IS_AT(sid, etag) -> write_register(sid, COMMITTED, 0, 0); TELL; check(); printf("W%d commits %d\n", me, sid) } -> break
 #ifdef REPLAY
-  :: d_step { MAY_HANG && IS_AT(sid, etag) -> write_register(sid, COMMITTED, 0, 0); hang(LATE_SWAP, sid, etag, COMMITTED, 0, 0); check() } -> goto end
+  :: d_step { MAY_DOUBLE && IS_AT(sid, etag) -> write_register(sid, COMMITTED, 0, 0); hang(LATE_SWAP, sid, etag, COMMITTED, 0, 0); check() } -> break
 #endif
 #ifdef BUG_COMMIT_BLIND
   :: d_step { !IS_AT(sid, etag) && reg_state[sid] != ABSENT && reg_state[sid] != COMMITTED ->
@@ -105,11 +125,19 @@ inline commit() {
   :: !IS_AT(sid, etag) -> goto again
   :: d_step { MAY_HANG_COMMIT -> hang(LATE_SWAP, sid, etag, COMMITTED, 0, 0); printf("W%d commits %d without answer\n", me, sid) };
      if
-     :: d_step { reg_state[sid] == COMMITTED && reg_etag[sid] == etag + 1 -> told = told | BIT(sid); check() } -> goto end
-     :: reg_state[sid] == OPEN && reg_etag[sid] == etag
-     :: !(reg_state[sid] == COMMITTED && reg_etag[sid] == etag + 1) && !(reg_state[sid] == OPEN && reg_etag[sid] == etag) -> goto again
+     :: d_step { IS_AT(sid, ETAG_COMMITTED) -> TELL; check() } -> break
+     :: IS_AT(sid, etag)
+     :: !IS_AT(sid, ETAG_COMMITTED) && !IS_AT(sid, etag) -> goto again
      fi
-  od
+  od;
+#ifndef BUG_TOLD_UNSEEN
+  if
+  :: d_step { REG_VALID(sid, gc_floor, gc_roster) -> told = told | BIT(sid); check(); printf("W%d finds %d valid: saved\n", me, sid) } -> goto end
+  :: d_step { !REG_VALID(sid, gc_floor, gc_roster) -> printf("W%d finds %d void\n", me, sid) } -> goto again
+  fi
+#else
+  goto end
+#endif
 }
 
 #define CLEAR ack = 0; new_ack = 0; shun = 0; new_shun = 0; used = 0; need = 0; keep = 0; etag = 0; from = 0; named = 0; has_pack = 0
@@ -157,7 +185,7 @@ start:
 #endif
      if
      :: d_step { put_pack(sid, need); has_pack = 1; check(); printf("W%d PUT pack %d\n", me, sid) }
-     :: d_step { MAY_HANG -> put_pack(sid, need); has_pack = 1; hang(LATE_PACK, sid, 0, 0, 0, 0); check() }
+     :: d_step { MAY_DOUBLE -> put_pack(sid, need); has_pack = 1; hang(LATE_PACK, sid, 0, 0, 0, 0); check() }
      fi;
 #if COARSE < 3
      poll();
@@ -169,7 +197,7 @@ start:
 #else
      if
      :: d_step { put_run(sid, ack); check(); printf("W%d PUT run %d of generation %d\n", me, sid, ack) }
-     :: d_step { MAY_HANG -> put_run(sid, ack); hang(LATE_RUN, sid, 0, 0, ack, 0); check() }
+     :: d_step { MAY_DOUBLE -> put_run(sid, ack); hang(LATE_RUN, sid, 0, 0, ack, 0); check() }
      fi
 #endif
   :: else
@@ -177,7 +205,7 @@ start:
 #ifdef RESUME
   if
   :: me != 0
-  :: d_step { me == 0 && IS_AT(sid, etag) -> write_register(sid, OPEN, ack, keep); etag++; checkpoints = checkpoints | BIT(sid); check();
+  :: d_step { me == 0 && IS_AT(sid, etag) -> checkpoints = checkpoints | BIT(sid); write_register(sid, OPEN, ack, keep); etag = reg_etag[sid]; check();
        printf("W%d makes a checkpoint\n", me) }
   :: me == 0 && !IS_AT(sid, etag) -> goto again
   fi;
