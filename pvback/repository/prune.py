@@ -166,7 +166,9 @@ class _Prune:
             # Enough time has passed since they were named.
             self._sweep(stored, facts.registers)
         is_merged = {name for name, _ in view.runs} == state.base
-        if not (plan.condemned or not is_merged or facts.has_quiet or self._options.is_forced):
+        # What has ended goes when it is void, which the end of a cycle makes it.
+        has_ended = bool(facts.registers.terminal())
+        if not (plan.condemned or not is_merged or facts.has_quiet or has_ended or self._options.is_forced):
             self._sweep(stored, facts.registers)
             return stored
         moved = self._repack(plan, facts, generation=state.n)

@@ -78,6 +78,8 @@ class WriterSession:
             return
         self._polled = now
         state = read_gc_state(self._objects)
+        if not state.is_register_valid(self.register.name):
+            raise self._fenced()
         if state.n > self.register.ack:
             self._acknowledge(state, control)
 

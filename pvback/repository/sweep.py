@@ -49,7 +49,10 @@ def sweep(
     settle: Callable[[], None],
     now: datetime,
 ) -> Swept:
-    """Remove dead packs, void runs, terminal and void registers and what only they name, unnamed lists.
+    """Remove dead packs, void runs and registers, what only void or ended registers name, unnamed lists.
+
+    A register that has ended stays until it is void: its create may land a second time, with the same etag, and
+    a session that somebody else has fenced would go on (docs/adr/0011).
 
     `stored` is IDLE; `registers` were read under it or under the version before it. `settle` returns when a
     list shows everything that was written before it was called; `now` is the store's time. What the store
@@ -89,7 +92,7 @@ def sweep(
     kept.update(delete_unlocked(objects.store, _keys(objects, dropped), now=now))
     # Registers go last: what they name is found through them.
     others = [*runs, *(f"{Area.GC}/{name}" for name in lists)]
-    others += [f"{Area.SNAPSHOTS}/{name}" for name in sorted(terminal | void)]
+    others += [f"{Area.SNAPSHOTS}/{name}" for name in sorted(void)]
     kept.update(delete_unlocked(objects.store, _keys(objects, others), now=now))
     count = len(packs) + len(dropped) + len(others) - len(kept)
     return Swept(len(gone), sum(pack.size for pack in gone), count - len(gone), len(kept))

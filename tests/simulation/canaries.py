@@ -166,7 +166,7 @@ def missing_run_ignored(patch: Patch) -> None:
             return []
 
     patch.setattr(work, "load_run", load_run)
-    patch.setattr(prune, "_require_all", lambda _usage: None)
+    patch.setattr(prune, "require_all", lambda _usage: None)
 
 
 @canary()

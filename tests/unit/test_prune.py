@@ -6,22 +6,31 @@ from datetime import timedelta
 import pytest
 
 from pvback import datapath, limits
-from pvback.errors import ConflictError, DamagedError, Interrupted, UsageError
+from pvback.errors import (
+    ConflictError,
+    DamagedError,
+    Interrupted,
+    ObjectExists,
+    SessionFencedError,
+    UsageError,
+)
 from pvback.ops.prune import require_time
+from pvback.repository.barrier import Registers
 from pvback.repository.forget import forget_snapshots, undelete_snapshots
-from pvback.repository.gcstate import load_gc_state, read_gc_state, swap_gc_state
+from pvback.repository.gcstate import GcState, load_gc_state, read_gc_state, swap_gc_state
 from pvback.repository.index_work import Marks
 from pvback.repository.layout import Area
-from pvback.repository.prune import PruneReport, PruneSeams, plan_only, run_prune
+from pvback.repository.prune import PruneReport, PruneSeams, _Prune, plan_only, run_prune
 from pvback.repository.prune_plan import PruneOptions
 from pvback.repository.records import FinishedTree
-from pvback.repository.registers import RegisterState, read_register
+from pvback.repository.registers import Register, RegisterState, change_register, read_register
 from pvback.repository.sealed import Named
 from pvback.repository.session import WriterSession
+from pvback.repository.sweep import sweep
 from pvback.runtime import Cancel
 from pvback.storage.unconditional import UnconditionalStore
 from tests.contracts.test_index_work import ModelBench
-from tests.unit.test_sessions import SOURCE, TREE, details
+from tests.unit.test_sessions import SOURCE, TREE, Control, details
 
 NOW = PruneOptions(unused_seconds=0, grace_seconds=0, unused_share_max=1)
 
@@ -250,3 +259,61 @@ def test_names_are_drawn_anew(bench: ModelBench) -> None:
     bench.clock.advance(10)
     prune(bench, replace(NOW, is_forced=True))
     assert all("condemned" not in name for name in names(bench, Area.GC))
+
+
+def test_what_has_ended_stays_until_it_is_void(bench: ModelBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The create of a session that another prune has fenced lands twice while a prune sweeps."""
+    commit(bench, "a")
+    prune(bench)
+    session = WriterSession(bench.objects, SOURCE, clock=bench.clock)
+    key = bench.objects.layout.key(session.register.object_name)
+    created = bench.objects.store.read(key).data
+    pack = bench.pack("s")
+    bench.clock.advance(10)
+    seen_first = load_gc_state(bench.objects)
+    decide = _Prune._decide
+
+    def pause(self: _Prune, state: GcState, registers: Registers) -> GcState:
+        """This prune has fenced the session; another one, which began before it, finds nothing to do."""
+        monkeypatch.setattr(_Prune, "_decide", decide)
+        sweep(bench.objects, seen_first, registers=registers, settle=lambda: None, now=bench.clock.now())
+        new = decide(self, state, registers)
+        with pytest.raises(ObjectExists):
+            bench.objects.store.create(key, created)
+        return new
+
+    monkeypatch.setattr(_Prune, "_decide", pause)
+    prune(bench, replace(NOW, fence_seconds=0, is_forced=True))
+    refs = (bench.refs("s", snapshot=session.snapshot),)
+    tree = FinishedTree(refs=refs, runs=(bench.run(pack),), counts={"chunks": 1, "pages": 0})
+    with pytest.raises(SessionFencedError):
+        session.commit(tree, details(session.snapshot), place=(1, None))
+
+
+def test_a_session_whose_register_came_back_acknowledges_nothing(bench: ModelBench) -> None:
+    """Its packs may be gone, and nobody knows any more that they died: a run would list them."""
+    commit(bench, "a")
+    session = WriterSession(bench.objects, SOURCE, clock=bench.clock)
+    key = bench.objects.layout.key(session.register.object_name)
+    created = bench.objects.store.read(key).data
+    for _ in range(2):
+        bench.clock.advance(10)
+        prune(bench, replace(NOW, fence_seconds=0, is_forced=True))
+    bench.objects.store.create(key, created)
+    bench.clock.advance(limits.GENERATION_POLL_SECONDS)
+    with pytest.raises(SessionFencedError):
+        session.poll(Control())
+
+
+def test_what_ended_by_itself_goes_with_the_next_cycle(bench: ModelBench) -> None:
+    kept = commit(bench, "a")
+    prune(bench)
+    session = WriterSession(bench.objects, SOURCE, clock=bench.clock)
+    change_register(bench.objects, session.register.name, change=_fence, clock=bench.clock)
+    bench.clock.advance(10)
+    prune(bench)
+    assert names(bench, Area.SNAPSHOTS) == [kept]
+
+
+def _fence(old: Register) -> Register:
+    return replace(old, state=RegisterState.FENCED)
