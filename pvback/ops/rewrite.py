@@ -24,6 +24,7 @@ from pvback.ops.rows import decode_path, parse_lines
 from pvback.ops.writing import SnapshotWriting
 from pvback.repository.forget import forget_snapshots
 from pvback.repository.gcstate import list_index, read_gc_state
+from pvback.repository.mend_state import abandoned, change_gc_state
 from pvback.repository.records import FinishedTree, RecordDetails, Repaired, Root, plan_record
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
@@ -137,6 +138,9 @@ def rewrite(
     """
     used = cancel or Cancel()
     outcomes = []
+    if plan.losses and plan.refusal is None:
+        # A cycle that was under way when content was lost cannot end: what it counts is not there.
+        change_gc_state(access.objects, abandoned, clock=access.clock)
     for loss in plan.losses:
         used.check()
         outcomes.append(
@@ -183,7 +187,7 @@ def _survey(
     def options() -> Mapping[str, object]:
         entries.clear()
         state = read_gc_state(access.objects)
-        view = list_index(access.objects, replace(state, dead=state.dead | given_up))
+        view = list_index(access.objects, replace(state, dead=state.dead | given_up)).readable()
         return {
             **_options(
                 snapshot,
@@ -314,7 +318,7 @@ class _Rewrite:
             cancel=self._cancel,
         )
         # What may be read is more than what may be built upon; the rest is stored once more.
-        readable = list_index(access.objects, session.state)
+        readable = list_index(access.objects, session.state).readable()
         trusted = session.index_view()
         options = {
             **access.job_options(trusted.as_options()),

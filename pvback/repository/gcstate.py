@@ -7,7 +7,7 @@ compare-and-swap on the one that it was decided from.
 
 import contextlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pvback import datapath, limits
@@ -119,6 +119,10 @@ class IndexView:
         chunks = sum(size for _, size in self.runs) // limits.RUN_BYTES_PER_CHUNK
         aim = chunks * (limits.CHUNK_BYTES_AVERAGE // 2) // limits.PACK_COUNT_AIM
         return min(max(limits.PACK_BYTES_DEFAULT, aim), limits.PACK_BYTES_MAX)
+
+    def readable(self) -> "IndexView":
+        """As a reader sees it: what is condemned is still there, and may stay."""
+        return replace(self, condemned=frozenset())
 
     def as_options(self) -> dict[str, Any]:
         """As jobs take it."""

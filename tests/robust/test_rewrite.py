@@ -3,7 +3,7 @@
 import random
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.robust.test_lost_pages import flip, key, make_wide_tree
+from tests.robust.test_repair import change_state, condemn, packs_of, state_of
 from tests.robust.trees import Image, age, differences, image, make_tree
-from tests.robust.world import Done, World, new_key
+from tests.robust.world import Done, World, new_key, new_world
 
 SEGMENT_BYTES = 65_552
 
@@ -279,3 +280,103 @@ def test_only_owners_write_snapshots_anew(case: Case, tmp_path: Path) -> None:
     # Who does not open records sees its place in time all the same.
     times = {one["id"]: datetime.fromisoformat(one["time"]) for one in other.snapshots()}
     assert times[new] == times[case.second]
+
+
+@pytest.mark.parametrize("is_condemning", [True, False])
+def test_while_a_prune_is_at_it(case: Case, tmp_path: Path, *, is_condemning: bool) -> None:
+    """What is condemned may be read. What a writer may not build upon is stored once more."""
+    world = case.world
+    for path in case.new["data"].values():
+        path.unlink()
+    world.run("repair", "packs").ended(3)
+    old = packs_of(world)
+    # A cycle under way, and one that has ended: no run that is there is trusted in the new generation.
+    change_state(world, condemn(old) if is_condemning else lambda state: replace(state, n=state.n + 1))
+    done = world.good("repair", "snapshots", "--forget", "--json").summary()
+    new = done["written"][0]["replacement"]
+    assert not state_of(world).is_condemning
+    stored = [path.stat().st_size for key, path in packs(world, "data").items() if Path(key).name not in old]
+    assert sum(stored) > 300_000
+    world.good("forget", case.first, "--force")
+    settle(world)
+    wanted = without(case.images[case.second], ["dir0/added", "late/other"])
+    assert_same(wanted, restored(world, new, tmp_path / "new"))
+
+
+@pytest.mark.timeout(600)
+def test_content_in_pages(tmp_path: Path, seed: int) -> None:
+    """Files of so many chunks that their extents have pages of their own: only some lose any."""
+    world = World(tmp_path / "repository", tmp_path / "cache")
+    world.good("init", "--chunk-size", "4KiB")
+    world.good("key", "add", "--self", "--recipient", new_key(tmp_path / "key"))
+    world = World(world.repository, world.cache, tmp_path / "key")
+    rng = random.Random(seed)
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("a", "b", "c"):
+        (source / name).write_bytes(rng.randbytes(6_000_000))
+    (source / "b").chmod(0o640)
+    age(source)
+    world.good("backup", source)
+    whole = image(source)
+    kinds = set()
+    for kind in ("data", "meta"):
+        (name, *_) = packs(world, kind)
+        size = world.objects()[name].stat().st_size
+        segments = (size - 1) // SEGMENT_BYTES + 1
+        for segment in sorted({0, segments // 2, segments - 2} & set(range(segments))):
+            one = world.copy(tmp_path / f"{kind}{segment}")
+            flip(one.objects()[name], 80 + min(segment * SEGMENT_BYTES + 1000, size - 81))
+            done = repair(one, "--forget", "--json").summary()
+            if not done["written"]:
+                # Padding.
+                one.good("check", "--read-data")
+                continue
+            (written,) = done["written"]
+            if written["replacement"] is None:
+                assert written["loss"]["lost"]["left"] == 0
+                continue
+            lost = lost_files(written["loss"])
+            assert 0 < len(lost) < 3
+            kinds.add(kind)
+            for entry in written["loss"]["entries"]:
+                assert entry["range_count"] >= 1
+                assert all(0 <= at < at + length <= 6_000_000 for at, length in entry["ranges"])
+            found = restored(one, written["replacement"], tmp_path / f"{kind}{segment}-target")
+            assert_same(without(whole, lost), found)
+            settle(one)
+    assert "data" in kinds
+
+
+def test_a_stream_has_nothing_left(world: World, tmp_path: Path) -> None:
+    content = random.Random(1).randbytes(300_000)
+    (tmp_path / "content").write_bytes(content)
+    with (tmp_path / "content").open("rb") as file:
+        world.process("backup", "-", "--stdin-name", "dump", stdin=file).ended(0)
+    snapshot = world.snapshots()[0]["id"]
+    for path in packs(world, "data").values():
+        path.unlink()
+    world.run("repair", "packs").ended(3)
+    assert "nothing of it" in world.run("repair", "snapshots").ended(3).text
+    assert by_id(world).keys() == {snapshot}
+    world.good("repair", "snapshots", "--forget")
+    assert not by_id(world)
+    world.good("undelete", snapshot)
+    assert by_id(world).keys() == {snapshot}
+
+
+def test_a_copy_of_what_was_repaired(case: Case, tmp_path: Path) -> None:
+    """It says of what it is a copy, and stands in nobody's place."""
+    world = case.world
+    for path in case.new["data"].values():
+        path.unlink()
+    done = repair(world, "--forget", "--json").summary()
+    new = done["written"][0]["replacement"]
+    (tmp_path / "other").mkdir()
+    other = new_world(tmp_path / "other")
+    other.good("copy", "--from-repository", world.repository, "--from-key-file", world.key_file, new)
+    (copy,) = other.snapshots()
+    assert copy["origin"]["snapshot"] == new
+    assert copy["time"] > by_id(world)[new]["time"]
+    found = restored(other, copy["id"], tmp_path / "copy")
+    assert_same(without(case.images[case.second], ["dir0/added", "late/other"]), found)
