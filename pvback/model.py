@@ -197,6 +197,7 @@ class Finding:
         offset: The byte offset in that object, if known.
         paths: Files that cannot be restored whole because of it; may be cut short, `path_count` is not.
         path_count: How many such files there are.
+        snapshot: The snapshot that it is about, if it is about one.
     """
 
     severity: FindingSeverity
@@ -206,6 +207,7 @@ class Finding:
     offset: int | None = None
     paths: tuple[str, ...] = ()
     path_count: int = 0
+    snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -281,6 +281,7 @@ def _finding(raw: Mapping[str, Any]) -> Finding:
         offset=None if offset is None else int(offset),
         paths=() if path is None else (decode_path(path),),
         path_count=0 if path is None else 1,
+        snapshot=raw.get("snapshot"),
     )
 
 

@@ -136,7 +136,7 @@ class _SnapshotCopy:
         raise AssertionError("the last attempt returns or raises")
 
     def _source_view(self) -> IndexView:
-        return list_index(self._source.objects, read_gc_state(self._source.objects))
+        return list_index(self._source.objects, read_gc_state(self._source.objects)).readable()
 
     def _attempt(self, view: IndexView) -> CopiedSnapshot:
         resumed, resume = self._find_checkpoint()

@@ -184,5 +184,6 @@ def _pack_use(row: Mapping[str, Any]) -> PackUse:
         entry_bytes=row["entry_bytes"],
         used_count=row["used"],
         used_bytes=row["used_bytes"],
+        sole_count=row["sole"],
         is_spared=row["is_spared"],
     )

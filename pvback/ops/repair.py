@@ -12,11 +12,13 @@ from pvback.errors import PvbackError, WrongKeyError
 from pvback.model import Finding, FindingSeverity
 from pvback.ops.check import CheckOptions, check
 from pvback.ops.index_work import NativeIndexWork
+from pvback.ops.rewrite import BROKEN_PACK_KINDS
 from pvback.repository.gcstate import read_gc_state
 from pvback.repository.index_work import LostBlob, TreeRef
 from pvback.repository.mend_index import IndexPlan, IndexRepair, PackRepair, plan_index
 from pvback.repository.mend_index import repair_index as mend_index
 from pvback.repository.mend_index import repair_packs as mend_packs
+from pvback.repository.mend_lost_state import StateRepair, why_lost, write_lost_state
 from pvback.repository.mend_snapshots import (
     REASONS,
     SnapshotProblem,
@@ -37,26 +39,17 @@ __all__ = [
     "PacksRepaired",
     "SnapshotOutcome",
     "SnapshotProblem",
+    "StateRepair",
     "plan_index_repair",
     "plan_pack_repair",
     "plan_snapshot_repair",
+    "plan_state_repair",
     "repair_index",
     "repair_packs",
     "repair_snapshots",
+    "repair_state",
 ]
 
-_BROKEN_KINDS = frozenset(
-    (
-        "blob-damaged",
-        "envelope-damaged",
-        "index-wrong",
-        "pack-damaged",
-        "pack-directory-damaged",
-        "pack-missing",
-        "pack-size",
-    )
-)
-"""What `check` says of packs that cannot stay."""
 _LOSS_KINDS = frozenset(
     ("chunk-damaged", "chunk-missing", "file-damaged", "page-damaged", "snapshot-damaged")
 )
@@ -117,7 +110,7 @@ def plan_pack_repair(
     result = check(access, options=CheckOptions(level=level), progress=progress, cancel=cancel)
     packs: dict[str, str] = {}
     for finding in result.findings:
-        if finding.kind in _BROKEN_KINDS and finding.key is not None:
+        if finding.kind in BROKEN_PACK_KINDS and finding.key is not None:
             packs.setdefault(finding.key.rpartition("/")[2], finding.what)
     return PackPlan(packs=packs)
 
@@ -149,6 +142,25 @@ def repair_packs(
         return PacksRepaired(done=done)
     after = check(access, progress=progress, cancel=cancel)
     return PacksRepaired(done=done, losses=[one for one in after.findings if is_loss(one)])
+
+
+def plan_state_repair(access: RepositoryAccess) -> str | None:
+    """What is wrong with `gc/state`; None: nothing. Writes nothing."""
+    lost = why_lost(access.objects)
+    return lost[0] if lost else None
+
+
+def repair_state(
+    access: RepositoryAccess, *, is_forced: bool = False, cancel: Cancel | None = None
+) -> StateRepair | None:
+    """Make a `gc/state` that is lost anew; None when there is nothing wrong with it.
+
+    Raises as `repair_index`, and DamagedError when it is not known what a snapshot needs, unless forced.
+    """
+    _require(access)
+    used = cancel or Cancel()
+    work = NativeIndexWork(access, used)
+    return write_lost_state(access.objects, work, is_forced=is_forced, clock=access.clock, cancel=used)
 
 
 def is_loss(finding: Finding) -> bool:

@@ -7,7 +7,7 @@ from datetime import datetime
 from pvback.errors import PvbackError
 from pvback.model import Consistency, Stats
 from pvback.ops.backup import stats_from_json
-from pvback.repository.records import Origin
+from pvback.repository.records import Origin, Repaired
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot, SnapshotFilter
 
@@ -44,6 +44,8 @@ class SnapshotInfo:
     program: str | None = None
     origin: Origin | None = None
     """Of a copy: which snapshot of which repository it is of."""
+    repaired: Repaired | None = None
+    """Of one that `repair snapshots` wrote: from which, and what that had lost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,7 @@ def snapshot_info(snapshot: CommittedSnapshot) -> SnapshotInfo:
         unstable_count=details.unstable_count,
         program=details.program,
         origin=details.origin,
+        repaired=details.repaired,
     )
 
 

@@ -19,7 +19,7 @@ from pvback.reference.errors import (
 )
 from pvback.reference.keys import Keyring, Unlocked, Unlocker, parse_key_file, unlock
 from pvback.reference.pages import DATA, FILE, HOLE, Extent, Node
-from pvback.reference.scope import Scope, require_writer
+from pvback.reference.scope import Scope, require_owner, require_writer
 from pvback.reference.sealing import KIND_RECORD, BlobSeal, Place, Signer
 from pvback.reference.snapshots import Register, Snapshot, parse_detail, parse_record
 from pvback.reference.store import Store
@@ -99,6 +99,8 @@ class Repository:
         opened = self.scope.open_named(register.record, sealing.TYPE_RECORD)
         require_writer(opened.signer, register.source, what)
         head = parse_record(opened.body, what)
+        if head.is_repaired:
+            require_owner(opened.signer, what)
         if (head.snapshot, head.source) != (register.snapshot, register.source):
             raise DamagedError(f"{what}: is about another snapshot or source")
         for one in (opened.signer, signer):

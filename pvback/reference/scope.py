@@ -354,6 +354,12 @@ def require_keeper(signer: Signer, what: str) -> None:
         raise DamagedError(f"{what}: signed by a principal who may not")
 
 
+def require_owner(signer: Signer, what: str) -> None:
+    """Only the owner may have signed `what`."""
+    if signer.role != ROLE_OWNER:
+        raise DamagedError(f"{what}: signed by a principal who may not")
+
+
 def require_writer(signer: Signer, source: bytes, what: str) -> None:
     """Only a writer of `source` or the owner may have signed `what`."""
     if signer.role != ROLE_OWNER and not signer.is_writer_of(source):

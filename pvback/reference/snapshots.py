@@ -126,6 +126,8 @@ class RecordHead:
     epoch: int
     counts: dict[str, int]
     sealed: bytes = field(repr=False)
+    is_repaired: bool
+    """It stands in the place of another one."""
 
 
 def parse_record(body: bytes, what: str) -> RecordHead:
@@ -145,6 +147,7 @@ def parse_record(body: bytes, what: str) -> RecordHead:
         fields.integer("epoch", 1, 2**32 - 1),
         {name: counts.integer(name) for name in ("chunks", "pages")},
         fields.b64("sealed"),
+        fields.has("repaired") and not fields.is_null("repaired"),
     )
 
 

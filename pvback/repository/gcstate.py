@@ -7,11 +7,11 @@ compare-and-swap on the one that it was decided from.
 
 import contextlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pvback import datapath, limits
-from pvback.errors import DamagedError, ObjectChanged, ObjectNotFound, StorageUnavailable
+from pvback.errors import DamagedError, ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
 from pvback.repository.body import Body, dump_body
 from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, generation_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
@@ -25,6 +25,7 @@ __all__ = [
     "Marks",
     "StoredGcState",
     "first_gc_state",
+    "found_gc_state",
     "list_index",
     "load_gc_state",
     "named_lists",
@@ -34,6 +35,7 @@ __all__ = [
 
 LIST_FIELDS = ("condemned", "known", "dead", "base", "roster", "counted")
 """Fields of sets of names, each of which may lie in an object `gc/<gen>-<field>-...` of its own."""
+_HINT = "`pvback repair state` makes it anew"
 _NEW_LISTS = ("counted",)
 """Lists that repositories made before them lack."""
 
@@ -118,6 +120,10 @@ class IndexView:
         aim = chunks * (limits.CHUNK_BYTES_AVERAGE // 2) // limits.PACK_COUNT_AIM
         return min(max(limits.PACK_BYTES_DEFAULT, aim), limits.PACK_BYTES_MAX)
 
+    def readable(self) -> "IndexView":
+        """As a reader sees it: what is condemned is still there, and may stay."""
+        return replace(self, condemned=frozenset())
+
     def as_options(self) -> dict[str, Any]:
         """As jobs take it."""
         return {
@@ -128,7 +134,7 @@ class IndexView:
 
 
 def read_gc_state(objects: ScopeObjects) -> GcState:
-    """The current state. Raises DamagedError when it is gone: `init` wrote one."""
+    """The current state. Raises DamagedError when it is gone, for `init` wrote one, or does not open."""
     return load_gc_state(objects).state
 
 
@@ -138,13 +144,19 @@ def load_gc_state(objects: ScopeObjects) -> StoredGcState:
         try:
             sealed = objects.read(ObjectType.GC_STATE, GC_STATE_NAME)
         except ObjectNotFound:
-            raise DamagedError("the object is missing", key=objects.layout.key(GC_STATE_NAME)) from None
+            raise DamagedError(
+                "the object is missing", key=objects.layout.key(GC_STATE_NAME), hint=_HINT
+            ) from None
+        except DamagedError as exc:
+            exc.hint = exc.hint or _HINT
+            raise
         try:
             state = _parse(objects, sealed.body)
-        except DamagedError:
+        except DamagedError as exc:
             # A list that it names may have gone with the version that named it: look again, thrice.
             current = objects.store.read(objects.layout.key(GC_STATE_NAME))
             if current.etag == sealed.etag or attempt == 2:
+                exc.hint = exc.hint or _HINT
                 raise
         else:
             lists = frozenset(one.name.removeprefix(f"{Area.GC}/") for one in named_lists(sealed.body))
@@ -156,6 +168,33 @@ def first_gc_state(nonce: str) -> bytes:
     """The body that `init` writes: generation 1, nothing pruned yet."""
     lists: dict[str, list[str]] = {name: [] for name in LIST_FIELDS}
     return dump_body({"v": 1, "nonce": nonce, "n": 1, "phase": "IDLE", "floor": 0, **lists, "marks": None})
+
+
+def found_gc_state(objects: ScopeObjects, new: GcState, *, etag: str | None, clock: Clock) -> bool:
+    """Write the state where none is, or in place of one that does not open; whether nobody else has.
+
+    A lost answer is settled by reading. Raises StorageUnavailable, which leaves open what has happened.
+    """
+    nonce, key = datapath.random_id(), objects.layout.key(GC_STATE_NAME)
+    body, _ = _dump(objects, new, nonce, clock=clock)
+    data = objects.seal(ObjectType.GC_STATE, name=GC_STATE_NAME, data=body)
+    assert len(data) <= limits.SWAPPED_BYTES_MAX, "long lists are objects of their own"
+    try:
+        if etag is None:
+            objects.store.create(key, data)
+        else:
+            objects.store.swap(key, data, etag=etag)
+    except (ObjectExists, ObjectChanged, ObjectNotFound, StorageUnavailable) as exc:
+        try:
+            found = objects.read(ObjectType.GC_STATE, GC_STATE_NAME).body
+        except (DamagedError, ObjectNotFound):
+            found = None
+        if found is not None:
+            return found.text("nonce") == nonce
+        if isinstance(exc, StorageUnavailable):
+            raise
+        return False
+    return True
 
 
 def swap_gc_state(

@@ -47,6 +47,8 @@ class PackUse:
     """Of those that are needed and that no other pack was chosen for."""
     is_spared: bool = False
     """One of the runs to be spared lists it."""
+    sole_count: int = 0
+    """Needed blobs that no other pack of the view has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

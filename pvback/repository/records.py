@@ -20,6 +20,7 @@ __all__ = [
     "Origin",
     "Record",
     "RecordDetails",
+    "Repaired",
     "Root",
     "SourceIdentity",
     "plan_record",
@@ -100,6 +101,38 @@ class Origin:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Repaired:
+    """Which snapshot of this repository a snapshot was written anew from, around what is lost of that."""
+
+    snapshot: str
+    time: datetime
+    """When that was committed."""
+    lost: Mapping[str, int] = field(default_factory=dict)
+    """How much: `files`, `bytes`, `gaps`, `entries`, `directories`, as the data path counts."""
+    examples: tuple[Mapping[str, Any], ...] = ()
+    """What, as far as there is room for it."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As the sealed part of a record holds it."""
+        return {**self.as_public_json(), "lost": dict(self.lost), "examples": list(self.examples)}
+
+    def as_public_json(self) -> dict[str, Any]:
+        """As the public part does."""
+        return {"snapshot": self.snapshot, "time": format_time(self.time)}
+
+    @classmethod
+    def from_body(cls, body: Body) -> "Repaired":
+        """Either of the two. Raises DamagedError."""
+        lost = body.inner("lost") if "lost" in body.raw else None
+        return cls(
+            snapshot=body.hex("snapshot", 16),
+            time=body.time("time"),
+            lost={} if lost is None else {name: lost.integer(name) for name in lost.raw},
+            examples=tuple(one.raw for one in body.inners("examples")) if "examples" in body.raw else (),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordDetails:
     """The sealed part of a record."""
 
@@ -118,6 +151,8 @@ class RecordDetails:
     program: str = ""
     origin: Origin | None = None
     """Of copies only."""
+    repaired: Repaired | None = None
+    """Of what `repair snapshots` wrote only."""
 
     def as_body(self) -> bytes:
         """As it is sealed."""
@@ -138,6 +173,7 @@ class RecordDetails:
                 "unstable": self.unstable_count,
                 "program": self.program,
                 **({"origin": self.origin.as_json()} if self.origin else {}),
+                **({"repaired": self.repaired.as_json()} if self.repaired else {}),
             }
         )
 
@@ -164,6 +200,7 @@ class RecordDetails:
             unstable_count=body.integer("unstable"),
             program=body.text("program"),
             origin=Origin.from_body(body.inner("origin")) if body.raw.get("origin") is not None else None,
+            repaired=_parse_repaired(body),
         )
 
 
@@ -181,6 +218,8 @@ class Record:
     """The snapshot's reference sets, as its register names them; none in records older than this field."""
     details: RecordDetails | None
     """None when this keyring may not read it."""
+    repaired: Repaired | None = None
+    """What everybody may know of it. Only an owner may have signed such a record: the time counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +278,8 @@ def seal_record(
         "refs": [named.as_json() for named in tree.refs],
         "sealed": blob,
     }
+    if details.repaired is not None and details.origin is None:
+        public["repaired"] = details.repaired.as_public_json()
     return objects.seal(ObjectType.RECORD, name=name, data=dump_body(public))
 
 
@@ -269,7 +310,12 @@ def read_record(
         counts={name: counts.integer(name) for name in ("chunks", "pages")},
         refs=tuple(parse_named(one, Area.REFS) for one in body.inners("refs")) if "refs" in body.raw else (),
         details=_open_details(objects, body, key),
+        repaired=_parse_repaired(body),
     )
+
+
+def _parse_repaired(body: Body) -> Repaired | None:
+    return Repaired.from_body(body.inner("repaired")) if body.raw.get("repaired") is not None else None
 
 
 def _open_details(objects: ScopeObjects, body: Body, key: str) -> RecordDetails | None:

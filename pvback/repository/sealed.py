@@ -86,6 +86,10 @@ class ScopeObjects:
             raise DamagedError("the object is not the one that was recorded", key=key)
         return self.keyring.open_json(self.scope, kind, named.name, stored.data)
 
+    def hash_of(self, name: str) -> str:
+        """BLAKE3 of the bytes of an object. Raises ObjectNotFound."""
+        return datapath.blake3(self.store.read(self.layout.key(name)).data)
+
     def seal(self, kind: ObjectType, *, name: str, data: bytes) -> bytes:
         """The bytes of a JSON object, signed and sealed; nothing is stored."""
         return self.keyring.seal_json(self.scope, kind, name, data)

@@ -37,7 +37,10 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommittedSnapshot:
-    """A snapshot that exists: its register, its record, and the store's time of the record."""
+    """A snapshot that exists: its register, its record, and the store's time of the record.
+
+    A repaired one has the time of the snapshot whose place it takes.
+    """
 
     register: Register
     record: Record
@@ -265,4 +268,6 @@ def _load_snapshot(
         )
     except (DamagedError, UnsupportedFormatError, WrongKeyError) as exc:
         return exc
-    return CommittedSnapshot(register=register, record=record, time=time)
+    # One that was written around what is lost of another has the place in time of that one.
+    used = min(time, record.repaired.time) if record.repaired else time
+    return CommittedSnapshot(register=register, record=record, time=used)

@@ -20,6 +20,7 @@ from pvback.ops.prune import PruneOptions, prune
 from pvback.reference import DirectoryStore, PrivateKey, Repository, verify
 from pvback.repository.repository import RepositoryAccess, open_repository_access
 from pvback.storage.wrap import Request, WrappedStore
+from tests.robust.test_repair import change_state, condemn, packs_of
 from tests.robust.trees import age, differences, image, make_tree, mutate
 from tests.robust.world import World, new_key, new_world
 from tests.support.torture_tree import TortureTree
@@ -388,6 +389,17 @@ def test_an_interrupted_copy_goes_on_inside_a_large_file(pair: Pair) -> None:
     restored = pair.top / "restored"
     pair.target.good("restore", copy["snapshot"], "--target", restored)
     assert restored.read_bytes() == place.read_bytes()
+
+
+def test_packs_of_the_source_that_are_condemned_are_read(pair: Pair) -> None:
+    """They are there until somebody has looked whether they are needed."""
+    place = pair.tree()
+    pair.backup(place)
+    packs = packs_of(pair.source)
+    change_state(pair.source, condemn(packs))
+    copied = pair.copy()["copied"][0]
+    assert copied["error_count"] == 0
+    assert not differences(image(place), image(pair.restored(copied["snapshot"])))
 
 
 def test_prune_of_the_source_moves_packs_under_a_copy(pair: Pair) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pvback.datapath import blake3
 from pvback.errors import DamagedError, PvbackError
 from pvback.reference import DirectoryStore, PrivateKey, ReadError, Repository
 from pvback.reference.keys import parse_key_file
@@ -140,8 +141,6 @@ def owners_state(members: Members, **change: object) -> None:
 
 
 def test_prunes_lists(members: Members, forge: Forge) -> None:
-    from pvback.datapath import blake3  # noqa: PLC0415 - nothing else here needs it
-
     name = f"gc/{1:016x}-roster"
     for role in ("writer", "maintainer"):
         data = forge(role, ObjectType.GC_LIST, name, [])
@@ -176,8 +175,6 @@ def test_runs_in_base(members: Members, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["maintainer", "writer"])
 def test_records(members: Members, forge: Forge, role: str) -> None:
-    from pvback.datapath import blake3  # noqa: PLC0415 - nothing else here needs it
-
     (snapshot,) = members.access().catalog().snapshots
     named = snapshot.record.named
     data = forge(role, ObjectType.RECORD, named.name, body_of(members, ObjectType.RECORD, named.name))
@@ -189,6 +186,38 @@ def test_records(members: Members, forge: Forge, role: str) -> None:
         assert len(catalog.snapshots) == 1
         return
     assert "signed by a maintainer" in str(catalog.damaged[0])
+    with pytest.raises(ReadError, match="may not"):
+        reference(members).snapshots()
+
+
+@pytest.mark.parametrize("role", ["writer", "maintainer", "owner"])
+def test_records_of_what_was_repaired(members: Members, role: str) -> None:
+    """Their place in time counts: a writer could push good snapshots out of what a policy keeps."""
+    (snapshot,) = members.access().catalog().snapshots
+    access, named = members.access(role), snapshot.record.named
+    repaired = {"snapshot": "0" * 32, "time": "2020-01-01T00:00:00.000000000Z"}
+    body = {**body_of(members, ObjectType.RECORD, named.name), "repaired": repaired}
+    if role == "owner":
+        data = access.objects.seal(ObjectType.RECORD, name=named.name, data=dump_body(body))
+    else:
+        with pytest.raises(PvbackError):
+            access.objects.seal(ObjectType.RECORD, name=named.name, data=dump_body(body))
+        forger = Forger(members[role], members.key_object(role))
+        data = forger.seal(ObjectType.RECORD, named.name, json.dumps(body).encode())
+    (members.world.repository / access.objects.layout.key(named.name)).write_bytes(data)
+    owner, name = members.access(), snapshot.register.object_name
+    raw = {
+        **body_of(members, ObjectType.REGISTER, name),
+        "record": {"name": named.name, "hash": blake3(data)},
+    }
+    sealed = owner.objects.seal(ObjectType.REGISTER, name=name, data=dump_body(raw))
+    (members.world.repository / owner.objects.layout.key(name)).write_bytes(sealed)
+    catalog = members.access().catalog()
+    if role == "owner":
+        assert catalog.snapshots[0].time.year == 2020
+        assert len(reference(members).snapshots()) == 1
+        return
+    assert f"signed by a {role}" in str(catalog.damaged[0])
     with pytest.raises(ReadError, match="may not"):
         reference(members).snapshots()
 

@@ -23,6 +23,8 @@ struct Claims {
     source: Option<String>,
     #[serde(default)]
     seq: u64,
+    /// Of records: it stands in another snapshot's place.
+    repaired: Option<serde::de::IgnoredAny>,
 }
 
 /// The type with this number, if its objects are JSON.
@@ -51,6 +53,7 @@ fn action(kind: ObjectType, body: &[u8]) -> Result<Action> {
     let (source, sequence) = (SourceId::parse(&source)?, claims.seq);
     Ok(match state {
         Some("COMMITTED") if !is_record => Action::Commit { source, sequence },
+        _ if is_record && claims.repaired.is_some() => Action::Rewrite { source, sequence },
         _ => Action::Snapshot { source, sequence },
     })
 }

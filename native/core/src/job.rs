@@ -106,6 +106,7 @@ impl Job {
         let scope = open_scope(&broker, keyring, &scope)?;
         let state = Arc::new(State::default());
         let work = match (verb, from) {
+            ("rewrite", None) => Self::rewrite(scope, options, Arc::clone(&state))?,
             ("copy", Some(from)) => Self::copy(scope, from, options, Arc::clone(&state))?,
             _ => Self::verb(verb, keyring, scope, options, Arc::clone(&state))?,
         };
@@ -128,13 +129,12 @@ impl Job {
         if from.key("") == scope.key("") {
             return Err(Error::new(ErrorKind::Usage, "a copy of a scope into itself"));
         }
-        Ok(Box::new(move || {
-            let copying = Copying::new(scope, from, options)?;
-            match state.start(Running::Copy(Box::new(copying))) {
-                Running::Copy(copying) => to_json(&copying.run()?),
-                _ => Err(another_job()),
-            }
-        }))
+        Ok(Box::new(move || run_copy(&state, Copying::new(scope, from, options)?)))
+    }
+
+    fn rewrite(scope: Scope, options: &str, state: Arc<State>) -> Result<Work> {
+        let options: CopyOptions = parse(options)?;
+        Ok(Box::new(move || run_copy(&state, Copying::rewriting(scope, options)?)))
     }
 
     fn verb(
@@ -286,6 +286,13 @@ where
 {
     let options: O = parse(options)?;
     Ok(Box::new(move || to_json(&verb(&scope, &options)?)))
+}
+
+fn run_copy(state: &State, copying: Copying) -> Result<String> {
+    match state.start(Running::Copy(Box::new(copying))) {
+        Running::Copy(copying) => to_json(&copying.run()?),
+        _ => Err(another_job()),
+    }
 }
 
 fn open_scope(broker: &Arc<Broker>, keyring: &Keyring, scope: &str) -> Result<Scope> {

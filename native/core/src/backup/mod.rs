@@ -43,7 +43,7 @@ mod writer;
 
 pub use clones::Evidence;
 pub use control::Control;
-pub use copy::{CopyOptions, CopyResult, Copying};
+pub use copy::{CopyOptions, CopyResult, Copying, LostCounts};
 pub use finish::RootJson;
 pub use metadata::{Counts, ObjectHash};
 pub use options::{BackupOptions, ChunkerChoice, EarlierOptions, RecheckOptions, SourceKind};

@@ -68,6 +68,7 @@ struct Row {
     entry_bytes: u64,
     used: u64,
     used_bytes: u64,
+    sole: u64,
     is_spared: bool,
     is_revived: bool,
 }
@@ -81,6 +82,8 @@ struct Tally {
     used_bytes: u64,
     /// Needed ids that it has, whether or not another pack is chosen for them.
     needed: u64,
+    /// Those of them that no other pack has.
+    sole: u64,
     is_given_up: bool,
     is_revived: bool,
 }
@@ -215,9 +218,16 @@ impl Count {
             }
             [spot] => {
                 self.note_needed(spot.pack);
+                self.note_sole(spot.pack);
                 self.use_in(spot.pack, spot.length);
             }
             places => self.note_choice(places),
+        }
+    }
+
+    fn note_sole(&mut self, pack: u32) {
+        if let Some(tally) = self.tallies.get_mut(pack as usize) {
+            tally.sole += 1;
         }
     }
 
@@ -234,6 +244,11 @@ impl Count {
     fn note_choice(&mut self, places: &[Spot]) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
+        if let ([first, ..], [.., last]) = (places, places)
+            && first.pack == last.pack
+        {
+            self.note_sole(first.pack);
+        }
         let has_other = places.iter().any(|spot| !self.is_given_up(spot.pack));
         for (index, spot) in places.iter().enumerate() {
             let before = index.checked_sub(1).and_then(|before| places.get(before));
@@ -327,6 +342,7 @@ fn send_rows(scope: &Scope, catalog: &Catalog, tallies: &[Tally]) -> Result<()> 
             entry_bytes: tally.entry_bytes,
             used: tally.used,
             used_bytes: tally.used_bytes,
+            sole: tally.sole,
             is_spared: pack.is_spared,
             is_revived: tally.is_revived,
         };

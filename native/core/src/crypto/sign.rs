@@ -67,6 +67,14 @@ pub enum Action {
         /// Its snapshot number.
         sequence: u64,
     },
+    /// Stands in another snapshot's place, at its time: records of snapshots that were written around what
+    /// is lost. Owners.
+    Rewrite {
+        /// The source.
+        source: SourceId,
+        /// Its snapshot number.
+        sequence: u64,
+    },
     /// Says that a snapshot exists: registers COMMITTED. Who may sign its record, and maintainers: they
     /// bring back what was forgotten, and the record that is named says by itself what is true.
     Commit {
@@ -83,6 +91,7 @@ pub enum Action {
 impl Action {
     pub(super) fn fits(self, kind: ObjectType) -> bool {
         match (self, kind) {
+            (Self::Rewrite { .. }, kind) => kind == ObjectType::SnapshotRecord,
             (_, ObjectType::Register)
             | (Self::Snapshot { .. }, ObjectType::SnapshotRecord)
             | (Self::Replace, ObjectType::GcState | ObjectType::GcList | ObjectType::Marks) => {
@@ -362,14 +371,15 @@ impl Verifier {
             return Ok(Standing::Good);
         };
         match (action, kind) {
-            (Action::Snapshot { source, sequence } | Action::Commit { source, sequence }, _) => {
-                match revoked.sequences.get(&source) {
-                    Some(last) if sequence <= *last => Ok(Standing::Good),
-                    _ => {
-                        Err(Error::damaged("a snapshot signed by a principal after it was revoked"))
-                    }
-                }
-            }
+            (
+                Action::Snapshot { source, sequence }
+                | Action::Rewrite { source, sequence }
+                | Action::Commit { source, sequence },
+                _,
+            ) => match revoked.sequences.get(&source) {
+                Some(last) if sequence <= *last => Ok(Standing::Good),
+                _ => Err(Error::damaged("a snapshot signed by a principal after it was revoked")),
+            },
             (
                 _,
                 ObjectType::Register

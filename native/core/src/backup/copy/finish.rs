@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 
+use super::losses::Losses;
 use super::walk::{Item, Name, Piece};
 use crate::backup::dispatch::path_of;
 use crate::backup::finish::{Finished, admit, without_builder};
@@ -27,6 +28,8 @@ pub(super) struct Finisher<'a> {
     pub(super) writer: &'a Writer,
     pub(super) signal: &'a Arc<Signal>,
     pub(super) problems: &'a Problems,
+    /// What is left out, where a snapshot is written around it.
+    pub(super) losses: Option<&'a Losses>,
     pub(super) pages: Pages,
     /// For what only a checkpoint needs.
     pub(super) checkpoint_pages: Pages,
@@ -74,6 +77,9 @@ impl Finisher<'_> {
             return Err(Error::internal("a file without its end"));
         }
         let builder = self.builder.take().ok_or_else(without_builder)?;
+        if let Some(losses) = self.losses {
+            losses.compare(builder.nodes())?;
+        }
         self.writer.finish(builder, &mut self.pages)
     }
 
@@ -157,6 +163,10 @@ impl Finisher<'_> {
     fn end(&mut self) -> Result<()> {
         let file = self.file.take().ok_or_else(|| Error::internal("an end without a file"))?;
         let OpenFile { mut node, content, spoilt } = file;
+        if let (Some(_), Some(losses)) = (&spoilt, self.losses) {
+            losses.leave_out();
+            return Ok(());
+        }
         let content = match spoilt {
             None => content.finish(&mut self.pages)?,
             Some(error) => {

@@ -10,13 +10,20 @@
 //! and named anew. Digests of small files are left out: they are keyed, and nothing needs them. What an
 //! earlier copy has of an equal file is taken over without a byte of content being read.
 //!
+//! A *rewrite* is a copy of a snapshot into its own scope, around what is lost of it: names of chunks and
+//! digests stay, pages of the tree that cannot be read are passed over, and files of which anything cannot be had
+//! are left out ([`losses`]).
+//!
 //! Invariants beside those of a backup: a file of which anything cannot be had is marked unreadable, and told;
 //! the walk has all chunks of a window asked for before it waits for the finisher again.
 
 mod fetch;
 mod finish;
+mod losses;
 mod memo;
 mod walk;
+
+pub use losses::LostCounts;
 
 use std::sync::{Arc, Mutex};
 
@@ -43,6 +50,7 @@ use crate::tree::{Root, TreeBuilder, TreeReader};
 
 use fetch::{BlobTask, Fetching, RangeTask};
 use finish::Finisher;
+use losses::{Losses, Survey};
 use memo::Memo;
 use walk::{Base, Earlier, Item, Outputs, Walk};
 
@@ -79,6 +87,9 @@ pub struct CopyOptions {
     /// A fixed zstd level, or `None` to adapt.
     #[serde(default)]
     pub level: Option<i32>,
+    /// Of a rewrite: only say what is lost.
+    #[serde(default)]
+    pub dry_run: bool,
 }
 
 /// The snapshot that is copied.
@@ -120,6 +131,8 @@ pub struct CopyResult {
     pub counts: Counts,
     /// Counts.
     pub stats: Stats,
+    /// Of a rewrite: what was left out.
+    pub lost: Option<LostCounts>,
 }
 
 /// A copy: make one, then [`run`](Self::run) it on one thread while others watch and command it.
@@ -127,6 +140,7 @@ pub struct Copying {
     writer: Writer,
     from: Scope,
     options: CopyOptions,
+    is_rewrite: bool,
 }
 
 impl Copying {
@@ -138,12 +152,17 @@ impl Copying {
             generation: options.generation,
             index: &options.index,
             level: options.level,
-            is_dry: false,
+            is_dry: options.dry_run,
         };
         // No source is read here but chunks as they come: the share of read buffers goes to them.
         let shares = Shares::of(options.memory_bytes, 0, options.pack_bytes);
         let writer = Writer::new(scope, &writing, &shares)?;
-        Ok(Self { writer, from, options })
+        Ok(Self { writer, from, options, is_rewrite: false })
+    }
+
+    /// Prepares a rewrite of a snapshot of `scope`.
+    pub fn rewriting(scope: Scope, options: CopyOptions) -> Result<Self> {
+        Ok(Self { is_rewrite: true, ..Self::new(scope.clone(), scope, options)? })
     }
 
     /// The writing half.
@@ -155,9 +174,33 @@ impl Copying {
     pub fn run(&self) -> Result<CopyResult> {
         let signal = Signal::new(Arc::clone(&self.writer.scope.broker));
         self.writer.control.attach(&signal);
-        let Finished { root, refs, runs } = self.stages(&signal)?;
+        let memory = self.options.memory_bytes.max(64 << 20);
+        let index = Arc::new(Index::load(&self.from, &self.options.from.index, memory / 12)?);
+        let losses = self.is_rewrite.then(|| self.survey(&signal, &index, memory)).transpose()?;
+        let Finished { root, refs, runs } = if self.options.dry_run {
+            let root = self.options.from.root.clone();
+            Finished { root, refs: Vec::new(), runs: Vec::new() }
+        } else {
+            self.stages(&signal, &index, losses.as_ref())?
+        };
         let (counts, stats) = (self.writer.refs.counts(), self.writer.counters.stats());
-        Ok(CopyResult { root, refs, runs, counts, stats })
+        let lost = losses.map(|losses| losses.counts);
+        Ok(CopyResult { root, refs, runs, counts, stats, lost })
+    }
+
+    /// Tells what is lost of the snapshot.
+    fn survey(&self, signal: &Arc<Signal>, index: &Arc<Index>, memory: u64) -> Result<Losses> {
+        let from = &self.options.from;
+        let source = SourceId::parse(&from.source_id)?;
+        let pages = PageStore::new(self.from.clone(), Arc::clone(index), &source)?;
+        let survey = Survey {
+            pages: Arc::new(pages),
+            index,
+            signal,
+            broker: &self.from.broker,
+            loses_missing: from.loses_missing,
+        };
+        survey.run(Root::try_from(&from.root)?, memory / 24)
     }
 
     fn threads(&self) -> usize {
@@ -173,18 +216,22 @@ impl Copying {
         Earlier::new(PageStore::new(scope, index, &self.writer.source)?, root)
     }
 
-    fn stages(&self, signal: &Arc<Signal>) -> Result<Finished> {
+    fn stages(
+        &self,
+        signal: &Arc<Signal>,
+        index: &Arc<Index>,
+        losses: Option<&Losses>,
+    ) -> Result<Finished> {
         let (writer, from) = (&self.writer, &self.options.from);
         let problems =
             Problems::new(Arc::clone(&writer.scope.broker), Arc::clone(&writer.counters));
         let memory = self.options.memory_bytes.max(64 << 20);
-        let index = Arc::new(Index::load(&self.from, &from.index, memory / 12)?);
         for error in writer.known.index().damaged().iter().chain(index.damaged()) {
             problems.note(error)?;
         }
         let source = SourceId::parse(&from.source_id)?;
-        let pages = || PageStore::new(self.from.clone(), Arc::clone(&index), &source);
-        let blobs = BlobStore::new(self.from.clone(), Arc::clone(&index), None);
+        let pages = || PageStore::new(self.from.clone(), Arc::clone(index), &source);
+        let blobs = BlobStore::new(self.from.clone(), Arc::clone(index), None);
         let memo = Memo::new(memory / 24);
         let budget = Budget::new(memory / 6);
         let resume = self.options.resume.as_ref().map(|root| self.written(root)).transpose()?;
@@ -204,6 +251,7 @@ impl Copying {
             writer,
             signal,
             problems: &problems,
+            losses,
             pages: writer.pages()?,
             checkpoint_pages: writer.checkpoint_pages()?,
             page_key: writer.page_key()?,
@@ -217,12 +265,13 @@ impl Copying {
             signal,
             problems: &problems,
             memo: &memo,
-            index: &index,
+            index,
             pages: Arc::new(pages()?),
             resume,
             base,
             carrier: Carrier::new(&writer.known, &writer.refs),
             loses_missing: from.loses_missing,
+            losses,
             range_bytes_max: RANGE_BYTES_MAX.min(memory / 24),
             outputs: Outputs { ranges, windows },
             window: walk::Window::default(),

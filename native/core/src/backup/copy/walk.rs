@@ -6,6 +6,7 @@ use crossbeam_channel::Sender;
 
 use super::fetch::{RangeTask, Slots};
 use super::is_lost;
+use super::losses::{Around, Losses, Step};
 use super::memo::{ChunkSlot, Found, Memo};
 use crate::backup::carry::{Carrier, distrust_lost, is_lost as is_lost_for_good};
 use crate::backup::files::stopped;
@@ -106,6 +107,8 @@ pub(super) struct Walk<'a> {
     pub(super) base: Option<Base>,
     pub(super) carrier: Carrier<'a>,
     pub(super) loses_missing: bool,
+    /// What to write around: the tree is of the scope that is written to, and its names stay.
+    pub(super) losses: Option<&'a Losses>,
     pub(super) range_bytes_max: u64,
     pub(super) outputs: Outputs,
     pub(super) window: Window,
@@ -116,6 +119,9 @@ impl Walk<'_> {
     /// entries it held.
     pub(super) fn run(mut self, root: Root) -> Result<()> {
         let reader = TreeReader::new(Arc::clone(&self.pages), root);
+        if let Some(losses) = self.losses {
+            return self.run_around(&reader, losses);
+        }
         for node in reader.nodes() {
             self.node(node?)?;
             self.signal.check()?;
@@ -123,8 +129,24 @@ impl Walk<'_> {
         self.hand_over()
     }
 
+    /// Goes through what is left of it.
+    fn run_around(mut self, reader: &TreeReader<Arc<PageStore>>, losses: &Losses) -> Result<()> {
+        let mut around = Around::new(reader, self.loses_missing);
+        while let Step::Node { made, mut node, .. } = around.step()? {
+            for directory in made {
+                self.push(Item::Node(Box::new(directory), Change::None))?;
+            }
+            losses.mark(&mut node);
+            self.node(*node)?;
+            self.signal.check()?;
+        }
+        self.hand_over()
+    }
+
     fn node(&mut self, mut node: Node) -> Result<()> {
-        node.digest = None;
+        if self.losses.is_none() {
+            node.digest = None;
+        }
         let Body::File { size, .. } = node.body else {
             return self.push(Item::Node(Box::new(node), Change::None));
         };
@@ -132,6 +154,7 @@ impl Walk<'_> {
             return self.push(Item::Node(Box::new(node), Change::New));
         }
         let carried = match self.resumed(&node)? {
+            Carried::Nothing if self.losses.is_some() => self.kept(&node)?,
             Carried::Nothing => self.based(&node)?,
             found => found,
         };
@@ -143,6 +166,13 @@ impl Walk<'_> {
             Carried::Prefix(content, bytes) => self.file(node, Some((content, bytes))),
             Carried::Nothing => self.file(node, None),
         }
+    }
+
+    /// The content itself, where all of it may be built upon.
+    fn kept(&mut self, node: &Node) -> Result<Carried> {
+        let Body::File { content, .. } = &node.body else { return Ok(Carried::Nothing) };
+        let is_carried = self.carrier.is_carried(&self.pages, content)?;
+        Ok(if is_carried { Carried::Whole(content.clone()) } else { Carried::Nothing })
     }
 
     /// What an interrupted copy of this snapshot has.
@@ -250,6 +280,9 @@ impl Walk<'_> {
     /// What the chunk of an extent is called, or will be once it has been brought.
     fn name(&mut self, extent: &Extent) -> Result<Name> {
         let ExtentKind::Data { id, .. } = extent.kind else { return Ok(Name::None) };
+        if self.losses.is_some() && self.writer.known.has(&id.short())? {
+            return Ok(Name::Known(id));
+        }
         match self.memo.find(&id) {
             Found::Named(name) if self.writer.known.has(&name.short())? => {
                 return Ok(Name::Known(name));
@@ -258,7 +291,7 @@ impl Walk<'_> {
             _ => {}
         }
         let slot: Arc<ChunkSlot> = Slot::new(self.signal);
-        let Some(place) = self.find(&id)? else {
+        let Some(place) = find_chunk(self.index, &id)? else {
             slot.set(Err(self.index.missing("chunk", &id)));
             return Ok(Name::Coming(slot));
         };
@@ -267,15 +300,6 @@ impl Walk<'_> {
         self.window.wanted.push(place);
         self.window.slots.insert(id, Arc::clone(&slot));
         Ok(Name::Coming(slot))
-    }
-
-    fn find(&self, id: &Id) -> Result<Option<Wanted>> {
-        for place in self.index.lookup_all(&id.short())? {
-            if self.index.pack(&place)?.kind == PackKind::Data {
-                return Ok(Some(Wanted { id: *id, place }));
-            }
-        }
-        Ok(None)
     }
 
     fn push(&mut self, item: Item) -> Result<()> {
@@ -319,6 +343,16 @@ impl Item {
             Self::Spoilt(_) | Self::End => 0,
         }
     }
+}
+
+/// Where a chunk lies.
+pub(super) fn find_chunk(index: &Index, id: &Id) -> Result<Option<Wanted>> {
+    for place in index.lookup_all(&id.short())? {
+        if index.pack(&place)?.kind == PackKind::Data {
+            return Ok(Some(Wanted { id: *id, place }));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the content of a node is all of a file of this size, or the beginning of one.

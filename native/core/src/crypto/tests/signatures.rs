@@ -36,6 +36,7 @@ fn verifier() -> Verifier {
 
 const SNAPSHOT: Action = Action::Snapshot { source: MINE, sequence: 7 };
 const OTHERS: Action = Action::Snapshot { source: SourceId([6; 16]), sequence: 7 };
+const REWRITE: Action = Action::Rewrite { source: MINE, sequence: 7 };
 const COMMIT: Action = Action::Commit { source: MINE, sequence: 7 };
 
 /// Every role, type and action, against the table of the format.
@@ -55,7 +56,7 @@ fn who_may_sign_what() {
         let signer = signer(certificate(role, source));
         let content = [DataPack, MetadataPack, Run, ReferenceSet];
         for kind in content.into_iter().chain([Register, SnapshotRecord, GcState, GcList]) {
-            for action in [Action::Add, SNAPSHOT, OTHERS, COMMIT, Action::Replace] {
+            for action in [Action::Add, SNAPSHOT, OTHERS, REWRITE, COMMIT, Action::Replace] {
                 let block = signer.sign_block(kind, "x", b"body").unwrap();
                 let verified = verifier().verify(kind, "x", action, b"body", &block);
                 let is_content = content.contains(&kind);
@@ -69,6 +70,7 @@ fn who_may_sign_what() {
                         matches!(kind, Register | SnapshotRecord)
                             && (role == Role::Owner || (role == Role::Writer && is_its))
                     }
+                    Action::Rewrite { .. } => kind == SnapshotRecord && role == Role::Owner,
                     // Writers here are of any source or of this one.
                     Action::Commit { .. } => kind == Register && role != Role::Restorer,
                 };
