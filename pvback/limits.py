@@ -113,8 +113,10 @@ TIMED_SEND_SECONDS = 1800.0
 """Without conditional writes: nobody takes longer from a look at its clock to the request that follows."""
 TIMED_ACK_SECONDS = 6 * 3600.0
 """Without conditional writes: a session takes note of a generation within so long of the one before."""
-TIMED_WAIT_SECONDS = 24 * 3600.0
-"""Without conditional writes: how long a prune lets pass after each step. See `pvback.repository.timing`."""
+TIMED_WAIT_SECONDS = 20 * 3600.0
+"""Without conditional writes: how long a prune lets pass after each step; less than from night to night.
+See `pvback.repository.timing`.
+"""
 RUN_MERGE_COUNT = 16
 """So many index runs on top of those of the last prune, and a backup merges them first."""
 GATHERED_COUNT_MIN = 2
