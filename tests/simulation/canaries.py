@@ -398,6 +398,7 @@ def merged_name_sorts_anywhere(patch: Patch) -> None:
 
 
 _HARSH = Rates(can_condition=False, late=0.08, lost=0.04, doubled=0.06)
+_BUSY: dict[str, Any] = {"forgetters": 0, "readers": 0, "pauses": (0.0, 0.0, 3600.0)}
 _SESSIONS: dict[str, Any] = {"writers": 3, "prunes": 14, "forgetters": 0, "readers": 0}
 
 
@@ -414,7 +415,7 @@ def condemned_without_a_wait(patch: Patch) -> None:
     patch.setattr(prune, "may_go_on", _waiting_when(is_condemning=False))
 
 
-@canary("timed", seeds_max=400)
+@canary("timed", seeds_max=600, rates=Rates(can_condition=False, doubled=0.25), **_BUSY)
 def next_cycle_without_a_wait(patch: Patch) -> None:
     """A cycle begins while the end of the last one may still land."""
     patch.setattr(prune, "may_go_on", _waiting_when(is_condemning=True))
@@ -427,7 +428,7 @@ def fenced_without_a_wait(patch: Patch) -> None:
     patch.setattr(session.WriterSession, "_require_close_view", lambda _self: None)
 
 
-@canary("timed", seeds_max=400, rates=_HARSH, forgetters=0, readers=0, pauses=(0.0, 0.0, 3600.0))
+@canary("timed", seeds_max=400, rates=_HARSH, **_BUSY)
 def swap_without_an_announcement(patch: Patch) -> None:
     """A prune that was given no answer leaves no word of what it has asked for."""
     patch.setattr(timing.Announcement, "renew", lambda _self: None)
@@ -447,7 +448,7 @@ def commit_by_an_old_view(patch: Patch) -> None:
     patch.setattr(session.WriterSession, "_require_recent_view", lambda _self: None)
 
 
-@canary("timed", seeds_max=200)
+@canary("timed", rates=_HARSH, forgetters=0, readers=0)
 def written_over_what_may_land(patch: Patch) -> None:
     """A register is written while an earlier request to write it has had no answer."""
     patch.setattr(registers, "_let_land", lambda _old, _clock: None)
