@@ -106,8 +106,17 @@ FENCE_QUIET_SECONDS = 3600.0
 FENCE_QUIET_WAIT_SECONDS = 3 * GENERATION_POLL_SECONDS
 TIMED_VIEW_SECONDS = 3600.0
 """Without conditional writes: a session commits by a view of `gc/state` that is no older."""
-TIMED_WAIT_SECONDS = 24 * 3600.0
-"""Without conditional writes: how long a prune lets pass after each step. See `pvback.repository.timing`."""
+TIMED_LATE_SECONDS = 1800.0
+"""Without conditional writes: a request that was not answered lands within so long, or never. A signed one is
+too old for a store after a quarter of an hour."""
+TIMED_SEND_SECONDS = 1800.0
+"""Without conditional writes: nobody takes longer from a look at its clock to the request that follows."""
+TIMED_ACK_SECONDS = 6 * 3600.0
+"""Without conditional writes: a session takes note of a generation within so long of the one before."""
+TIMED_WAIT_SECONDS = 20 * 3600.0
+"""Without conditional writes: how long a prune lets pass after each step; less than from night to night.
+See `pvback.repository.timing`.
+"""
 RUN_MERGE_COUNT = 16
 """So many index runs on top of those of the last prune, and a backup merges them first."""
 GATHERED_COUNT_MIN = 2
@@ -189,6 +198,8 @@ assert S3_PART_BYTES_MIN <= S3_PART_BYTES <= S3_MULTIPART_BYTES <= S3_PUT_BYTES_
 assert SWAPPED_BYTES_MAX < S3_PART_BYTES_MIN, "a swap is one request"
 assert FENCE_SECONDS_MIN >= 10 * GENERATION_POLL_SECONDS
 assert 2 * GENERATION_POLL_SECONDS < FENCE_QUIET_WAIT_SECONDS < FENCE_SECONDS_MIN < FENCE_QUIET_SECONDS
-assert 10 * TIMED_VIEW_SECONDS < TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS
+assert TIMED_VIEW_SECONDS < TIMED_ACK_SECONDS
+assert 2 * (TIMED_ACK_SECONDS + TIMED_SEND_SECONDS + TIMED_LATE_SECONDS) < TIMED_WAIT_SECONDS
+assert TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS
 assert 6 * GC_LIST_COUNT_MAX * 64 < SWAPPED_BYTES_MAX
 assert CHECKPOINT_SECONDS + GENERATION_POLL_SECONDS <= 300.0

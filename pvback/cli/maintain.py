@@ -22,6 +22,9 @@ __all__ = ["bench", "check", "init"]
 @click.command(epilog=exit_codes(11))
 @click.option("--label", default="default", metavar="NAME", help="Name of the first scope.")
 @click.option("--chunk-size", metavar="SIZE", help="Average size of chunks; default: 512KiB.")
+@click.option(
+    "--allow-unconditional", is_flag=True, help="Also on a store that ignores conditions on writes."
+)
 @recovery_options
 @global_options()
 @pass_invocation
@@ -30,6 +33,7 @@ def init(
     *,
     label: str,
     chunk_size: str | None,
+    allow_unconditional: bool,
     recovery_key: bool,
     recovery_key_file: str | None,
 ) -> int:
@@ -42,10 +46,18 @@ def init(
     size = parse_size(chunk_size, what="`--chunk-size`") if chunk_size else None
     with offering(output, is_wanted=recovery_key, path=recovery_key_file) as recovery:
         config = invocation.config(is_new=True)
-        made = run_init(config, label=label, chunk_bytes=size, recovery_key=recovery)
+        made = run_init(
+            config,
+            label=label,
+            chunk_bytes=size,
+            recovery_key=recovery,
+            allow_unconditional=allow_unconditional,
+        )
         if output.is_json:
             output.document({**to_json(made), "recovery_key_file": recovery_key_file})
         output.line(f"repository {made.repository} at {made.address}")
+        for warning in made.warnings:
+            output.warn(warning)
     return 0
 
 

@@ -30,6 +30,7 @@ def init_repository(
     *,
     chunk_bytes: int | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    allow_unconditional: bool = False,
 ) -> "Repository":
     """Make a repository and open it.
 
@@ -38,11 +39,12 @@ def init_repository(
         password: Opens it from now on; nobody can reset it.
         chunk_bytes: Average size of chunks, a multiple of 4 KiB; None: 512 KiB.
         cache_dir: Where to remember what was seen; None: the user's cache directory.
+        allow_unconditional: A store that ignores conditions on writes will do; see docs/operations.md.
 
     Raises ConflictError when something is there already, UsageError, StorageError.
     """
     config = _config(address, password, cache_dir)
-    init.init(config, chunk_bytes=chunk_bytes)
+    init.init(config, chunk_bytes=chunk_bytes, allow_unconditional=allow_unconditional)
     return Repository(open_repository_access(config, is_writer=True))
 
 

@@ -7,16 +7,14 @@ until a prune finds their grace over.
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from pvback import limits
 from pvback.errors import ConflictError, UsageError, WrongKeyError
-from pvback.repository.barrier import store_time
 from pvback.repository.forget import Moved, forget_snapshots, undelete_snapshots
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.retention import Candidate, Decision, Policy, plan_retention
 from pvback.repository.snapshots import Catalog, CommittedSnapshot, SnapshotFilter, find_snapshot
-from pvback.repository.timing import is_timed
 
 __all__ = [
     "Decided",
@@ -122,8 +120,6 @@ def undelete(access: RepositoryAccess, ids: Sequence[str]) -> Sequence[Committed
     _require_keeper(access)
     catalog = _sound_catalog(access)
     found = [find_snapshot(catalog.forgotten, text) for text in ids] if ids else list(catalog.forgotten)
-    if is_timed(access.objects):
-        _require_grace(access, catalog, found)
     moved = undelete_snapshots(access.objects, [one.register.name for one in found], clock=access.clock)
     if moved.refused:
         raise ConflictError(
@@ -131,16 +127,6 @@ def undelete(access: RepositoryAccess, ids: Sequence[str]) -> Sequence[Committed
             key=access.objects.layout.key(f"snapshots/{moved.refused[0]}"),
         )
     return found
-
-
-def _require_grace(access: RepositoryAccess, catalog: Catalog, found: Sequence[CommittedSnapshot]) -> None:
-    """Without conditional writes nothing is brought back after its grace: prune may be about to end it."""
-    now = store_time(access.objects, catalog.state.n, clock=access.clock)
-    forgotten = {register.snapshot: time for register, time in catalog.registers}
-    until = now - timedelta(seconds=limits.FORGET_GRACE_SECONDS)
-    for one in found:
-        if forgotten[one.id] < until:
-            raise ConflictError(f"the grace of snapshot {one.id[: limits.SHORT_ID_DIGITS]} is over")
 
 
 def _sound_catalog(access: RepositoryAccess) -> Catalog:

@@ -45,7 +45,7 @@ def require_time(options: PruneOptions) -> None:
     if not options.is_alone:
         raise ConflictError(
             "this store has no conditional writes, so that two prunes would destroy each other's work",
-            hint="see that exactly one prune is ever configured for this repository, and give it `--alone`",
+            hint="see that exactly one prune is ever configured for it, and is `pvback prune --alone`",
         )
     if options.grace_seconds < limits.FORGET_GRACE_SECONDS:
         raise UsageError("the grace cannot be shortened on a store without conditional writes")

@@ -8,7 +8,7 @@ from pvback.reference.sealing import verify
 from pvback.reference.wire import Fields, parse_b64, parse_fields, parse_hex
 
 FORMAT = 1
-FEATURES: frozenset[str] = frozenset()
+FEATURES = frozenset(("timed-commits",))
 CONFIG_BYTES_MAX = 1 << 20
 
 

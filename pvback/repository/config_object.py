@@ -23,7 +23,7 @@ __all__ = [
 ]
 
 FORMAT_VERSION = 1
-KNOWN_FEATURES: frozenset[str] = frozenset()
+KNOWN_FEATURES = frozenset(("timed-commits",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from pvback.storage import ObjectStore
 from pvback.storage.probe import PROBE_PREFIX, probe_conditions
 from pvback.storage.retry import plan_pause
 
-__all__ = ["find_free_place", "found_repository", "require_conditions"]
+__all__ = ["find_conditions", "find_free_place", "found_repository"]
 
 _FOLDERS = frozenset({".lock", "copies", "keys", "s"})
 _FIRST_STATE = re.compile("s/[0-9a-f]{32}/gc/state")
@@ -65,8 +65,8 @@ def found_repository(
         create_own(store, copy_key(CONFIG_KEY), data=config, clock=clock)
 
 
-def require_conditions(store: ObjectStore, *, clock: Clock) -> None:
-    """Raise StorageError when the store does not keep its promise about conditional writes.
+def find_conditions(store: ObjectStore, *, clock: Clock, is_needed: bool) -> bool:
+    """Whether the store keeps its promise about conditional writes. StorageError if not, when it `is_needed`.
 
     Some servers accept the conditions and ignore them; commit and prune rest on them. A probe in which too
     many answers were missing says nothing, and is done again.
@@ -79,12 +79,14 @@ def require_conditions(store: ObjectStore, *, clock: Clock) -> None:
             if attempt == limits.RETRY_COUNT_FIRST_MAX:
                 raise
             clock.sleep(plan_pause(attempt, 0.5, least=exc.pause_seconds))
-    if not found.hold:
+    if is_needed and not found.hold:
         raise StorageError(
             f"the store ignores conditions on writes ({'; '.join(found.broken)})",
             key=store.address,
-            hint="use a service with conditional writes (If-None-Match and If-Match)",
+            hint="use a service with conditional writes (If-None-Match and If-Match), or read in "
+            "docs/operations.md what `--allow-unconditional` takes and costs",
         )
+    return found.hold
 
 
 def _is_left_over(key: str) -> bool:

@@ -7,6 +7,7 @@ compare-and-swap on the one that it was decided from.
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -198,9 +199,16 @@ def found_gc_state(objects: ScopeObjects, new: GcState, *, etag: str | None, clo
 
 
 def swap_gc_state(
-    objects: ScopeObjects, old: StoredGcState, *, new: GcState, clock: Clock
+    objects: ScopeObjects,
+    old: StoredGcState,
+    *,
+    new: GcState,
+    clock: Clock,
+    before: Callable[[], None] | None = None,
 ) -> StoredGcState | None:
     """Replace the version that `new` was decided from; None when somebody else has replaced it.
+
+    `before` is called before each attempt.
 
     Long lists become objects first. A lost answer is settled by reading: our nonce means done, the old one
     that it has not landed and is tried again. Raises StorageUnavailable, which leaves open what has happened.
@@ -212,6 +220,8 @@ def swap_gc_state(
     data = objects.seal(ObjectType.GC_STATE, name=GC_STATE_NAME, data=body)
     assert len(data) <= limits.SWAPPED_BYTES_MAX, "long lists are objects of their own"
     for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        if before is not None:
+            before()
         try:
             return StoredGcState(new, objects.store.swap(key, data, etag=old.etag), nonce, lists)
         except (StorageUnavailable, ObjectChanged) as exc:

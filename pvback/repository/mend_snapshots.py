@@ -173,7 +173,7 @@ def _revive(tools: SnapshotTools, problem: SnapshotProblem) -> str:
     made = replace(register, generation=state.n, ack=state.n)
     if any(name[-_ID_DIGITS:] == problem.snapshot for name, _ in objects.list_area(Area.SNAPSHOTS)):
         raise ConflictError("somebody else has made its register just now")
-    if create_register(objects, made) is None:
+    if create_register(objects, made, clock=tools.clock) is None:
         raise ConflictError("its register could not be created", hint="run it again")
     state = change_gc_state(objects, abandoned, clock=tools.clock).state
     if not state.is_register_valid(made.name):

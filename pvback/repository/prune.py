@@ -34,7 +34,7 @@ from pvback.repository.register_copies import gather
 from pvback.repository.registers import Register, RegisterState, change_register
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.repository.sweep import list_packs, sweep
-from pvback.repository.timing import WAIT, is_timed, state_wait
+from pvback.repository.timing import WAIT, announced, is_timed, may_go_on
 from pvback.runtime import Cancel, Clock, Counters, NoProgress, Progress
 
 __all__ = ["PruneReport", "PruneSeams", "plan_only", "run_prune"]
@@ -131,8 +131,9 @@ class _Prune:
         """Whether this prune's own cycle has ended; False: look at `gc/state` again."""
         is_own = not stored.state.is_condemning
         now = self._now = store_time(self._objects, stored.state.n, clock=self._seams.clock)
-        if self._is_timed and (stored.state.is_condemning or stored.state.dead):
-            self._report.waits_until = state_wait(self._objects, now)
+        if self._is_timed:
+            self._wait_for_lists()
+            self._report.waits_until = may_go_on(self._objects, now)
             if self._report.waits_until is not None:
                 return True
         if is_own:
@@ -226,9 +227,7 @@ class _Prune:
     def _end_grace(self, registers: Registers, now: datetime, *, is_dry: bool) -> None:
         """Make snapshots DEAD that were forgotten long enough ago."""
         # With time alone, nobody may still be about to bring back what ends here.
-        until = (
-            now - timedelta(seconds=self._options.grace_seconds) - (WAIT if self._is_timed else timedelta())
-        )
+        until = now - timedelta(seconds=self._options.grace_seconds) - WAIT * self._is_timed
         for name, one in registers.alive().items():
             if one.state is not RegisterState.FORGOTTEN or registers.mtimes[name] > until:
                 continue
@@ -350,7 +349,9 @@ class _Prune:
         return gather(self._objects, names, before=state.gathered, generation=state.n, clock=clock)
 
     def _swap(self, stored: StoredGcState, new: GcState) -> StoredGcState | None:
-        swapped = swap_gc_state(self._objects, stored, new=new, clock=self._seams.clock)
+        clock = self._seams.clock
+        with announced(self._objects, new.n, clock=clock) as renew:
+            swapped = swap_gc_state(self._objects, stored, new=new, clock=clock, before=renew)
         if swapped is not None:
             self._nonce = swapped.nonce
             self._report.generation = new.n

@@ -17,6 +17,7 @@ from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, SessionFe
 from pvback.repository.body import Body, dump_body, format_time
 from pvback.repository.layout import Area, ObjectType, generation_name, record_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
+from pvback.repository.timing import View, is_timed
 from pvback.runtime import Clock
 from pvback.storage import StoredObject
 from pvback.storage.retry import plan_pause
@@ -106,6 +107,8 @@ class StoredRegister:
 
     register: Register
     etag: str
+    doubted: float | None = None
+    """When a request to write it, if one was not answered, was sent last, by the process's own clock."""
 
 
 def parse_register(body: Body, name: str) -> Register:
@@ -152,7 +155,7 @@ def open_register(objects: ScopeObjects, name: str, *, stored: StoredObject) -> 
     return parse_register(sealed.body, name)
 
 
-def create_register(objects: ScopeObjects, register: Register) -> StoredRegister | None:
+def create_register(objects: ScopeObjects, register: Register, *, clock: Clock) -> StoredRegister | None:
     """Create a register, or return None when its name is lost: begin again with a new snapshot id.
 
     A create whose answer was lost is looked up, never repeated: the first one may still be under way.
@@ -162,14 +165,20 @@ def create_register(objects: ScopeObjects, register: Register) -> StoredRegister
     try:
         return StoredRegister(mine, objects.store.create(objects.layout.key(mine.object_name), data))
     except (StorageUnavailable, ObjectExists):
+        doubted = clock.monotonic()
         found = _read_or_none(objects, mine.name)
-    return found if found is not None and found.register == mine else None
+    return replace(found, doubted=doubted) if found is not None and found.register == mine else None
 
 
 def swap_register(
-    objects: ScopeObjects, old: StoredRegister, *, new: Register, clock: Clock
+    objects: ScopeObjects,
+    old: StoredRegister,
+    *,
+    new: Register,
+    clock: Clock,
+    before: Callable[[], None] | None = None,
 ) -> StoredRegister:
-    """Replace a register as this session wrote it last.
+    """Replace a register as this session wrote it last. `before` is called before each attempt.
 
     A lost answer, and a swap that failed although nobody else wrote, are settled by reading: our nonce means
     done, the old version means that it has not landed yet and is tried again. Anything else, and a register
@@ -179,13 +188,19 @@ def swap_register(
     mine = replace(new, nonce=datapath.random_id())
     key = objects.layout.key(mine.object_name)
     data = objects.seal(ObjectType.REGISTER, name=mine.object_name, data=mine.as_body())
+    doubted: float | None = None
+    if is_timed(objects):
+        _let_land(old, clock)
     for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        if before is not None:
+            before()
         try:
-            return StoredRegister(mine, objects.store.swap(key, data, etag=old.etag))
+            return StoredRegister(mine, objects.store.swap(key, data, etag=old.etag), doubted)
         except (StorageUnavailable, ObjectChanged) as exc:
+            doubted = clock.monotonic()
             found = _read_or_none(objects, mine.name)
             if found is not None and found.register.nonce == mine.nonce:
-                return found
+                return replace(found, doubted=doubted)
             if found is None or found.register.nonce != old.register.nonce:
                 raise SessionFencedError(
                     "the session was ended by prune", key=key, hint="run the backup again"
@@ -206,6 +221,7 @@ def change_register(
     leaves open what has happened.
     """
     for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        view = View.begin(clock)
         old = read_register(objects, name)
         new = change(old.register)
         if new is None:
@@ -213,6 +229,8 @@ def change_register(
         assert new.name == name, "a register keeps its name"
         mine = replace(new, nonce=datapath.random_id())
         data = objects.seal(ObjectType.REGISTER, name=mine.object_name, data=mine.as_body())
+        if is_timed(objects) and view.age(clock) > limits.TIMED_VIEW_SECONDS:
+            continue
         try:
             etag = objects.store.swap(objects.layout.key(mine.object_name), data, etag=old.etag)
             return StoredRegister(mine, etag)
@@ -224,6 +242,14 @@ def change_register(
             # whichever comes second finds its etag gone.
             clock.sleep(plan_pause(attempt, 0.5))
     raise StorageUnavailable("a register changed each time that it was to be changed", key=name)
+
+
+def _let_land(old: StoredRegister, clock: Clock) -> None:
+    """Without conditions an earlier write that was not answered could land over the next one."""
+    if old.doubted is not None:
+        left = old.doubted + limits.TIMED_LATE_SECONDS - clock.monotonic()
+        if left > 0:
+            clock.sleep(left)
 
 
 def _read_or_none(objects: ScopeObjects, name: str) -> StoredRegister | None:

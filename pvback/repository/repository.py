@@ -30,18 +30,41 @@ from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
-from pvback.storage.chain import StoreChain, chain_stores
+from pvback.storage.chain import StoreChain, chain_stores, without_conditions
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
 
 __all__ = [
+    "UNCONDITIONAL_WARNING",
+    "InitOptions",
     "RepositoryAccess",
     "create_repository",
     "open_repository_access",
 ]
 
 DEFAULT_SCOPE = "default"
+UNCONDITIONAL_WARNING = (
+    "the store of this repository ignores conditions on writes: see that one prune only is ever configured "
+    "(`--alone`), and that no machine or proxy holds a request back for hours"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitOptions:
+    """What is chosen for a new repository besides its place and its password.
+
+    Attributes:
+        label: The name of the first scope.
+        chunk_bytes: Average size of chunks; a multiple of 4 KiB.
+        recovery_key: A second way to unlock the owner's key, from `new_recovery_key`.
+        may_be_unconditional: A store that ignores conditions on writes will do.
+    """
+
+    label: str = DEFAULT_SCOPE
+    chunk_bytes: int | None = None
+    recovery_key: Secret | None = None
+    may_be_unconditional: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,9 +148,7 @@ def remember(catalog: Catalog, serial: int) -> Memory:
 def create_repository(
     config: Config,
     *,
-    label: str = DEFAULT_SCOPE,
-    chunk_bytes: int | None = None,
-    recovery_key: Secret | None = None,
+    options: InitOptions | None = None,
     store: ObjectStore | None = None,
     clock: Clock | None = None,
 ) -> RepositoryConfig:
@@ -135,9 +156,7 @@ def create_repository(
 
     Args:
         config: Address and password.
-        label: The name of the first scope.
-        chunk_bytes: Average size of chunks; a multiple of 4 KiB.
-        recovery_key: A second way to unlock the owner's key, from `new_recovery_key`.
+        options: What else is chosen.
         store: Used in place of the address.
         clock: Times repeats.
 
@@ -147,34 +166,37 @@ def create_repository(
     """
     # Loaded here, with the probe's threads: only who makes a repository needs it.
     from pvback.repository.founding import (  # noqa: PLC0415
+        find_conditions,
         find_free_place,
         found_repository,
-        require_conditions,
     )
 
+    chosen = options or InitOptions()
     password = load_password(config)
     if password is None:
         raise UsageError("a repository needs a password", hint="use `--password-file` or set PVBACK_PASSWORD")
     address = config.require_repository()
     where = str(address)
-    chunker = _plan_chunker(chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
+    chunker = _plan_chunker(chosen.chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
     used_clock = clock or SystemClock()
-    inner = _wrap(config, store or _open(config, make=True), clock=used_clock).store
+    chain = _wrap(config, store or _open(config, make=True), clock=used_clock)
+    inner = chain.store
     with contextlib.closing(inner):
         folder = address.path if isinstance(address, LocalAddress) and store is None else None
         left_over = find_free_place(inner, where, folder=folder)
-        require_conditions(inner, clock=used_clock)
+        if not find_conditions(inner, clock=used_clock, is_needed=not chosen.may_be_unconditional):
+            inner = _without_conditions(config, chain, clock=used_clock).store
         argon2 = (limits.ARGON2_MEMORY_KIB, limits.ARGON2_PASSES, limits.ARGON2_LANES)
         made = datapath.create_keys(
-            label,
+            chosen.label,
             chunker=chunker,
             passphrase=password.reveal().encode(),
             argon2=argon2,
             is_conditional=inner.capabilities.can_create and inner.capabilities.can_swap,
         )
         key_object = made.key_object
-        if recovery_key is not None:
-            secret = recovery_key.reveal().encode()
+        if chosen.recovery_key is not None:
+            secret = chosen.recovery_key.reveal().encode()
             key_object = made.keyring.add_slot(key_object, "passphrase", secret, argon2)
         first = {made.key_name: key_object, copy_key(made.key_name): key_object}
         for scope, _ in made.keyring.scopes():
@@ -211,6 +233,11 @@ def open_repository_access(
     used = chain.store
     try:
         found = read_config(used)
+        warnings = list(found.warnings)
+        if not found.facts.is_conditional:
+            chain = _without_conditions(config, chain, clock=clock)
+            used = chain.store
+            warnings.append(UNCONDITIONAL_WARNING)
         if is_writer:
             check_writable(found.facts)
         unlocked = unlock(config, found, store=used)
@@ -230,7 +257,7 @@ def open_repository_access(
         objects=ScopeObjects(used, keyring, layout),
         clock=clock or SystemClock(),
         config_object=found.data,
-        warnings=[*found.warnings, *unlocked.warnings],
+        warnings=[*warnings, *unlocked.warnings],
     )
 
 
@@ -247,6 +274,10 @@ def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> StoreCh
         retry_seconds=config.s3.retry_seconds,
         clock=clock,
     )
+
+
+def _without_conditions(config: Config, chain: StoreChain, *, clock: Clock | None) -> StoreChain:
+    return without_conditions(chain, retry_seconds=config.s3.retry_seconds, clock=clock)
 
 
 def _refuse_useless_key(keyring: "Keyring", scope: str) -> None:

@@ -8,6 +8,7 @@ session: `SessionFencedError`, and the caller starts over.
 """
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from pvback import datapath, limits
@@ -24,7 +25,7 @@ from pvback.repository.registers import (
     swap_register,
 )
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.timing import is_timed
+from pvback.repository.timing import View, is_timed
 from pvback.runtime import Clock
 
 __all__ = ["WriterSession"]
@@ -43,7 +44,8 @@ class WriterSession:
         self._objects = objects
         self._clock = clock
         self._lock = threading.RLock()
-        self._state, self._stored = _start(objects, source, clock=clock)
+        self._is_timed = is_timed(objects)
+        self._state, self._stored, self._view = _start(objects, source, clock=clock)
         self._polled = clock.monotonic()
         self._checkpoints = 0
 
@@ -77,13 +79,16 @@ class WriterSession:
         if now - self._polled < limits.GENERATION_POLL_SECONDS:
             return
         self._polled = now
+        view = View.begin(self._clock)
         state = read_gc_state(self._objects)
         if not state.is_register_valid(self.register.name):
             raise self._fenced()
-        if state.n > self.register.ack:
-            self._acknowledge(state, control)
+        if state.n <= self.register.ack or self._acknowledge(state, control):
+            # Only such a view is one that a commit may rest on.
+            self._view = view
 
-    def _acknowledge(self, state: GcState, control: JobControl) -> None:
+    def _acknowledge(self, state: GcState, control: JobControl) -> bool:
+        """Whether the register says that this session has taken note of `state`."""
         view = list_index(self._objects, state, is_writer=True)
         # The job answers when no run is in flight and everything it uses is in trusted copies or named here.
         # From then on it holds runs back until it is told that the register says so.
@@ -92,14 +97,16 @@ class WriterSession:
         )
         if answer is None:
             # The job has ended: what is left is the commit, which needs no acknowledgement.
-            return
+            return False
         keep = {str(pack) for pack in answer["keep"]}
         with self._lock:
             # What an earlier generation kept stays named: that prune may still be under way.
             kept = tuple(sorted(keep | set(self._stored.register.keep)))
-            self._swap(replace(self._stored.register, ack=state.n, keep=kept))
+            acknowledged = replace(self._stored.register, ack=state.n, keep=kept)
+            self._swap(acknowledged, before=self._require_close_view)
             self._state = state
         control.command("acknowledged", {"gen": state.n})
+        return True
 
     def checkpoint(
         self, tree: FinishedTree, details: RecordDetails, *, place: tuple[int, str | None]
@@ -121,8 +128,6 @@ class WriterSession:
         happened.
         """
         with self._lock:
-            if is_timed(self._objects):
-                self._require_recent_view()
             named, twin = self._write_record(record_name(self.snapshot), tree, details, place)
             self._swap(
                 replace(
@@ -133,17 +138,24 @@ class WriterSession:
                     refs=tree.refs,
                     runs=tree.runs,
                     twin=twin,
-                )
+                ),
+                before=self._require_recent_view,
             )
             self._require_validity()
             return self._stored.register
 
     def _require_recent_view(self) -> None:
         """Without conditional writes a commit is only as good as the view that it rests on is young."""
-        if self._clock.monotonic() - self._polled > limits.TIMED_VIEW_SECONDS:
-            self._polled = self._clock.monotonic()
+        while self._is_timed and self._view.age(self._clock) > limits.TIMED_VIEW_SECONDS:
+            view = View.begin(self._clock)
             if read_gc_state(self._objects).n > self._stored.register.ack:
                 raise self._fenced()
+            self._view = view
+
+    def _require_close_view(self) -> None:
+        """Without conditional writes nobody takes note of a generation for which prune may have given up."""
+        if self._is_timed and self._view.age(self._clock) > limits.TIMED_ACK_SECONDS:
+            raise self._fenced()
 
     def _require_validity(self) -> None:
         """Nothing is reported as saved before the register is seen to count.
@@ -165,12 +177,12 @@ class WriterSession:
         data = seal_record(self._objects, name, source=source, place=place, tree=tree, details=details)
         return self._objects.create_own(name, data=data, clock=self._clock), data
 
-    def _swap(self, new: Register) -> None:
-        self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock)
+    def _swap(self, new: Register, *, before: Callable[[], None] | None = None) -> None:
+        self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock, before=before)
 
 
-def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState, StoredRegister]:
-    """Create a register of the generation that is current before and after."""
+def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState, StoredRegister, View]:
+    """Create a register of the generation that is current before and after; and when the latter was read."""
     for _ in range(limits.SESSION_START_COUNT_MAX):
         before = read_gc_state(objects)
         stored = create_register(
@@ -183,13 +195,15 @@ def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState
                 ack=before.n,
                 started=clock.now(),
             ),
+            clock=clock,
         )
         if stored is None:
             continue
+        view = View.begin(clock)
         after = read_gc_state(objects)
         if after.n == before.n:
             # The later one: packs may have been condemned, or doomed, between the two.
-            return after, stored
+            return after, stored, view
     raise StorageError(
         "prune moved on each time that a session was begun", key=objects.layout.key("gc/state")
     )

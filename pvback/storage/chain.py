@@ -5,7 +5,7 @@ what failed is asked again. So the meter sees each attempt and each second quest
 hedged read is one attempt for the retries.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pvback import limits
@@ -15,11 +15,12 @@ from pvback.storage.base import ObjectStore
 from pvback.storage.metered import MeteredStore
 from pvback.storage.paced import PacedStore
 from pvback.storage.retry import RetryingStore
+from pvback.storage.unconditional import UnconditionalStore
 
 if TYPE_CHECKING:
     from pvback.storage.hedged import HedgedStore
 
-__all__ = ["StoreChain", "chain_stores"]
+__all__ = ["StoreChain", "chain_stores", "without_conditions"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,14 @@ class StoreChain:
             sent_bytes=counted.sent_bytes,
             received_bytes=counted.received_bytes,
         )
+
+
+def without_conditions(
+    chain: StoreChain, *, retry_seconds: float = limits.RETRY_DEADLINE_SECONDS, clock: Clock | None = None
+) -> StoreChain:
+    """The same chain for a store that ignores conditions: each look and each write is one attempt."""
+    inner = UnconditionalStore(chain.hedged or chain.meter)
+    return replace(chain, store=RetryingStore(inner, clock=clock, deadline_seconds=retry_seconds))
 
 
 def chain_stores(

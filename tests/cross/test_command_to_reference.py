@@ -1,13 +1,23 @@
 """What the public API stores in a directory, the reference reader restores: the whole way."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
 import pvback
+from pvback.config import Config, Secret
+from pvback.model import LocalAddress
+from pvback.ops.backup import backup
+from pvback.ops.sources import path_source
 from pvback.reference import DirectoryStore, Passphrase, Repository, restore, verify
+from pvback.reference import config as reference_config
 from pvback.reference.__main__ import main
+from pvback.reference.errors import UnsupportedError
+from pvback.repository.repository import InitOptions, create_repository, open_repository_access
+from pvback.storage.faulty import FaultRates, FaultyStore
+from pvback.storage.local import LocalStore
 from tests.support.tree_facts import TreeFacts, differences
 
 PASSWORD = "correct horse"
@@ -55,3 +65,24 @@ def test_the_command_line_of_the_reader(
     assert main([str(address), "--rebuild-index", "verify"]) == 0
     assert main([str(address), "restore", "latest", str(tmp_path / "target")]) == 0
     assert differences(TreeFacts(source), TreeFacts(tmp_path / "target")) == []
+
+
+def test_a_store_without_conditions(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = tmp_path / "repository"
+    address.mkdir()
+    store = FaultyStore(LocalStore(address), seed=1, rates=FaultRates(unconditional=1.0))
+    config = Config(repository=LocalAddress(address), password=Secret(PASSWORD), cache_dir=None)
+    create_repository(config, options=InitOptions(may_be_unconditional=True), store=store)
+    line = json.loads((address / "config").read_bytes().split(b"\n")[0])
+    assert (line["features"], line["store"]) == (["timed-commits"], {"conditional": False})
+    access = open_repository_access(config, store=store, is_writer=True)
+    backup(access, path_source(source))
+    access.close()
+    repository = Repository.open(DirectoryStore(address), Passphrase(PASSWORD))
+    assert verify(repository).findings == []
+    assert restore(repository, repository.snapshots()[0], str(tmp_path / "target")).is_complete
+    assert differences(TreeFacts(source), TreeFacts(tmp_path / "target")) == []
+    # Whoever does not know what it takes to write here must not do so.
+    monkeypatch.setattr(reference_config, "FEATURES", frozenset())
+    with pytest.raises(UnsupportedError, match="timed-commits"):
+        Repository.open(DirectoryStore(address), Passphrase(PASSWORD))

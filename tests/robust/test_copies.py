@@ -127,11 +127,11 @@ def test_what_config_says_of_the_store(world: World) -> None:
 def test_a_feature_that_is_not_known_is_refused(world: World) -> None:
     """By every reader, whatever else the config says and whoever has signed it."""
     path = world.repository / "config"
-    path.write_bytes(path.read_bytes().replace(b'"features":[]', b'"features":["timed-commits"]'))
+    path.write_bytes(path.read_bytes().replace(b'"features":[]', b'"features":["folded-time"]'))
     (world.repository / "copies/config").write_bytes(path.read_bytes())
     for words in (("snapshots",), ("check",), ("key", "list"), ("key", "repair")):
         done = world.run(*words).ended(13)
-        assert "timed-commits" in done.err
+        assert "folded-time" in done.err
     assert world.key_file is not None
-    with pytest.raises(UnsupportedError, match="timed-commits"):
+    with pytest.raises(UnsupportedError, match="folded-time"):
         Repository.open(DirectoryStore(world.repository), PrivateKey(world.key_file.read_bytes()))

@@ -30,7 +30,9 @@ class Rates:
     late: float = 0.02
     """No answer; it happens at any later time, or never."""
     doubled: float = 0.02
-    """It happens, and happens again at any later time."""
+    """It happens, and happens again at any later time. Without conditions no answer comes then to what is
+    written over something: what was answered has had its effect.
+    """
     list_lag_seconds: float = 0.0
     """How long a list may miss a write or a delete, or still show the old."""
     can_condition: bool = True
@@ -273,6 +275,8 @@ class ClientStore:
             self._world.note(f"  late {kind} {key} of {self._process.name} {what}")
 
         self._world.pause(in_flight=arrive)
+        if self._world.current is not None:
+            self._world.current.looked = None
         self._bucket.requests[kind] += 1
         rates, point = self._bucket.rates, self._world.random.random()
         if point < rates.refused:
@@ -290,6 +294,8 @@ class ClientStore:
         point -= rates.conflict
         again = arrive if point < rates.doubled else None
         is_lost = rates.doubled <= point < rates.doubled + rates.lost
+        if again is not None and not rates.can_condition:
+            is_lost = "/snapshots/" in key or key.endswith("/gc/state")
         return self._apply(kind, key, act, again, is_lost=is_lost)
 
     def _apply(

@@ -8,18 +8,21 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 
-from pvback import datapath
+from pvback import datapath, limits
 from pvback.errors import ObjectNotFound, SessionFencedError
-from pvback.repository import barrier, forget, gcstate, merging, prune, registers, session
+from pvback.repository import barrier, forget, gcstate, merging, prune, registers, session, timing
 from pvback.repository.barrier import Registers, read_registers
 from pvback.repository.gcstate import GcState, IndexView
 from pvback.repository.registers import RegisterState
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.sweep import list_packs
+from pvback.repository.timing import View
 from pvback.storage.base import ObjectInfo, ReadBuffer
 from pvback.storage.wrap import Request, WrappedStore
 from tests.simulation import work, writer
@@ -298,8 +301,10 @@ def no_second_look(patch: Patch) -> None:
             ack=state.n,
             started=clock.now(),
         )
-        stored = registers.create_register(objects, register)
-        return (state, stored) if stored is not None else start(objects, source, clock=clock)
+        stored = registers.create_register(objects, register, clock=clock)
+        if stored is None:
+            return start(objects, source, clock=clock)
+        return state, stored, View.begin(clock)
 
     patch.setattr(session, "_start", start)
 
@@ -387,6 +392,94 @@ def merge_drops_condemned(patch: Patch) -> None:
 def merged_name_sorts_anywhere(patch: Patch) -> None:
     """The output may come before its inputs in a list that is read in pages."""
     patch.setattr(work.ModelIndexWork, "_suffix", lambda self, _generation, _after: self._random_id())
+
+
+# --- without conditions
+
+
+_HARSH = Rates(can_condition=False, late=0.08, lost=0.04, doubled=0.06)
+_BUSY: dict[str, Any] = {"forgetters": 0, "readers": 0, "pauses": (0.0, 0.0, 3600.0)}
+_SESSIONS: dict[str, Any] = {"writers": 3, "prunes": 14, "forgetters": 0, "readers": 0}
+
+
+@canary("timed", seeds_max=600)
+def timed_prune_without_waits(patch: Patch) -> None:
+    """A prune goes on at once, whatever has been written just now."""
+    patch.setattr(prune, "may_go_on", lambda _objects, _now: None)
+    patch.setattr(prune, "WAIT", timedelta(0))
+
+
+@canary("timed", rates=_HARSH, writers=3)
+def condemned_without_a_wait(patch: Patch) -> None:
+    """Sessions are fenced as soon as a generation is published."""
+    patch.setattr(prune, "may_go_on", _waiting_when(is_condemning=False))
+
+
+@canary("timed", seeds_max=600, rates=Rates(can_condition=False, doubled=0.25), **_BUSY)
+def next_cycle_without_a_wait(patch: Patch) -> None:
+    """A cycle begins while the end of the last one may still land."""
+    patch.setattr(prune, "may_go_on", _waiting_when(is_condemning=True))
+
+
+@canary("timed", seeds_max=800, **_SESSIONS)
+def fenced_without_a_wait(patch: Patch) -> None:
+    """The dead are named as soon as sessions are fenced, and sessions take note however late."""
+    patch.setattr(Registers, "newest_fence", lambda _self: None)
+    patch.setattr(session.WriterSession, "_require_close_view", lambda _self: None)
+
+
+@canary("timed", seeds_max=400, rates=_HARSH, **_BUSY)
+def swap_without_an_announcement(patch: Patch) -> None:
+    """A prune that was given no answer leaves no word of what it has asked for."""
+    patch.setattr(timing.Announcement, "renew", lambda _self: None)
+    _swap_once(patch)
+
+
+@canary("timed", seeds_max=400, **_SESSIONS)
+def saved_by_an_old_view(patch: Patch) -> None:
+    """A snapshot is committed by a view of any age, and reported without a second look."""
+    patch.setattr(session.WriterSession, "_require_recent_view", lambda _self: None)
+    patch.setattr(session.WriterSession, "_require_validity", lambda _self: None)
+
+
+@canary("timed", seeds_max=1200, rates=Rates(can_condition=False).quiet(), **_SESSIONS)
+def commit_by_an_old_view(patch: Patch) -> None:
+    """A snapshot is committed by a view of any age."""
+    patch.setattr(session.WriterSession, "_require_recent_view", lambda _self: None)
+
+
+@canary("timed", rates=_HARSH, forgetters=0, readers=0)
+def written_over_what_may_land(patch: Patch) -> None:
+    """A register is written while an earlier request to write it has had no answer."""
+    patch.setattr(registers, "_let_land", lambda _old, _clock: None)
+
+
+@canary("timed", seeds_max=400, pruners=2)
+def two_prunes_without_conditions(_patch: Patch) -> None:
+    """What `--alone` vouches for is not true."""
+
+
+@canary("timed", seeds_max=200, rates=_HARSH, forgetters=4, forgets=5, prunes=14, readers=0)
+def undelete_at_any_time(patch: Patch) -> None:
+    """A snapshot is brought back after its grace, or while a request to forget it is under way."""
+    patch.setattr(forget, "_require_undeletable", lambda *_args, **_options: lambda: None)
+
+
+def _waiting_when(*, is_condemning: bool) -> Callable[..., Any]:
+    real = timing.may_go_on
+
+    def may_go_on(objects: ScopeObjects, now: Any) -> Any:
+        is_so = gcstate.read_gc_state(objects).is_condemning == is_condemning
+        return real(objects, now) if is_so else None
+
+    return may_go_on
+
+
+def _swap_once(patch: Patch) -> None:
+    """A swap of `gc/state` is given up at its first missing answer."""
+    known = {name: value for name, value in vars(limits).items() if name.isupper()}
+    once = SimpleNamespace(**{**known, "RETRY_COUNT_MAX": 0, "GC_LIST_COUNT_MAX": 6})
+    patch.setattr(gcstate, "limits", once)
 
 
 def _change_merge(

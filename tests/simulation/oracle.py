@@ -24,6 +24,8 @@ _NEXT = {
     "DEAD": ("DEAD",),
     "FENCED": ("FENCED",),
 }
+_NEXT_TIMED = _NEXT | {"FENCED": ("FENCED", "OPEN", "COMMITTED")}
+"""Without conditions a session may write over its fence; then it is looked at again, after a wait."""
 _LISTS = ("condemned", "known", "dead", "base", "roster")
 
 
@@ -38,13 +40,17 @@ class _State:
 class Oracle:
     """Follows a bucket; the first violation is in `failure`."""
 
-    def __init__(self, bucket: Bucket, ledger: Ledger, *, prefix: str, grace_seconds: float) -> None:
+    def __init__(
+        self, bucket: Bucket, ledger: Ledger, *, prefix: str, grace_seconds: float, is_timed: bool = False
+    ) -> None:
         self.failure: str | None = None
         self.check_count = 0
         self._bucket = bucket
         self._ledger = ledger
         self._prefix = prefix
         self._grace_seconds = grace_seconds
+        self._is_timed = is_timed
+        self._next = _NEXT_TIMED if is_timed else _NEXT
         self._packs: dict[str, list[tuple[str, int]]] = {}
         self._runs: dict[str, list[tuple[str, str, int, int]]] = {}
         self._refs: dict[str, list[str]] = {}
@@ -53,6 +59,7 @@ class Oracle:
         """The newest state of each register that ever was, and when it was written."""
         self._contents: dict[str, bytes] = {}
         self._state: _State | None = None
+        self._nonce = ""
         bucket.on_change = self.changed
 
     # --- following
@@ -105,7 +112,7 @@ class Oracle:
         state = body["state"]
         if name in self._last and self._is_valid(name, "roster"):
             before, since = self._last[name]
-            if state not in _NEXT[before]:
+            if state not in self._next[before]:
                 self._fail(f"M: register {name} goes from {before} to {state}")
             if before == "FORGOTTEN" and state == "DEAD" and seconds < since + self._grace_seconds:
                 self._fail(f"register {name} dies within its grace")
@@ -119,7 +126,8 @@ class Oracle:
         lists = {field: self._list(body[field]) for field in _LISTS}
         new, old = _State(body["n"], body["floor"], body["phase"], lists), self._state
         self._state = new
-        if old is None:
+        is_again, self._nonce = body["nonce"] == self._nonce, body["nonce"]
+        if old is None or (is_again and new == old and self._is_timed):
             return
         step = (old.phase, new.phase, new.n - old.n)
         if step not in {("IDLE", "CONDEMNED", 1), ("CONDEMNED", "IDLE", 0), ("IDLE", "IDLE", 0)}:
@@ -225,7 +233,7 @@ class Oracle:
         assert self._state is not None, "there was one from the beginning"
         generation, what, _ = rest.split("-", 2)
         ahead = int(generation, 16) - self._state.n
-        return ahead == 1 or (ahead == 0 and what in ("marks", "clock"))
+        return ahead == 1 or (ahead == 0 and what in ("marks", "clock", "swap"))
 
     def _expected(self) -> tuple[set[str], set[str]]:
         expected, needed = {"gc/state"}, set()

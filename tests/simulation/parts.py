@@ -18,7 +18,7 @@ import pytest
 
 from pvback import datapath, limits
 from pvback.errors import DamagedError
-from pvback.repository import prune, session
+from pvback.repository import prune, reading_each, session
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.index_work import Usage
 from pvback.repository.layout import ObjectType, ScopeLayout
@@ -114,6 +114,8 @@ def installed(world: World) -> Iterator[None]:
         patch.setattr(datapath, "SystemClock", lambda: _CurrentClock(world))
         patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
         patch.setattr(prune, "plan_prune", _make_plan(world))
+        # Threads of their own would run beside the scheduler.
+        patch.setattr(reading_each, "_ONE_BY_ONE_COUNT_MAX", 1_000_000)
         patch.setattr(session, "threading", SimpleNamespace(RLock=lambda: Lock(world), Lock=threading.Lock))
         yield
 

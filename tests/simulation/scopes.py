@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass, field
 
+from pvback import limits
 from tests.simulation.bucket import Rates
 
 __all__ = ["SCOPES", "Scope"]
+
+_DAY = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,15 @@ class Scope:
     grace_seconds: float = 3000.0
     condemn_share_max: float = 0.6
     repack_share_max: float = 0.5
+    pauses: tuple[float, ...] = (0.0, 60.0, 600.0)
+    """How long a pruner sleeps before each run; on a store without conditions, a writer too."""
+    looks: tuple[float, ...] = (0.0, 60.0, 400.0)
+    """How long forgetters and readers sleep before each step."""
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether conditions are not kept, so that waiting decides."""
+        return not self.rates.can_condition
 
 
 SCOPES = (
@@ -52,4 +64,16 @@ SCOPES = (
     ),
     Scope(name="lag", rates=Rates(list_lag_seconds=120.0), kill_rate=0.002),
     Scope(name="long", writers=1, backups=2, pruners=2, prunes=4, chunks_max=12, chunk_universe=10),
+    Scope(
+        name="timed",
+        rates=Rates(can_condition=False),
+        kill_rate=0.002,
+        backups=3,
+        prunes=8,
+        forgets=3,
+        restores=3,
+        grace_seconds=limits.FORGET_GRACE_SECONDS,
+        pauses=(0.0, 3600.0, _DAY, 4 * _DAY),
+        looks=(0.0, 60.0, 3600.0, _DAY, 7.5 * _DAY, 9 * _DAY),
+    ),
 )

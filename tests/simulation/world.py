@@ -32,13 +32,15 @@ class StuckError(Exception):
 class Task:
     """One thread of a process."""
 
-    __slots__ = ("error", "flow", "has_ended", "in_flight", "is_ready", "name", "process", "wake")
+    __slots__ = ("error", "flow", "has_ended", "in_flight", "is_ready", "looked", "name", "process", "wake")
 
     def __init__(self, process: "Process", name: str) -> None:
         self.process = process
         self.name = name
         self.flow: greenlet
         self.wake: float | None = None
+        self.looked: float | None = None
+        """When it read a clock last, if it has neither slept nor written since."""
         self.is_ready: Callable[[], bool] | None = None
         self.in_flight: Callable[[], None] | None = None
         """What the store would do with the request under way, should it arrive after all."""
@@ -66,8 +68,15 @@ class Process:
         return START + timedelta(seconds=self.world.now)
 
     def monotonic(self) -> float:
-        """See `pvback.runtime.Clock`."""
+        """See `pvback.runtime.Clock`. What is decided by it is sent within a bounded time, or never."""
+        if self.world.current is not None:
+            self.world.current.looked = self.world.now
         return self.world.now
+
+    @property
+    def timer(self) -> "Timer":
+        """The same clock for whoever decides nothing by it that others rely on."""
+        return Timer(self)
 
     def sleep(self, seconds: float, cancel: Cancel | None = None) -> None:
         """See `pvback.runtime.Clock`."""
@@ -84,6 +93,19 @@ class Process:
         self.world.pause(is_ready=lambda: task.has_ended)
         if task.error is not None:
             raise task.error
+
+
+class Timer:
+    """See `Process.timer`."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.now = process.now
+        self.sleep = process.sleep
+
+    def monotonic(self) -> float:
+        """See `pvback.runtime.Clock`."""
+        return self._process.world.now
 
 
 class ProcessRandom:
@@ -123,6 +145,9 @@ class World:
         """Requests that nobody waits for any longer, with the time by which they land or never do."""
         self.land_seconds_max: float | None = None
         """Tz of a store without conditions; None: they may land at any time."""
+        self.send_seconds_max: float | None = None
+        """Tp: how long a task may stand still between a look at its clock and what it writes; None: for ever.
+        """
         self.is_over: Callable[[], bool] = lambda: False
         """Whether the run is to be broken off."""
         self.on_killed: Callable[[Process], None] = lambda _process: None
@@ -181,6 +206,8 @@ class World:
         if task.process.is_dead:
             raise Killed
         task.wake, task.is_ready, task.in_flight = wake, is_ready, in_flight
+        if wake is not None:
+            task.looked = None
         self._hub.switch()
         task.in_flight = None
         if task.process.is_dead:
@@ -252,16 +279,29 @@ class World:
         ready += [task for task in self.tasks if task.is_ready is not None and task.wake is not None]
         if not ready:
             raise StuckError(f"all wait: {[task.name for task in self.tasks]}")
-        weights = [
-            task.process.weight * (0.2 if task.wake is not None and task.wake > self.now else 1.0)
-            for task in ready
-        ]
+        if self.send_seconds_max is not None:
+            ready = self._in_time(ready, self.send_seconds_max)
+        weights = [task.process.weight * self._eagerness(task) for task in ready]
         point = self.random.random() * sum(weights)
         for task, weight in zip(ready, weights, strict=True):
             point -= weight
             if point < 0:
                 return task
         return ready[-1]
+
+    def _in_time(self, ready: list[Task], seconds: float) -> list[Task]:
+        """Those with whom time does not go on beyond what one that has looked at its clock may take."""
+        limit = min((task.looked + seconds for task in ready if task.looked is not None), default=None)
+        if limit is None:
+            return ready
+        return [task for task in ready if task.looked is not None or (task.wake or 0.0) <= limit]
+
+    def _eagerness(self, task: Task) -> float:
+        """Sleepers are woken less, so that others get somewhere; those with days to go much less."""
+        left = 0.0 if task.wake is None else task.wake - self.now
+        if left <= 0:
+            return 1.0
+        return 0.2 if self.send_seconds_max is None else 0.2 * min(1.0, 20_000 / left)
 
     def _resume(self, task: Task) -> None:
         is_event = task.is_ready is not None and task.is_ready()

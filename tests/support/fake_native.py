@@ -66,7 +66,7 @@ class Keyring:
             "format": 1,
             "min_reader": 1,
             "min_writer": 1,
-            "features": [],
+            "features": [] if conditional else ["timed-commits"],
             "repository": random_id(),
             "serial": 1,
             "chunker": json.loads(chunker_json),

@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from pvback.config import Config, Secret
-from pvback.errors import ConflictError
+from pvback.errors import ConflictError, StorageError
 from pvback.model import LocalAddress
 from pvback.repository.founding import find_free_place
-from pvback.repository.repository import create_repository, open_repository_access
+from pvback.repository.repository import (
+    UNCONDITIONAL_WARNING,
+    InitOptions,
+    create_repository,
+    open_repository_access,
+)
+from pvback.repository.timing import is_timed
 from pvback.runtime import ManualClock
 from pvback.storage.base import ObjectStore
 from pvback.storage.faulty import FaultRates, FaultyStore
@@ -114,3 +120,30 @@ def test_files_that_are_no_keys_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "a b").touch()
     with pytest.raises(ConflictError, match="not empty"):
         find_free_place(store, "here", folder=tmp_path)
+
+
+def careless() -> FaultyStore:
+    """A store that takes conditions and ignores them."""
+    return FaultyStore(MemoryStore(), seed=1, rates=FaultRates(unconditional=1.0))
+
+
+def test_a_store_that_ignores_conditions_is_refused_unless_it_is_asked_for() -> None:
+    with pytest.raises(StorageError, match="ignores conditions") as caught:
+        create_repository(CONFIG, store=careless())
+    assert "--allow-unconditional" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("make", [careless, MemoryStore])
+def test_what_init_finds_is_written_down_and_worked_by(
+    native: SimpleNamespace, make: Callable[[], ObjectStore]
+) -> None:
+    store = make()
+    is_conditional = isinstance(store, MemoryStore)
+    facts = create_repository(CONFIG, options=InitOptions(may_be_unconditional=True), store=store)
+    assert facts.is_conditional == is_conditional, "a store that keeps them is used as usual"
+    assert facts.features == (() if is_conditional else ("timed-commits",))
+    access = open_repository_access(CONFIG, store=store, clock=ManualClock())
+    assert is_timed(access.objects) != is_conditional
+    assert (UNCONDITIONAL_WARNING in access.warnings) != is_conditional
+    assert access.usage().request_count > 0, "what was asked before it was known counts, too"
+    access.close()

@@ -24,7 +24,9 @@ pub const READER_VERSION: u32 = 1;
 /// The greatest `min_writer` that this program satisfies.
 pub const WRITER_VERSION: u32 = 1;
 /// Features that this program knows.
-pub const FEATURES: &[&str] = &[];
+pub const FEATURES: &[&str] = &[TIMED_COMMITS];
+/// The store keeps no conditions on writes: who commits or prunes has to wait instead.
+const TIMED_COMMITS: &str = "timed-commits";
 /// The chunker that this program knows.
 pub const CHUNKER_ALGORITHM: &str = "argmin32";
 
@@ -164,12 +166,14 @@ impl Config {
         chunker: ChunkerParams,
         store: Option<StoreFacts>,
     ) -> Self {
+        let is_conditional = store.as_ref().is_none_or(|store| store.conditional);
+        let features = if is_conditional { Vec::new() } else { vec![TIMED_COMMITS.to_owned()] };
         let line = Line {
             pvback: "config".to_owned(),
             format: FORMAT,
             min_reader: READER_VERSION,
             min_writer: WRITER_VERSION,
-            features: Vec::new(),
+            features,
             repository,
             owner_vk: Base64Array(*owner.as_bytes()),
             chunker,
