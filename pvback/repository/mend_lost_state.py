@@ -29,9 +29,9 @@ from pvback.repository.gcstate import GcState, IndexView, Marks, found_gc_state,
 from pvback.repository.index_work import RepairWork, Usage
 from pvback.repository.layout import GC_STATE_NAME, Area, split_generation
 from pvback.repository.mend_state import settle
+from pvback.repository.reading_each import read_each
 from pvback.repository.registers import Register, RegisterState, change_register, read_register
 from pvback.repository.sealed import Named, ScopeObjects
-from pvback.repository.snapshots import read_each
 from pvback.repository.sweep import list_packs
 from pvback.runtime import Cancel, Clock
 

@@ -51,8 +51,8 @@ def sweep(
 ) -> Swept:
     """Remove dead packs, void runs and registers, what only void or ended registers name, unnamed lists.
 
-    A register that has ended stays until it is void: its create may land a second time, with the same etag, and
-    a session that somebody else has fenced would go on (docs/adr/0011).
+    A register that has ended stays until it is void: its create may land a second time, with the same etag,
+    and a session that somebody else has fenced would go on (docs/adr/0011).
 
     `stored` is IDLE; `registers` were read under it or under the version before it. `settle` returns when a
     list shows everything that was written before it was called; `now` is the store's time. What the store
