@@ -175,7 +175,15 @@ def judge(sound: Sound, world: World, command: str, done: Done, place: Path, cas
         names = ("snapshot_count", "source_bytes", "trees")
         assert [done.json()[name] for name in names] == [sound.said[command].json()[name] for name in names]
     elif done.code == 0 and not command.startswith("check"):
-        assert done.out == sound.said[command].out
+        said = sound.said[command].out
+        if case == "records delete":
+            # The time of a snapshot whose record is gone is that of its register, a moment later.
+            assert _TIME.sub(b"", done.out) == _TIME.sub(b"", said)
+        else:
+            assert done.out == said
+
+
+_TIME = re.compile(rb"\d{4}-\d\d-\d\dT[0-9:.]+Z?")
 
 
 def is_unseen(case: str, command: str) -> bool:
