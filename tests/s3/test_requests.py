@@ -1,0 +1,53 @@
+"""How many requests a command makes, whatever the number of snapshots."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.s3.conftest import new_address
+from tests.support.s3_servers import S3Server
+
+pytestmark = pytest.mark.timeout(300)  # a server starts within it
+
+REQUESTS_MAX = 20
+SNAPSHOT_COUNT = 12
+
+
+def test_an_unchanged_backup_beside_many_snapshots(sea: S3Server, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number in range(400):
+        folder = source / f"{number // 100}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number}").write_text(f"{number}\n" * 50)
+    environment = {
+        **os.environ,
+        **sea.environment,
+        "PVBACK_REPOSITORY": str(new_address(sea)),
+        "PVBACK_S3_ENDPOINT": sea.endpoint,
+        "PVBACK_PASSWORD": "correct horse",
+    }
+
+    def requests(*words: str, cache: str = "cache") -> int:
+        done = subprocess.run(
+            [sys.executable, "-m", "pvback", *words, "--json"],
+            env={**environment, "PVBACK_CACHE_DIR": str(tmp_path / cache)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        usage = json.loads(done.stdout).get("store", {})
+        return int(usage.get("request_count", 0))
+
+    requests("init")
+    found = [requests("backup", str(source)) for _ in range(SNAPSHOT_COUNT)]
+    print(f"one after the other: {found}")
+    assert 0 < found[-1] <= REQUESTS_MAX
+    beside_others = requests("backup", str(source), cache="first")
+    requests("prune")
+    after_prune = requests("backup", str(source), cache="second")
+    print(f"with an empty cache: {beside_others}, after a prune {after_prune}")
+    assert 0 < after_prune <= REQUESTS_MAX < beside_others
