@@ -221,7 +221,7 @@ def _flag_layer(flags: Mapping[str, object], *, prefix: str = "--") -> Layer:
     unknown = sorted(set(flags) - known)
     assert not unknown, f"not fields of Config: {unknown}"
     layer: Layer = {
-        name: (value, f"`{prefix}{name.replace('_', '-')}`")
+        name: (value, f"`{prefix}{name.removesuffix('_bytes').replace('_', '-')}`")
         for name, value in flags.items()
         if value is not None
     }

@@ -57,6 +57,7 @@ def test_json(run: Run, source: Path) -> None:
         "address",
         "scope",
         "recovery_key_file",
+        "warnings",
     }
     lines = good(run("backup", str(source), "--json", "--tag", "a=b")).stdout.splitlines()
     summary = json.loads(lines[-1])

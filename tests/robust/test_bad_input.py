@@ -231,7 +231,7 @@ def many_files(source: Path, rng: random.Random) -> None:
 def change_while_read(world: World, source: Path, change: str) -> Done:
     """Back up; when the first pack is stored, and all that fits is read, change what comes last."""
     plan = {"at": "create", "match": "/data/", "count": 1, "do": "wait"}
-    with world.start("backup", source, "--memory", "96M", plan=plan) as running:
+    with world.start("backup", source, "--memory", "152M", plan=plan) as running:
         running.wait_for_gate()
         for path in sorted(source.iterdir())[-20:]:
             if change == "vanish":
@@ -295,7 +295,7 @@ def test_one_large_file_that_changes_while_it_is_read(
             file.write(rng.randbytes(MIB))
     age(source)
     plan = {"at": "create", "match": "/data/", "count": 1, "do": "wait"}
-    with world.start("backup", source, "--memory", "96M", plan=plan) as running:
+    with world.start("backup", source, "--memory", "152M", plan=plan) as running:
         running.wait_for_gate()
         with (source / "large").open("r+b") as file:
             if change == "truncate":
@@ -444,7 +444,7 @@ def test_a_signal_ends_a_backup_with_a_checkpoint(
     plan = {"at": "create", "match": "/data/", "count": 3, "do": "wait", "until_asked": True}
     plan["pack_bytes"] = 4 * MIB
     # More than fits into its memory, and so slow that it cannot end between the checkpoint and its end.
-    words = ("backup", source, "--memory", "96M", "--limit-upload", "40M")
+    words = ("backup", source, "--memory", "152M", "--limit-upload", "40M")
     with world.start(*words, plan=plan) as running:
         running.wait_for_gate()
         running.process.send_signal(number)

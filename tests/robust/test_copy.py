@@ -374,7 +374,7 @@ def test_an_interrupted_copy_goes_on_inside_a_large_file(pair: Pair) -> None:
     os.utime(place, (1, 1))
     pair.backup(place)
     plan = {"at": "create", "match": "/data/", "count": 4, "do": "wait", "until_asked": True}
-    words = ("copy", "--memory", "96M", "--limit-upload", "40M")
+    words = ("copy", "--memory", "152M", "--limit-upload", "40M")
     with pair.target.start(*words, plan={**plan, "pack_bytes": PACK_BYTES}) as running:
         running.wait_for_gate()
         running.process.send_signal(signal.SIGINT)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from pvback import limits
 from pvback.config import load_config
 from pvback.ops.index_work import NativeIndexWork
 from pvback.repository.gcstate import GcState, list_index, load_gc_state, read_gc_state, swap_gc_state
@@ -457,7 +458,9 @@ def test_a_base_of_several_runs(tmp_path: Path) -> None:
     (tmp_path / "data/file").write_bytes(random.Random(3).randbytes(14_000_000))
     world.good("backup", tmp_path / "data")
     with opened(world) as access:
-        small = replace(access, config=replace(access.config, memory_bytes=1 << 20))
+        small = replace(
+            access, config=replace(access.config, memory_bytes=limits.INTERPRETER_BYTES + (1 << 20))
+        )
         seams = PruneSeams(work=NativeIndexWork(small), clock=SystemClock())
         run_prune(access.objects, seams, options=PruneOptions(is_forced=True))
     runs = objects_of(world, "index")

@@ -32,7 +32,7 @@ def interrupt(world: World, source: Path, *, packs: int) -> None:
     """SIGINT when so many packs are stored; there is more to read than memory holds."""
     plan = {"at": "create", "match": "/data/", "count": packs, "do": "wait", "until_asked": True}
     # The files were made just now, and only their ctime says so.
-    words = ("backup", source, "--memory", "96M", "--limit-upload", "60M", "--ignore-ctime")
+    words = ("backup", source, "--memory", "152M", "--limit-upload", "60M", "--ignore-ctime")
     with world.start(*words, plan={**plan, "pack_bytes": 4 * MIB}) as running:
         running.wait_for_gate()
         running.process.send_signal(signal.SIGINT)
