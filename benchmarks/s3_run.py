@@ -4,8 +4,9 @@ The server is SeaweedFS, started for each program with an empty disk. Over loopb
 the same corpus. Through the link of `link.py` (latency, a rate that all connections share, both printed) each
 backs up and restores many small files, and restores one large file that does not compress, which was backed
 up with nothing in the way. Shares of the link are bytes that crossed it by what it could have carried in that
-time, so that neither compression nor deduplication makes them look better; start-up counts. Restored trees
-are compared with their sources.
+time, so that neither compression nor deduplication makes them look better; start-up counts. Before a restore
+as much is written where it goes, and removed, so that nobody finds memory that others have not. Restored
+trees are compared with their sources.
 """
 
 from __future__ import annotations
@@ -104,6 +105,8 @@ class Race:
             "restore": [tool.restore(Restore(source=corpus.source, target=target))],
         }
         for step, parts in commands.items():
+            if step == "restore":
+                use_room(target, corpus.bytes)
             link.shape(is_slow and step in corpus.steps)
             done = self._step(tool, corpus, link, (step, parts))
             if done.error or step in corpus.steps:
@@ -141,6 +144,19 @@ class Race:
         said = f"{wall:8.2f} s, {done.link_share:.0%} of the link" if link.is_shaped else f"{wall:8.2f} s"
         print(f"{done.place:9} {corpus.name:7} {step:8} {tool.label:11} {said}", file=sys.stderr, flush=True)
         return done
+
+
+def use_room(folder: Path, size: int) -> None:
+    """Write so many bytes below `folder` and remove them, or the first to restore pays for fresh pages.
+
+    On a virtual machine whose memory comes from its host at first touch that is several seconds for 2 GiB.
+    """
+    block = random.Random(0).randbytes(MIB)
+    path = folder / "room"
+    with path.open("wb") as file:
+        for _ in range(-(-size // MIB)):
+            file.write(block)
+    path.unlink()
 
 
 def _blank(tool: Tool, corpus: Corpus, link: Link, step: str, *, error: str = "") -> Timing:
