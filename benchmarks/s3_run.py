@@ -81,7 +81,7 @@ class Race:
         for name, program in self._programs.items():
             home = self._work / f"{name}-{corpus.name}-{'link' if is_slow else 'loopback'}"
             (home / "server").mkdir(parents=True)
-            with seaweedfs(home / "server") as server, contextlib.ExitStack() as stack:
+            with seaweedfs(home / "server", volume_mib=1024) as server, contextlib.ExitStack() as stack:
                 make_bucket(server, "bucket")
                 address = server.endpoint.partition("://")[2]
                 link = stack.enter_context(self._link(address))

@@ -103,12 +103,13 @@ def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
 
 @contextlib.contextmanager
 def seaweedfs(
-    folder: Path, *, policies: Mapping[str, object] | None = None
+    folder: Path, *, policies: Mapping[str, object] | None = None, volume_mib: int = 64
 ) -> Generator[S3Server, None, None]:
     """SeaweedFS: conditional writes, versions, Object Lock, policies of identities.
 
     With `policies` (name -> document) each name is an identity that may do what its document allows and
-    nothing else: see `S3Server.others`. What is in `folder` from an earlier run is there again.
+    nothing else: see `S3Server.others`. What is in `folder` from an earlier run is there again. There is room
+    for 50 volumes of `volume_mib`.
     """
     ports = free_ports(8)
     server = _identity("seaweedfs", ports[0])
@@ -128,7 +129,12 @@ def seaweedfs(
     names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
     argv = [str(find_seaweedfs()), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
     argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer", f"-s3.config={settings}"]
-    argv += ["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.volumeSizeLimitMB=64", "-volume.max=50"]
+    argv += [
+        "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-master.volumeSizeLimitMB={volume_mib}",
+        "-volume.max=50",
+    ]
     argv += ["-master.telemetry=false", "-s3.iam=false"]
     argv += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
     with _running(argv, folder=folder, server=server):
