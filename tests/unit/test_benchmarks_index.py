@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from benchmarks.big_index import UNUSED_ONE_IN, Cost, build_maker, find_misses, 
 from benchmarks.tools import PASSWORD
 from pvback.ops.facade import open_repository
 from pvback.repository.layout import Area
-
-pytestmark = pytest.mark.skipif(shutil.which("cargo") is None, reason="cargo builds what makes the index")
 
 CHUNKS = 5_000
 

@@ -15,7 +15,6 @@ from pvback.repository.prune import PruneSeams, run_prune
 from pvback.repository.prune_plan import PruneOptions
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.registers import RegisterState
-from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, load_catalog
 from pvback.storage import ObjectInfo
 from pvback.storage.wrap import Request, WrappedStore
@@ -148,9 +147,7 @@ def test_a_gathered_object_that_is_lost_costs_requests(bench: ModelBench) -> Non
 def test_lists_that_lag_are_not_held_against_copies(bench: ModelBench, file: CopiesFile) -> None:
     load(bench, file)
     bench.clock.advance(120)
-    late: ScopeObjects = replace(
-        bench.objects, store=LateLists(Watched(bench), bench.clock, lag_seconds=60.0)
-    )
-    watched = late.store._inner  # type: ignore[attr-defined] # of the wrapper
+    watched = Watched(bench)
+    late = replace(bench.objects, store=LateLists(watched, bench.clock, lag_seconds=60.0))
     load_catalog(late, with_records=False, copies_file=file)
     assert len([key for key in watched.read_keys if "/snapshots/" in key]) == COUNT

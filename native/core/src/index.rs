@@ -296,7 +296,7 @@ fn does_not_count(error: &Error) -> bool {
 }
 
 impl View {
-    /// All of them, in order, several at a time: each takes up to four requests, one after the other.
+    /// All of them, in order, several at a time: each takes some requests, one after the other.
     fn load_all(
         scope: &Scope,
         wanted: &[(&RunName, bool)],
@@ -417,4 +417,25 @@ pub fn parse_names(names: &[String]) -> Result<HashSet<PackName>> {
             })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Condvar;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn loads_run_beside_each_other() {
+        let (here, changed) = (Mutex::new(0), Condvar::new());
+        let met = load_beside(4, || {
+            let mut count = lock(&here);
+            *count += 1;
+            changed.notify_all();
+            let wait = changed.wait_timeout_while(count, Duration::from_secs(30), |n| *n < 4);
+            vec![wait.is_ok_and(|(_, timeout)| !timeout.timed_out())]
+        });
+        assert_eq!(met, [true; 4], "all four were there at the same time");
+    }
 }
