@@ -85,15 +85,21 @@ impl Chunks {
     pub(super) fn get(&self, view: &View, id: &Id) -> Result<Chunk> {
         match self.shared.find(id, 0) {
             Found::Ready(chunk) => Ok(chunk),
-            Found::Flying(flight) => flight.wait(),
+            // Who failed may have looked by an older view, from before the index was loaded anew.
+            Found::Flying(flight) => flight.wait().or_else(|_| self.fetch(view, id)),
             Found::Ours(landing) => {
-                let mut opener = self.shared.take_opener()?;
-                let chunk = view.blobs.fetch(&mut opener, id, PackKind::Data).map(Arc::new);
-                self.shared.put_opener(opener);
+                let chunk = self.fetch(view, id);
                 landing.land(chunk.clone());
                 chunk
             }
         }
+    }
+
+    fn fetch(&self, view: &View, id: &Id) -> Result<Chunk> {
+        let mut opener = self.shared.take_opener()?;
+        let chunk = view.blobs.fetch(&mut opener, id, PackKind::Data).map(Arc::new);
+        self.shared.put_opener(opener);
+        chunk
     }
 
     /// Has these chunks read by the threads of [`Self::serve`], as far as there is room for that. `bytes`
