@@ -13,7 +13,7 @@ from pvback.errors import DamagedError, PvbackError, UsageError, WrongKeyError
 from pvback.repository.copies import read_key_objects
 from pvback.repository.key_commands import seal_with_command
 from pvback.repository.key_objects import add_command, config_facts, issue_key, remove_slot, unlock_secret
-from pvback.repository.layout import KEYS_PREFIX, key_object_key
+from pvback.repository.layout import COPIES_PREFIX, KEYS_PREFIX, copy_key, key_object_key
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.unlocking import used_slot
 
@@ -98,8 +98,24 @@ class NewWay:
 
 
 def list_keys(access: RepositoryAccess) -> list[KeyInfo]:
-    """All principals, by id; one whose object is damaged has a `problem`."""
-    return describe_keys(access, read_key_objects(access.store))
+    """All principals, by id; one whose object is damaged, or gone but for its copy, has a `problem`."""
+    firsts = read_key_objects(access.store)
+    found = describe_keys(access, firsts)
+    copies = {info.key for info in access.store.list_objects(copy_key(KEYS_PREFIX))}
+    for key in sorted(copies - {copy_key(one) for one, _ in firsts}):
+        name = _KEY_NAME.fullmatch(key.removeprefix(COPIES_PREFIX))
+        if name is not None:
+            is_current = name[1] == access.keyring.principal
+            gone = KeyInfo(
+                principal=name[1],
+                role=None,
+                label=None,
+                unlock=(),
+                is_current=is_current,
+                problem="its object is gone, and its copy is left",
+            )
+            found.append(gone)
+    return sorted(found, key=lambda one: one.principal)
 
 
 def describe_keys(access: RepositoryAccess, objects: Sequence[tuple[str, bytes]]) -> list[KeyInfo]:

@@ -321,6 +321,24 @@ def test_another_password_in_place_of_the_one_in_use(world: World, tmp_path: Pat
     world.good("key", "check")
 
 
+def test_the_list_tells_keys_that_are_exchanged_or_gone(world: World, tmp_path: Path) -> None:
+    world.good("key", "add", "--role", "writer", "--recipient", new_key(tmp_path / "writer"))
+    first, second = sorted(key for key in world.objects() if key.startswith("keys/"))
+    paths = world.objects()
+    before = {key: paths[key].read_bytes() for key in (first, second)}
+    paths[first].write_bytes(before[second])
+    paths[second].write_bytes(before[first])
+    done = world.run("key", "list").ended(20)
+    assert f"holds {second}" in done.err
+    assert f"holds {first}" in done.err
+    paths[first].write_bytes(before[first])
+    paths[second].unlink()
+    done = world.run("key", "list").ended(20)
+    name = second.removeprefix("keys/").removesuffix(".json")
+    assert f"{name}: its object is gone, and its copy is left" in done.err
+    assert name in done.text
+
+
 def test_who_may_change_keys(members: Members) -> None:
     for role in ("writer", "restorer", "maintainer"):
         for words in (("rotate",), ("repair",), ("remove", members.principal("owner"))):

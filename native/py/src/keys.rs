@@ -80,6 +80,10 @@ pub(crate) fn describe(
     };
     let one = |(name, bytes): &(String, Vec<u8>)| match KeyFile::parse(bytes) {
         Err(error) => serde_json::json!({ "name": name, "error": error.to_string() }),
+        // Whose it is stands in it, and the bundle is bound to that: under another name it is out of place.
+        Ok(file) if file.name() != *name => {
+            serde_json::json!({ "name": name, "error": format!("holds {}", file.name()) })
+        }
         Ok(file) => {
             let is_own = file.principal() == keyring.principal();
             let (known, problem) = match keyring.inspect(&file) {
