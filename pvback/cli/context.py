@@ -84,7 +84,9 @@ class Invocation:
         # Loaded here: help and mistakes need no repository.
         from pvback.repository.repository import open_repository_access  # noqa: PLC0415
 
-        access = open_repository_access(self.config(), scope=self.scope, is_writer=is_writer)
+        access = open_repository_access(
+            self.config(), scope=self.scope, is_writer=is_writer, is_used_at_once=True
+        )
         try:
             yield access
         finally:

@@ -191,7 +191,9 @@ class _Run:
             view = list_index(self._access.objects, self._state, is_writer=True)
             snapshot, generation = datapath.random_id(), self._state.n
         else:
-            self._session = WriterSession(self._access.objects, self._source_id, clock=self._clock)
+            self._session = WriterSession(
+                self._access.objects, self._source_id, clock=self._clock, state=self._state
+            )
             view = view_with_runs_merged(
                 self._access, self._session, progress=self._progress, cancel=self._cancel
             )

@@ -20,16 +20,17 @@ from pvback.errors import (
 )
 from pvback.model import LocalAddress, StoreUsage
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
-from pvback.repository.copies import Twins, read_config
+from pvback.repository.copies import Twins, read_config, read_key_objects
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import Head, HeadsFile, Memory
-from pvback.repository.layout import GC_STATE_NAME, ObjectType, ScopeLayout, copy_key
+from pvback.repository.layout import GC_STATE_NAME, KEYS_PREFIX, ObjectType, ScopeLayout, copy_key
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
-from pvback.repository.snapshots import Catalog, load_catalog
+from pvback.repository.snapshots import Catalog, first_questions, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
+from pvback.storage.ahead import AheadStore
 from pvback.storage.chain import StoreChain, chain_stores, without_conditions
 
 if TYPE_CHECKING:
@@ -215,6 +216,7 @@ def open_repository_access(
     *,
     scope: str | None = None,
     is_writer: bool = False,
+    is_used_at_once: bool = False,
     store: ObjectStore | None = None,
     clock: Clock | None = None,
 ) -> RepositoryAccess:
@@ -224,23 +226,33 @@ def open_repository_access(
         config: Address, and password or key file.
         scope: Label or id of the scope; None for `default`, or for the only one that the key opens.
         is_writer: Whether anything will be written.
+        is_used_at_once: Ask a remote store for the registers while the key is unlocked: the first catalog is
+            as old as the opening.
         store: Used in place of the address.
         clock: Times everything.
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
     chain = _wrap(config, store or _open(config), clock=clock)
-    used = chain.store
+    # What is asked next is known, and what it costs to unlock a key is no time of the store's.
+    used: ObjectStore = chain.store
+    ahead = AheadStore(used) if used.capabilities.is_remote else None
     try:
-        found = read_config(used)
+        if ahead is not None:
+            used = ahead
+            ahead.ask_ahead([("list", KEYS_PREFIX)])
+        found = read_config(chain.store)
         warnings = list(found.warnings)
         if not found.facts.is_conditional:
-            chain = _without_conditions(config, chain, clock=clock)
+            chain, ahead = _without_conditions(config, chain, clock=clock), None
             used = chain.store
             warnings.append(UNCONDITIONAL_WARNING)
         if is_writer:
             check_writable(found.facts)
-        unlocked = unlock(config, found, store=used)
+        firsts = read_key_objects(used)
+        if ahead is not None and is_used_at_once and len(found.facts.scopes) == 1:
+            ahead.ask_ahead(first_questions(ScopeLayout(found.facts.scopes[0])))
+        unlocked = unlock(config, found, firsts=firsts, store=used)
         keyring = unlocked.keyring
         layout = ScopeLayout(_choose_scope(keyring, scope))
         if is_writer:

@@ -38,14 +38,17 @@ class WriterSession:
         objects: The scope.
         source: The source id, in hex.
         clock: Times retries and polls.
+        state: `gc/state` as it was read before; None: it is read now. That it is current is seen afterwards.
     """
 
-    def __init__(self, objects: ScopeObjects, source: str, *, clock: Clock) -> None:
+    def __init__(
+        self, objects: ScopeObjects, source: str, *, clock: Clock, state: GcState | None = None
+    ) -> None:
         self._objects = objects
         self._clock = clock
         self._lock = threading.RLock()
         self._is_timed = is_timed(objects)
-        self._state, self._stored, self._view = _start(objects, source, clock=clock)
+        self._state, self._stored, self._view = _start(objects, source, clock=clock, known=state)
         self._polled = clock.monotonic()
         self._checkpoints = 0
 
@@ -181,10 +184,12 @@ class WriterSession:
         self._stored = swap_register(self._objects, self._stored, new=new, clock=self._clock, before=before)
 
 
-def _start(objects: ScopeObjects, source: str, *, clock: Clock) -> tuple[GcState, StoredRegister, View]:
+def _start(
+    objects: ScopeObjects, source: str, *, clock: Clock, known: GcState | None
+) -> tuple[GcState, StoredRegister, View]:
     """Create a register of the generation that is current before and after; and when the latter was read."""
     for _ in range(limits.SESSION_START_COUNT_MAX):
-        before = read_gc_state(objects)
+        before, known = known or read_gc_state(objects), None
         stored = create_register(
             objects,
             Register(

@@ -15,19 +15,21 @@ from pvback.errors import (
     WrongKeyError,
 )
 from pvback.repository.gcstate import GcState, read_gc_state
-from pvback.repository.layout import Area
+from pvback.repository.layout import GC_STATE_NAME, Area, ScopeLayout
 from pvback.repository.reading_each import read_each
 from pvback.repository.records import Record, RecordDetails, read_record
 from pvback.repository.register_copies import CopiesFile, RegisterCopies, find_copies
 from pvback.repository.registers import Register, RegisterState, open_register
 from pvback.repository.sealed import ScopeObjects
 from pvback.storage import ObjectInfo
+from pvback.storage.ahead import Question
 
 __all__ = [
     "Catalog",
     "CommittedSnapshot",
     "SnapshotFilter",
     "find_snapshot",
+    "first_questions",
     "latest_checkpoint",
     "latest_of_source",
     "load_catalog",
@@ -122,6 +124,15 @@ def matches_source(details: RecordDetails, wanted: str) -> bool:
     return wanted in (source.string, source.path, source.name) or (
         source.path is not None and len(wanted) > 1 and wanted.rstrip("/") == source.path
     )
+
+
+def first_questions(layout: ScopeLayout) -> list[Question]:
+    """What `load_catalog` begins with, for a store that is asked ahead."""
+    return [
+        ("read", layout.key(GC_STATE_NAME)),
+        ("list", layout.area(Area.SNAPSHOTS)),
+        ("list", layout.area(Area.RECORDS)),
+    ]
 
 
 def load_catalog(

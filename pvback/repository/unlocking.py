@@ -16,7 +16,7 @@ from pvback import datapath, limits
 from pvback.config import Config, Secret, load_password
 from pvback.datapath import UnlockMethod
 from pvback.errors import DamagedError, UnsupportedFormatError, UsageError, WrongKeyError
-from pvback.repository.copies import FoundConfig, copies_worth_trying, read_key_objects
+from pvback.repository.copies import FoundConfig, copies_worth_trying
 from pvback.repository.key_commands import open_with_command
 from pvback.repository.key_objects import config_facts, key_facts, slot_of
 from pvback.repository.layout import key_object_key
@@ -56,13 +56,15 @@ class Unlocked:
     warnings: tuple[str, ...] = ()
 
 
-def unlock(config: Config, found: FoundConfig, *, store: ObjectStore) -> Unlocked:
+def unlock(
+    config: Config, found: FoundConfig, *, firsts: Sequence[tuple[str, bytes]], store: ObjectStore
+) -> Unlocked:
     """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`.
 
-    Where no key object opens, the copies of those that are missing, damaged or different are tried.
+    `firsts` are the key objects. Where none opens, the copies of those that are missing, damaged or different
+    are tried.
     """
     repository = found.facts.repository
-    firsts = read_key_objects(store)
     try:
         return Unlocked(_unlock(config, found.data, repository=repository, key_objects=firsts))
     except (DamagedError, WrongKeyError, UnsupportedFormatError) as exc:
