@@ -11,6 +11,9 @@ def blake3(data: bytes) -> bytes:
 def random_id() -> str:
     """16 bytes from the operating system, in hex."""
 
+def key_pair() -> tuple[bytes, bytes]:
+    """A new X25519 key pair, private and public: 32 bytes each."""
+
 def recovery_key() -> str:
     """160 random bits in eight groups of four digits and small letters, joined by `-`; a passphrase."""
 

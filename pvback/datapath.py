@@ -45,6 +45,7 @@ __all__ = [
     "UnlockMethod",
     "blake3",
     "create_keys",
+    "key_pair",
     "load_native",
     "native_version",
     "random_id",
@@ -123,6 +124,12 @@ def random_id() -> str:
 def recovery_key() -> str:
     """160 random bits to write down: eight groups of four digits and small letters, joined by `-`."""
     return str(load_native().recovery_key())
+
+
+def key_pair() -> tuple[bytes, bytes]:
+    """A new X25519 key pair, private and public: 32 bytes each."""
+    private, public = load_native().key_pair()
+    return bytes(private), bytes(public)
 
 
 def create_keys(

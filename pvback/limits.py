@@ -184,6 +184,39 @@ SWAP_COUNT_MAX = 8
 """How often a change of keys is tried again when somebody else changed the same object."""
 CONFIG_OBJECT_BYTES_MAX = 1 * MIB
 
+# --- Kubernetes -------------------------------------------------------------------------------------
+CLUSTER_CONNECT_SECONDS = 5.0
+CLUSTER_REQUEST_SECONDS = 30.0
+CLUSTER_RETRY_SECONDS = 60.0
+"""How long an API server that does not answer is asked again."""
+CLUSTER_POLL_SECONDS = 0.5
+CLUSTER_PAGE_COUNT = 500
+HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_ERROR_MIN, HTTP_SERVER_ERROR_MIN = 401, 403, 400, 500
+MESSAGE_BYTES_MAX = 4 * KIB
+"""Of a termination message; the kubelet keeps no more."""
+MOVER_MEMORY_BYTES = 512 * MIB
+MOVER_REQUEST_BYTES = 256 * MIB
+MOVER_SPARE_BYTES = 128 * MIB
+"""Of the container's limit, what is left to the kernel: pages of files that are being read and written."""
+MOVER_CACHE_BYTES = 2 * GIB
+MOVER_DEADLINE_SECONDS = 24 * 3600
+MOVER_GRACE_SECONDS = 60
+"""Between SIGTERM and SIGKILL: a checkpoint is stored."""
+MOVER_KEPT_SECONDS = 3600
+MOVER_WEDGED_SECONDS = 300.0
+"""How long a mover may take until it runs; what is surely wrong is not waited for."""
+MOVER_REFUSED_SECONDS = 15.0
+"""How long the cluster may go on refusing to make its pod, or to pull its image."""
+STAGING_SECONDS = 600.0
+"""How long a volume snapshot, and a claim made of it, may take."""
+RUN_LIVES_SECONDS = 120.0
+"""A run that has not said for so long that it lives is dead."""
+RUN_BEAT_SECONDS = 20.0
+MOVER_GROUP = 65532
+"""The group of a mover that restores a volume of which no group is known: some group has to be let write."""
+MOVERS_PER_NODE = 2
+MOVERS_AT_ONCE = 8
+
 # --- progress ---------------------------------------------------------------------------------------
 PROGRESS_SECONDS = 0.1
 
@@ -203,3 +236,7 @@ assert 2 * (TIMED_ACK_SECONDS + TIMED_SEND_SECONDS + TIMED_LATE_SECONDS) < TIMED
 assert TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS
 assert 6 * GC_LIST_COUNT_MAX * 64 < SWAPPED_BYTES_MAX
 assert CHECKPOINT_SECONDS + GENERATION_POLL_SECONDS <= 300.0
+assert STOP_SECONDS_MAX < MOVER_GRACE_SECONDS, "a checkpoint is stored before the kubelet kills"
+assert MEMORY_BYTES_MIN <= MOVER_MEMORY_BYTES - MOVER_SPARE_BYTES
+assert 4 * RUN_BEAT_SECONDS < RUN_LIVES_SECONDS
+assert CLUSTER_RETRY_SECONDS < RUN_LIVES_SECONDS

@@ -28,6 +28,8 @@ _COMMANDS = {
     "prune": "lifecycle",
     "repair": "repair",
     "key": "key",
+    "pvc": "pvc",
+    "mover": "mover",
     "bench": "maintain",
     "completion": "completion",
 }

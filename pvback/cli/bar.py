@@ -1,12 +1,13 @@
 """The progress bar of a terminal."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     DownloadColumn,
+    ProgressColumn,
     SpinnerColumn,
     TaskID,
     TextColumn,
@@ -18,7 +19,7 @@ from rich.progress import Progress as Bar
 from pvback.cli.output import format_bytes, printable
 from pvback.runtime import Counters, Progress
 
-__all__ = ["BarProgress", "drawing"]
+__all__ = ["BarProgress", "drawing", "drawing_many"]
 
 
 class BarProgress:
@@ -52,7 +53,23 @@ class BarProgress:
 @contextmanager
 def drawing() -> Iterator[Progress]:
     """A bar on standard error, gone when it is done."""
-    columns = (
+    with Bar(*_columns(), console=Console(stderr=True), transient=True) as bar:
+        yield BarProgress(bar, bar.add_task("starting", total=None, facts=""))
+
+
+@contextmanager
+def drawing_many(names: Sequence[str]) -> Iterator[Mapping[str, Progress]]:
+    """A bar for each name, likewise."""
+    columns = (TextColumn("{task.fields[name]}", markup=False), *_columns())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield {
+            name: BarProgress(bar, bar.add_task("waiting", total=None, facts="", name=printable(name)))
+            for name in names
+        }
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    return (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
@@ -61,5 +78,3 @@ def drawing() -> Iterator[Progress]:
         TextColumn("{task.fields[facts]}", markup=False),
         TimeRemainingColumn(),
     )
-    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield BarProgress(bar, bar.add_task("starting", total=None, facts=""))

@@ -32,6 +32,7 @@ _CODES = {
     13: "unsupported format",
     20: "damaged data",
     30: "storage",
+    40: "cluster",
     70: "a bug",
     130: "interrupted",
 }

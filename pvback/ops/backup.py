@@ -68,6 +68,8 @@ class BackupOptions:
         level: zstd level; None adapts to the slower of processor and store.
         grade: What the copy is worth; None: as after a power failure, or fuzzy when files changed meanwhile.
         dry_run: Read and count, and store nothing.
+        taken: The instant that the source is of, when it is itself a copy; stored with the snapshot.
+        manifests: Objects that describe the source, stored with the snapshot.
     """
 
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -84,6 +86,8 @@ class BackupOptions:
     level: int | None = None
     grade: Consistency | None = None
     dry_run: bool = False
+    taken: datetime | None = None
+    manifests: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -303,6 +307,8 @@ class _Run:
             error_count=stats.error_count,
             unstable_count=unstable,
             program=f"pvback {datapath.native_version()}",
+            taken=self._options.taken,
+            manifests=self._options.manifests,
         )
 
     def _seconds(self) -> float:

@@ -10,16 +10,26 @@ import base64
 import contextlib
 import os
 import platform
+import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from pvback.errors import FileError, PvbackError, UsageError
+from pvback.model import Claim
 from pvback.repository.records import SourceIdentity
 
-__all__ = ["Source", "command_source", "escape_path", "path_source", "stdin_source"]
+__all__ = [
+    "Source",
+    "claim_source",
+    "claim_string",
+    "command_source",
+    "escape_path",
+    "path_source",
+    "stdin_source",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +91,29 @@ def path_source(path: str | os.PathLike[str], *, host: str | None = None) -> Sou
         path=absolute,
         is_fixed=kind == "device",
     )
+
+
+def claim_source(where: Path, claim: Claim, *, cluster: str) -> Source:
+    """A claim whose volume is mounted, or is a device, at `where`: called after the claim, wherever that is.
+
+    Raises as `path_source`, UsageError for a name of a cluster that is none.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", cluster):
+        raise UsageError(f"not a name for a cluster: {cluster!r}", hint="letters, digits, `.`, `_` and `-`")
+    found = path_source(where, host=cluster)
+    identity = replace(
+        found.identity,
+        host=f"{cluster}/{claim.namespace}",
+        path=None,
+        name=claim.name,
+        string=claim_string(claim, cluster=cluster),
+    )
+    return replace(found, identity=identity)
+
+
+def claim_string(claim: Claim, *, cluster: str) -> str:
+    """The source string of a claim, for life. No path or stream has one like it."""
+    return f"pvc:{cluster}/{claim}"
 
 
 def stdin_source(name: str, *, descriptor: int = 0, host: str | None = None) -> Source:

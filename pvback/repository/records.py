@@ -153,6 +153,10 @@ class RecordDetails:
     """Of copies only."""
     repaired: Repaired | None = None
     """Of what `repair snapshots` wrote only."""
+    taken: datetime | None = None
+    """The one instant that the copy is of, where that is not when it was read: of volume snapshots."""
+    manifests: Mapping[str, Any] = field(default_factory=dict)
+    """Of a claim: its own and its volume's object, as `claim` and `volume`."""
 
     def as_body(self) -> bytes:
         """As it is sealed."""
@@ -174,6 +178,8 @@ class RecordDetails:
                 "program": self.program,
                 **({"origin": self.origin.as_json()} if self.origin else {}),
                 **({"repaired": self.repaired.as_json()} if self.repaired else {}),
+                **({"taken": format_time(self.taken)} if self.taken else {}),
+                **({"manifests": dict(self.manifests)} if self.manifests else {}),
             }
         )
 
@@ -201,6 +207,8 @@ class RecordDetails:
             program=body.text("program"),
             origin=Origin.from_body(body.inner("origin")) if body.raw.get("origin") is not None else None,
             repaired=_parse_repaired(body),
+            taken=body.time("taken") if body.raw.get("taken") is not None else None,
+            manifests=body.inner("manifests").raw if "manifests" in body.raw else {},
         )
 
 

@@ -40,12 +40,21 @@ fn recovery_key(py: Python<'_>) -> PyResult<String> {
     made.map(|key| key.as_str().to_owned()).map_err(|error| raise(py, &error))
 }
 
+/// A new X25519 key pair, private and public; see `pvback_core::crypto::slot::generate_key_pair`.
+#[pyfunction]
+fn key_pair(py: Python<'_>) -> PyResult<(Py<PyBytes>, Py<PyBytes>)> {
+    let made = guarded(pvback_core::crypto::slot::generate_key_pair);
+    let (private, public) = made.map_err(|error| raise(py, &error))?;
+    Ok((PyBytes::new(py, private.expose()).unbind(), PyBytes::new(py, &public).unbind()))
+}
+
 #[pymodule]
 fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     heap::give_back_large_blocks();
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(blake3, module)?)?;
     module.add_function(wrap_pyfunction!(random_id, module)?)?;
+    module.add_function(wrap_pyfunction!(key_pair, module)?)?;
     module.add_function(wrap_pyfunction!(recovery_key, module)?)?;
     owner::register(module)?;
     module.add_class::<keyring::Keyring>()?;

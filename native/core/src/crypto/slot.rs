@@ -10,6 +10,7 @@ use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::envelope::{hpke_open, hpke_seal};
+use super::issue::public_key;
 use super::kdf::Label;
 use super::sign::OwnerKey;
 use super::small::{small_open, small_seal};
@@ -345,6 +346,13 @@ pub(super) fn open_stretched(
 ) -> Result<UnlockSecret> {
     let opened = small_open(Label::Slot, stretched, &passphrase_context(binding), sealed)?;
     UnlockSecret::from_bytes(&opened)
+}
+
+/// A new X25519 key pair: the private key, which opens what is sealed for the public one.
+pub fn generate_key_pair() -> Result<(Key, [u8; 32])> {
+    let private = Key::random()?;
+    let public = public_key(&private);
+    Ok((private, public))
 }
 
 /// A new recovery key to print and lock away: 160 random bits in eight groups of four letters and

@@ -1,0 +1,344 @@
+"""`pvback pvc`: claims of a Kubernetes cluster, read and written by pods beside their volumes."""
+
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from pvback import limits
+from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
+from pvback.cli.output import Output, format_bytes, format_count, format_moment
+from pvback.cli.values import parse_tags, parse_time
+from pvback.config import parse_size
+from pvback.errors import FileError, PartlyDone, UsageError
+from pvback.model import Claim
+from pvback.runtime import SystemClock
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
+    from pvback.cluster.mover import MoverSettings
+    from pvback.ops.claim_list import CoveredClaim
+    from pvback.ops.claim_restore import RestoredClaim
+
+__all__ = ["cluster_options", "connect_cluster", "mover_options", "mover_settings", "parse_claim", "pvc"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Claims(click.Group):
+    """Loads `backup` when it is asked for, which has a module of its own."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names, as the help shows them."""
+        return sorted({*super().list_commands(ctx), "backup"})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """One of them."""
+        if cmd_name == "backup":
+            from pvback.cli import pvc_backup  # noqa: PLC0415
+
+            return pvc_backup.backup_command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Claims)
+@global_options()
+def pvc() -> None:
+    """Back up and restore the claims of a Kubernetes cluster.
+
+    A mover, a pod without rights in the cluster, does the work beside each volume. `connect` gives a
+    namespace what its movers need, once.
+    """
+
+
+def _several(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+cluster_options = _several(
+    click.option("--kubeconfig", metavar="FILE", help="Default: KUBECONFIG, or the pod's own account."),
+    click.option("--context", metavar="NAME", help="Of the kubeconfig; default: its current one."),
+)
+secret_option = click.option(
+    "--secret",
+    default="pvback-repository",
+    metavar="NAME",
+    help="The namespace's secret with the repository.",
+)
+mover_options = _several(
+    secret_option,
+    click.option("--image", metavar="IMAGE", help="Of movers; default: what `connect` was told."),
+    click.option("--mover-memory", default="512MiB", metavar="SIZE", help="Limit of a mover's container."),
+    click.option("--mover-cpu", metavar="QUANTITY", help="Likewise; default: none."),
+    click.option("--service-account", metavar="NAME", help="Of movers; it needs no rights."),
+    click.option("--priority-class", metavar="NAME", help="Of movers."),
+    click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="May be repeated."),
+    click.option("--deadline", default=limits.MOVER_DEADLINE_SECONDS, metavar="SECONDS", help="Of a mover."),
+    click.option(
+        "--start-timeout",
+        default=limits.MOVER_WEDGED_SECONDS,
+        metavar="SECONDS",
+        help="How long a mover may take until it runs.",
+    ),
+    click.option(
+        "--privileged", is_flag=True, help="Movers run as root with one capability, where that is allowed."
+    ),
+)
+
+
+def connect_cluster(kubeconfig: str | None, context: str | None) -> "Cluster":
+    """The cluster that the options name. Raises UsageError."""
+    # Loaded here: the client takes a good part of a second.
+    from pvback.cluster.client import Cluster  # noqa: PLC0415
+
+    return Cluster.connect(kubeconfig=kubeconfig, context=context)
+
+
+def mover_settings(given: dict[str, Any]) -> "MoverSettings":
+    """The settings that the options say. Takes its options out of `given`."""
+    from pvback.cluster.mover import MoverSettings  # noqa: PLC0415
+
+    memory = parse_size(given.pop("mover_memory"), what="--mover-memory")
+    least = limits.MEMORY_BYTES_MIN + limits.MOVER_SPARE_BYTES
+    if memory < least:
+        raise UsageError(f"--mover-memory is too small: at least {format_bytes(least)}")
+    return MoverSettings(
+        image=given.pop("image") or "",
+        secret=given.pop("secret"),
+        memory_bytes=memory,
+        cpu=given.pop("mover_cpu"),
+        service_account=given.pop("service_account"),
+        priority_class=given.pop("priority_class"),
+        pull_secrets=given.pop("pull_secrets"),
+        deadline_seconds=int(given.pop("deadline")),
+        is_privileged=given.pop("privileged"),
+    )
+
+
+def parse_claim(text: str, namespace: str) -> Claim:
+    """`NAMESPACE/CLAIM` or `CLAIM`."""
+    before, mark, after = text.partition("/")
+    found = Claim(before, after) if mark else Claim(namespace, before)
+    if not found.name or not found.namespace or "/" in found.name:
+        raise UsageError(f"not a claim: {text!r}", hint="write NAMESPACE/CLAIM")
+    return found
+
+
+@pvc.command("connect", epilog=exit_codes(11, 40))
+@click.argument("namespace")
+@secret_option
+@click.option(
+    "--cluster-name", default="default", metavar="NAME", help="Of this cluster in snapshots, for life."
+)
+@click.option("--scope-name", metavar="NAME", help="Of the scope; default: the namespace's name.")
+@click.option("--image", metavar="IMAGE", help="Of movers.")
+@click.option(
+    "--aws-credentials", type=click.Path(), metavar="FILE", help="For movers; they need not delete."
+)
+@click.option("--ca", type=click.Path(), metavar="FILE", help="Certificates that movers trust the store by.")
+@click.option("--mover-endpoint", metavar="URL", help="The store's, as pods reach it.")
+@click.option("--replace", is_flag=True, help="Make a new key in place of the secret's.")
+@cluster_options
+@global_options()
+@pass_invocation
+def connect(
+    invocation: Invocation,
+    /,
+    namespace: str,
+    *,
+    aws_credentials: str | None,
+    ca: str | None,
+    replace: bool,
+    kubeconfig: str | None,
+    context: str | None,
+    **given: Any,  # noqa: ANN401 -- click has checked them
+) -> int:
+    """Let the movers of a namespace write into the repository: a scope and a key of their own.
+
+    The key backs up and opens no stored content. It lies in a secret, with the store's credentials.
+    """
+    from pvback.ops.claim_connect import ConnectOptions, apply_secret, connect_namespace  # noqa: PLC0415
+
+    options = ConnectOptions(
+        secret=given["secret"],
+        cluster=given["cluster_name"],
+        scope=given["scope_name"],
+        image=given["image"],
+        endpoint=given["mover_endpoint"],
+        credentials=_read(aws_credentials),
+        ca=_read(ca),
+    )
+    cluster = connect_cluster(kubeconfig, context)
+    with invocation.repository(is_writer=True) as access:
+        made = connect_namespace(access, namespace, options=options)
+        apply_secret(cluster, made.secret, replace=replace)
+    output = invocation.output
+    if output.is_json:
+        output.document({"namespace": made.namespace, "scope": made.scope, "principal": made.principal})
+    output.line(f"namespace {namespace} writes into scope {made.scope}, with key {made.principal}")
+    return 0
+
+
+def _read(path: str | None) -> bytes | None:
+    try:
+        return Path(path).read_bytes() if path else None
+    except OSError as exc:
+        raise FileError(exc.strerror or "not readable", key=path) from exc
+
+
+@pvc.command("list", epilog=exit_codes(40))
+@click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="Of the whole cluster.")
+@click.option("--cluster-name", default="default", metavar="NAME", help="As `connect` was told.")
+@cluster_options
+@global_options()
+@pass_invocation
+def list_command(
+    invocation: Invocation,
+    /,
+    *,
+    namespace: str | None,
+    all_namespaces: bool,
+    cluster_name: str,
+    kubeconfig: str | None,
+    context: str | None,
+) -> int:
+    """Show every claim and its last good backup, or that there is none."""
+    from pvback.ops.claim_list import list_coverage  # noqa: PLC0415
+
+    cluster = connect_cluster(kubeconfig, context)
+    where = None if all_namespaces else namespace or cluster.namespace
+    with invocation.repository() as access:
+        found = list_coverage(cluster, access, namespace=where, cluster_name=cluster_name)
+    output = invocation.output
+    if output.is_json:
+        output.document(found)
+        return 0
+    output.table(("CLAIM", "PHASE", "SIZE", "PODS", "LAST BACKUP", "WORTH"), [_row(one) for one in found])
+    bare = sum(one.last_backup is None and one.phase == "Bound" for one in found)
+    output.remark(f"{format_count(len(found), 'claim')}, {bare} of them bound and never backed up")
+    return 0
+
+
+def _row(one: "CoveredClaim") -> tuple[str, ...]:
+    worth = "" if one.grade is None else one.grade
+    if one.error_count:
+        worth += f", {format_count(one.error_count, 'file')} missing"
+    last = "none" if one.last_backup is None else format_moment(one.last_backup)
+    return one.claim, one.phase, format_bytes(one.capacity_bytes), ",".join(one.pods), last, worth
+
+
+@pvc.command("restore", epilog=exit_codes(3, 11, 40))
+@click.argument("claim", metavar="[NAMESPACE/]CLAIM")
+@click.option("--snapshot", metavar="ID", help="Default: the newest.")
+@click.option("--as-of", metavar="TIME", help="The newest snapshot that is not later.")
+@click.option("--to", metavar="[NAMESPACE/]CLAIM", help="The claim to make; default: the same name.")
+@click.option("--in-place", is_flag=True, help="Into the claim that is there, where no pod has it.")
+@click.option("--keep-extra", is_flag=True, help="In place, leave files that the snapshot does not have.")
+@click.option("--storage-class", metavar="NAME", help="Of the new claim; default: as recorded.")
+@click.option("--size", metavar="SIZE", help="Likewise.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="In place of the recorded labels."
+)
+@click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
+@click.option(
+    "--cluster-name", default="default", metavar="NAME", help="Of the snapshot; as `connect` was told."
+)
+@mover_options
+@cluster_options
+@global_options()
+@pass_invocation
+def restore_command(
+    invocation: Invocation,
+    /,
+    claim: str,
+    *,
+    kubeconfig: str | None,
+    context: str | None,
+    **given: Any,  # noqa: ANN401 -- click has checked them
+) -> int:
+    """Restore a claim from the repository: to a new claim, or into one that is there.
+
+    Other names, namespaces, clusters, classes and sizes will do. A new claim whose restore fails is removed.
+    """
+    from pvback.cli.claim_progress import working  # noqa: PLC0415
+    from pvback.ops.claim_list import snapshots_of_claim  # noqa: PLC0415
+    from pvback.ops.claim_restore import ClaimRestoreOptions, choose_snapshot, restore_claim  # noqa: PLC0415
+
+    cluster = connect_cluster(kubeconfig, context)
+    namespace = given["namespace"] or cluster.namespace
+    source = parse_claim(claim, namespace)
+    as_of = parse_time(given["as_of"])
+    options = ClaimRestoreOptions(
+        target=parse_claim(given["to"], source.namespace) if given["to"] else source,
+        is_in_place=given["in_place"],
+        keep_extra=given["keep_extra"],
+        storage_class=given["storage_class"],
+        size_bytes=parse_size(given["size"], what="--size") if given["size"] else None,
+        labels=parse_tags(given["labels"]) if given["labels"] else None,
+        wedged_seconds=float(given["start_timeout"]),
+        settings=mover_settings(given),
+    )
+    output = invocation.output
+    with invocation.repository(is_writer=True) as access:
+        scoped, known = snapshots_of_claim(access, source, cluster_name=given["cluster_name"])
+        chosen = choose_snapshot(known, wanted=given["snapshot"], as_of=as_of)
+        with working(output, cluster, claim=str(options.target)) as work:
+            done = restore_claim(work, scoped, snapshot=chosen, options=options)
+    _show_restored(output, done, as_of)
+    if not done.is_whole:
+        raise PartlyDone("files could not be restored; the rest was", key=done.claim)
+    return 0
+
+
+def _show_restored(output: Output, done: "RestoredClaim", as_of: datetime | None) -> None:
+    if output.is_json:
+        output.message("summary", done)
+        return
+    output.line(f"restored {done.claim} from snapshot {done.snapshot}, as of {done.taken.isoformat()}")
+    if as_of is not None:
+        output.line(f"that is {as_of - done.taken} before the time that was asked for")
+
+
+@pvc.command("cleanup", epilog=exit_codes(3, 40))
+@click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
+@click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+@cluster_options
+@global_options()
+@pass_invocation
+def cleanup(
+    invocation: Invocation,
+    /,
+    *,
+    namespace: str | None,
+    dry_run: bool,
+    kubeconfig: str | None,
+    context: str | None,
+) -> int:
+    """Remove what runs that were killed have left: movers, volume snapshots, copies of claims, secrets.
+
+    Only what pvback has made for a run and labelled so; nothing of a run that lives, and no claim of yours.
+    """
+    from pvback.cluster.runs import find_leftovers, remove_leftovers  # noqa: PLC0415
+
+    cluster = connect_cluster(kubeconfig, context)
+    where = namespace or cluster.namespace
+    found = find_leftovers(cluster, namespace=where, now=SystemClock().now())
+    failed = [] if dry_run else remove_leftovers(cluster, found)
+    output = invocation.output
+    if output.is_json:
+        output.document({"namespace": where, "found": [str(one) for one in found], "failed": failed})
+    else:
+        for one in found:
+            output.line(f"{'would remove' if dry_run else 'removed'} {one}")
+        output.remark(format_count(len(found), "object"))
+    if failed:
+        raise PartlyDone(f"could not be removed: {'; '.join(failed)}")
+    return 0

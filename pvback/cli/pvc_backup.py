@@ -1,0 +1,150 @@
+"""`pvback pvc backup`."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pvback import limits
+from pvback.cli.claim_progress import working_on_many
+from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
+from pvback.cli.output import Output, format_bytes, format_count
+from pvback.cli.pvc import cluster_options, connect_cluster, mover_options, mover_settings, parse_claim, pvc
+from pvback.cli.values import parse_tags
+from pvback.cluster.claims import ClaimFacts, list_claims, load_claim
+from pvback.cluster.exposure import METHODS
+from pvback.cluster.staging import StagingOptions
+from pvback.errors import PartlyDone, UsageError
+from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome
+from pvback.ops.claim_backups import backup_claims
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
+
+__all__ = ["backup_command"]
+
+
+@pvc.command("backup", epilog=exit_codes(3, 11, 40, has_repository=False))
+@click.argument("claims", nargs=-1, metavar="[NAMESPACE/]CLAIM...")
+@click.option("-l", "--selector", metavar="LABELS", help="All claims that these labels select.")
+@click.option("--all", "is_all", is_flag=True, help="All claims of the namespace.")
+@click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default="auto",
+    help="Volume snapshot, clone, or the volume itself; default: a volume snapshot where there can be one.",
+)
+@click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Stored with the snapshots.")
+@click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out what fits.")
+@click.option("--force", is_flag=True, help="Read everything again, changed or not.")
+@click.option("--staging-class", metavar="NAME", help="Storage class of copies; default: the claim's own.")
+@click.option("--staging-access-mode", metavar="MODE", help="Access mode of copies; default: likewise.")
+@click.option(
+    "--staging-timeout",
+    default=limits.STAGING_SECONDS,
+    metavar="SECONDS",
+    help="How long a volume snapshot may take until it is ready.",
+)
+@click.option("--at-once", default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
+@click.option("--per-node", default=limits.MOVERS_PER_NODE, metavar="N", help="Movers at once on a node.")
+@mover_options
+@cluster_options
+@global_options()
+@pass_invocation
+def backup_command(
+    invocation: Invocation,
+    /,
+    claims: tuple[str, ...],
+    *,
+    selector: str | None,
+    is_all: bool,
+    kubeconfig: str | None,
+    context: str | None,
+    **given: Any,  # noqa: ANN401 -- click has checked them
+) -> int:
+    """Back up claims, each as a snapshot of its own.
+
+    What is asked for is done or refused, never exchanged for something weaker. A claim that has never been
+    bound has no data and is skipped. Nothing is needed of the repository here: the movers have its key.
+    """
+    cluster = connect_cluster(kubeconfig, context)
+    chosen = _choose(cluster, claims, given["namespace"], selector=selector, is_all=is_all)
+    mode = given["staging_access_mode"]
+    options = ClaimBackupOptions(
+        method=given["method"],
+        tags=parse_tags(given["tags"]),
+        excludes=given["excludes"],
+        force=given["force"],
+        staging=StagingOptions(
+            storage_class=given["staging_class"],
+            access_modes=(mode,) if mode else None,
+            seconds=float(given["staging_timeout"]),
+        ),
+        wedged_seconds=float(given["start_timeout"]),
+        settings=mover_settings(given),
+    )
+    output = invocation.output
+    names = [str(one.claim) for one in chosen]
+    with working_on_many(output, cluster, claims=names) as (work, progress_of):
+        outcomes = backup_claims(
+            work,
+            chosen,
+            options=options,
+            progress_of=progress_of,
+            at_once=int(given["at_once"]),
+            per_node=int(given["per_node"]),
+        )
+    return _end(output, outcomes)
+
+
+def _choose(
+    cluster: "Cluster", claims: tuple[str, ...], namespace: str | None, *, selector: str | None, is_all: bool
+) -> list[ClaimFacts]:
+    """The claims that are meant. Raises UsageError for none or two ways to say it."""
+    if bool(claims) + bool(selector) + is_all != 1:
+        raise UsageError("name claims, or use `--selector`, or `--all`")
+    where = namespace or cluster.namespace
+    if claims:
+        return [load_claim(cluster, parse_claim(one, where)) for one in dict.fromkeys(claims)]
+    found = list_claims(cluster, namespace=where, labels=selector)
+    # What we made ourselves is nobody's data.
+    found = [one for one in found if "pvback.io/run" not in (one.body["metadata"].get("labels") or {})]
+    if not found:
+        raise UsageError(f"no claim in namespace {where} is selected")
+    return found
+
+
+def _end(output: Output, outcomes: list[ClaimOutcome]) -> int:
+    """Say what became of each; raise what the only one failed with, PartlyDone where some are not whole."""
+    for one in outcomes:
+        _show(output, one)
+    bad = [one for one in outcomes if one.state in ("failed", "partly")]
+    if not bad:
+        return 0
+    if len(outcomes) == 1:
+        assert bad[0].error is not None, "what is not whole says why"
+        raise bad[0].error
+    stored = sum(one.state in ("done", "partly") for one in outcomes)
+    names = ", ".join(one.claim for one in bad)
+    if not stored and bad[0].error is not None and len({type(one.error) for one in bad}) == 1:
+        raise type(bad[0].error)(
+            f"none of {len(outcomes)} claims was backed up: {names}", hint=bad[0].error.hint
+        )
+    raise PartlyDone(f"{len(bad)} of {len(outcomes)} claims are not backed up whole: {names}")
+
+
+def _show(output: Output, one: ClaimOutcome) -> None:
+    if output.is_json:
+        output.message("claim", one)
+        return
+    if one.note:
+        output.remark(f"{one.claim}: {one.note}")
+    if one.state in ("skipped", "failed"):
+        why = f": {one.error.what}" if one.error is not None else ""
+        output.line(f"{one.claim}: {one.state}{why}")
+        return
+    stats = one.result.get("stats") or {}
+    files = format_count(int(stats.get("file_count", 0)), "file")
+    size, stored = (format_bytes(int(stats.get(name, 0))) for name in ("source_bytes", "stored_bytes"))
+    facts = f"{files}, {size}, {stored} stored, {one.seconds:.1f} s, by {one.method}"
+    output.line(f"{one.claim}: snapshot {one.result.get('snapshot')} ({facts})")

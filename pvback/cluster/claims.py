@@ -1,0 +1,186 @@
+"""Claims as they are: bound to what, used by whom, on which node. Reads objects, changes none."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvback.cluster.client import Cluster
+from pvback.cluster.kinds import CLAIM, POD, STORAGE_CLASS, VOLUME, Body
+from pvback.cluster.quantity import parse_quantity
+from pvback.errors import ClusterError
+from pvback.model import Claim
+
+__all__ = ["ClaimFacts", "Consumer", "facts_of", "list_claims", "load_claim", "require_data"]
+
+_OVER = ("Succeeded", "Failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consumer:
+    """A pod that uses a claim and is not over."""
+
+    pod: str
+    node: str | None
+    """Where it is; None while it is nowhere."""
+    is_read_only: bool
+    is_running: bool
+    labels: Mapping[str, str] = field(default_factory=dict)
+    user: int | None = None
+    """The user id of the container that mounts the claim."""
+    fs_group: int | None = None
+    supplemental_groups: tuple[int, ...] = ()
+    selinux: Mapping[str, str] | None = None
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimFacts:
+    """A claim and what hangs together with it."""
+
+    claim: Claim
+    uid: str
+    phase: str
+    """`Bound`, `Pending` or `Lost`."""
+    is_deleting: bool
+    is_block: bool
+    access_modes: tuple[str, ...]
+    storage_class: str | None
+    request_bytes: int
+    capacity_bytes: int
+    volume: str | None
+    """The name of the volume that it is bound to."""
+    driver: str | None
+    """Of CSI volumes, where the volume may be read; else of its class."""
+    is_waiting_for_consumer: bool
+    """Whether its class binds with the first pod."""
+    consumers: tuple[Consumer, ...]
+    body: Body
+    volume_body: Body | None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether pods on several nodes may mount it."""
+        return bool({"ReadWriteMany", "ReadOnlyMany"} & set(self.access_modes))
+
+    @property
+    def is_for_one_pod(self) -> bool:
+        """ReadWriteOncePod."""
+        return "ReadWriteOncePod" in self.access_modes
+
+    @property
+    def writers(self) -> tuple[Consumer, ...]:
+        """Pods that mount it and may write."""
+        return tuple(one for one in self.consumers if not one.is_read_only)
+
+
+def load_claim(cluster: Cluster, claim: Claim) -> ClaimFacts:
+    """Raises ThereIsNone, and ClusterError."""
+    body = cluster.get(CLAIM, claim.name, namespace=claim.namespace)
+    pods = cluster.list(POD, namespace=claim.namespace)
+    return _load(cluster, body, pods, {})
+
+
+def list_claims(cluster: Cluster, *, namespace: str | None, labels: str | None = None) -> list[ClaimFacts]:
+    """The claims of a namespace, or of all (None), by name. Raises ClusterError."""
+    bodies = cluster.list(CLAIM, namespace=namespace, labels=labels)
+    pods = cluster.list(POD, namespace=namespace) if bodies else []
+    classes: dict[str, Body | None] = {}
+    found = [_load(cluster, body, pods, classes) for body in bodies]
+    return sorted(found, key=lambda one: one.claim)
+
+
+def _load(cluster: Cluster, body: Body, pods: Iterable[Body], classes: dict[str, Body | None]) -> ClaimFacts:
+    """Volumes and classes belong to the cluster; where they may not be read, less is known."""
+    name = body["spec"].get("storageClassName")
+    if name and name not in classes:
+        classes[name] = cluster.find(STORAGE_CLASS, name)
+    volume = body["spec"].get("volumeName")
+    found = cluster.find(VOLUME, volume) if volume else None
+    return facts_of(body, pods=pods, storage_class=classes.get(name) if name else None, volume=found)
+
+
+def facts_of(
+    body: Body, *, pods: Iterable[Body], storage_class: Body | None, volume: Body | None
+) -> ClaimFacts:
+    """What the objects say."""
+    metadata, spec, status = body["metadata"], body["spec"], body.get("status", {})
+    claim = Claim(metadata["namespace"], metadata["name"])
+    csi = (volume or {}).get("spec", {}).get("csi", {})
+    annotations = metadata.get("annotations") or {}
+    provisioner = (
+        annotations.get("volume.kubernetes.io/storage-provisioner")
+        or annotations.get("volume.beta.kubernetes.io/storage-provisioner")
+        or (storage_class or {}).get("provisioner")
+    )
+    consumers = [one for pod in pods if (one := _consumer(pod, claim)) is not None]
+    return ClaimFacts(
+        claim=claim,
+        uid=metadata["uid"],
+        phase=status.get("phase", "Pending"),
+        is_deleting="deletionTimestamp" in metadata,
+        is_block=spec.get("volumeMode") == "Block",
+        access_modes=tuple(spec.get("accessModes", ())),
+        storage_class=spec.get("storageClassName"),
+        request_bytes=parse_quantity(spec["resources"]["requests"]["storage"]),
+        capacity_bytes=parse_quantity(status.get("capacity", {}).get("storage", "0")),
+        volume=spec.get("volumeName"),
+        driver=csi.get("driver") or (provisioner if volume is None else None),
+        is_waiting_for_consumer=(storage_class or {}).get("volumeBindingMode") == "WaitForFirstConsumer",
+        consumers=tuple(sorted(consumers, key=lambda one: one.pod)),
+        body=body,
+        volume_body=volume,
+    )
+
+
+def _consumer(pod: Body, claim: Claim) -> Consumer | None:
+    metadata, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
+    if metadata.get("namespace") != claim.namespace or status.get("phase") in _OVER:
+        return None
+    names = _volumes_of(spec, metadata["name"], claim)
+    if not names:
+        return None
+    mounts = [
+        (container, mount)
+        for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))
+        for mount in (*(container.get("volumeMounts") or ()), *(container.get("volumeDevices") or ()))
+        if mount["name"] in names
+    ]
+    security = spec.get("securityContext") or {}
+    own = next((container.get("securityContext") or {} for container, _ in mounts), {})
+    return Consumer(
+        pod=metadata["name"],
+        node=spec.get("nodeName"),
+        is_read_only=all(names.values()) or (bool(mounts) and all(one.get("readOnly") for _, one in mounts)),
+        is_running=status.get("phase") == "Running",
+        labels=metadata.get("labels") or {},
+        user=own.get("runAsUser", security.get("runAsUser")),
+        fs_group=security.get("fsGroup"),
+        supplemental_groups=tuple(security.get("supplementalGroups") or ()),
+        selinux=own.get("seLinuxOptions") or security.get("seLinuxOptions"),
+        tolerations=tuple(spec.get("tolerations") or ()),
+    )
+
+
+def _volumes_of(spec: Body, pod: str, claim: Claim) -> dict[str, bool]:
+    """The pod's volumes that are this claim, and whether they are read-only."""
+    names = {}
+    for volume in spec.get("volumes") or ():
+        used = volume.get("persistentVolumeClaim") or {}
+        # A generic ephemeral volume's claim is called after its pod.
+        is_own = "ephemeral" in volume and f"{pod}-{volume['name']}" == claim.name
+        if used.get("claimName") == claim.name or is_own:
+            names[volume["name"]] = bool(used.get("readOnly"))
+    return names
+
+
+def require_data(facts: ClaimFacts) -> None:
+    """Raise ClusterError for a claim that has no volume to read, with the reason."""
+    where = str(facts.claim)
+    if facts.is_deleting:
+        raise ClusterError("the claim is being deleted", key=where)
+    if facts.phase == "Lost":
+        raise ClusterError(
+            "the claim has lost its volume", key=where, hint="restore it from an earlier snapshot"
+        )
+    if facts.phase != "Bound":
+        raise ClusterError("the claim is not bound to a volume", key=where)

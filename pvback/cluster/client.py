@@ -1,0 +1,294 @@
+"""The only importer of the Kubernetes client: objects as plain JSON, its errors as ours.
+
+Requests are repeated while the API server cannot be reached, for `limits.CLUSTER_RETRY_SECONDS`. Names are
+our own: where a creation is heard twice, the second answer says what the first would have.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+
+from pvback import limits
+from pvback.cluster.kinds import Body, Kind
+from pvback.errors import ClusterError, UsageError
+from pvback.runtime import Clock, SystemClock
+
+__all__ = ["AlreadyThere", "Cluster", "Refused", "ThereIsNone"]
+
+_MERGE_PATCH = "application/merge-patch+json"
+
+
+class ThereIsNone(ClusterError):
+    """The object, or the kind, is not there."""
+
+
+class AlreadyThere(ClusterError):
+    """An object of that name exists, or the object has changed since it was read."""
+
+
+class Refused(ClusterError):
+    """The cluster answered, and does not want it: rights, quota, admission, validation."""
+
+
+class Cluster:
+    """A cluster's API. Methods raise ClusterError and its subclasses."""
+
+    def __init__(
+        self,
+        configuration: Any,  # noqa: ANN401 -- the client's own
+        *,
+        namespace: str = "default",
+        clock: Clock | None = None,
+    ) -> None:
+        self._api = kubernetes_client.ApiClient(configuration)
+        self._clock = clock or SystemClock()
+        self.namespace = namespace
+        """That of the context, or of the pod that this runs in."""
+
+    @classmethod
+    def connect(cls, *, kubeconfig: str | None = None, context: str | None = None) -> Self:
+        """From a kubeconfig (`KUBECONFIG` and its default, when None), or within a pod. Raises UsageError."""
+        configuration = kubernetes_client.Configuration()
+        try:
+            if kubeconfig is None and context is None and _IN_CLUSTER_TOKEN.exists():
+                kubernetes_config.load_incluster_config(client_configuration=configuration)
+                return cls(configuration, namespace=_IN_CLUSTER_NAMESPACE.read_text().strip())
+            kubernetes_config.load_kube_config(
+                config_file=kubeconfig, context=context, client_configuration=configuration
+            )
+            contexts, active = kubernetes_config.list_kube_config_contexts(config_file=kubeconfig)
+        except (kubernetes_config.ConfigException, OSError, ValueError) as exc:
+            raise UsageError(
+                f"no cluster: {exc}", hint="name a file with `--kubeconfig`, or a context with `--context`"
+            ) from exc
+        used = next((one for one in contexts if one["name"] == context), active)
+        return cls(configuration, namespace=used.get("context", {}).get("namespace") or "default")
+
+    def close(self) -> None:
+        """Give back connections."""
+        self._api.rest_client.pool_manager.clear()
+
+    def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
+        """One object. Raises ThereIsNone."""
+        return self._ask("GET", kind.path(namespace, name), what=_name(kind, name, namespace))
+
+    def find(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body | None:
+        """One object, or None where it is not there or may not be read."""
+        try:
+            return self.get(kind, name, namespace=namespace)
+        except (ThereIsNone, Refused):
+            return None
+
+    def list(
+        self,
+        kind: Kind,
+        *,
+        namespace: str | None = None,
+        labels: str | None = None,
+        fields: str | None = None,
+    ) -> list[Body]:
+        """All that fit, in pages. With a kind of a namespace and none named: those of all namespaces."""
+        found: list[Body] = []
+        query = [("limit", str(limits.CLUSTER_PAGE_COUNT))]
+        query += [("labelSelector", labels)] if labels else []
+        query += [("fieldSelector", fields)] if fields else []
+        following = ""
+        while True:
+            asked = [*query, *([("continue", following)] if following else [])]
+            page = self._ask("GET", kind.path(namespace), what=f"the {kind.plural}", query=asked)
+            named = {"apiVersion": kind.api_version, "kind": kind.name}
+            found.extend({**named, **one} for one in page.get("items", ()))
+            following = page.get("metadata", {}).get("continue") or ""
+            if not following:
+                return found
+
+    def create(self, kind: Kind, body: Body, *, dry_run: bool = False) -> Body:
+        """Create it, or with `dry_run` have it judged as if. Raises AlreadyThere, Refused."""
+        metadata = body["metadata"]
+        namespace = metadata.get("namespace")
+        return self._ask(
+            "POST",
+            kind.path(namespace),
+            what=_name(kind, metadata["name"], namespace),
+            query=[("dryRun", "All")] if dry_run else [],
+            body=body,
+        )
+
+    def patch(self, kind: Kind, name: str, *, change: Body, namespace: str | None = None) -> Body:
+        """Merge into it (RFC 7386). With a `resourceVersion` in it AlreadyThere when it has changed since."""
+        return self._ask(
+            "PATCH",
+            kind.path(namespace, name),
+            what=_name(kind, name, namespace),
+            body=change,
+            content_type=_MERGE_PATCH,
+        )
+
+    def delete(self, kind: Kind, body: Body, *, seconds: int | None = None) -> None:
+        """Remove this very object, not another of its name, with what it owns. What is gone is fine."""
+        metadata = body["metadata"]
+        options: dict[str, Any] = {
+            "propagationPolicy": "Background",
+            "preconditions": {"uid": metadata["uid"]},
+        }
+        if seconds is not None:
+            options["gracePeriodSeconds"] = seconds
+        namespace = metadata.get("namespace")
+        try:
+            self._ask(
+                "DELETE",
+                kind.path(namespace, metadata["name"]),
+                what=_name(kind, metadata["name"], namespace),
+                body=options,
+            )
+        except (ThereIsNone, AlreadyThere):
+            # Gone, or there is another of its name by now.
+            return
+
+    def log_lines(self, pod: str, *, namespace: str, container: str, since_line: int = 0) -> Iterator[str]:
+        """What a container has printed and prints, until it ends. Raises ClusterError when that breaks off.
+
+        The first `since_line` lines are left out, so that who lost a log can go on.
+        """
+        from pvback.cluster.kinds import POD  # noqa: PLC0415 -- the one kind that is named here
+
+        query = [("container", container), ("follow", "true")]
+        response = self._send(
+            "GET", POD.path(namespace, pod, subresource="log"), query=query, read_seconds=None
+        )
+        if response.status >= limits.HTTP_ERROR_MIN:
+            raise _as_error(response.status, response.read(), f"the log of pod {namespace}/{pod}")
+        count = 0
+        rest = b""
+        try:
+            for piece in response.response.stream(1 << 16, decode_content=True):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    count += 1
+                    if count > since_line:
+                        yield line.decode("utf-8", "replace")
+        except (urllib3.exceptions.HTTPError, OSError) as exc:
+            raise ClusterError(f"the log broke off: {exc}", key=f"pod {namespace}/{pod}") from exc
+        finally:
+            response.response.close()
+        if rest and count >= since_line:
+            yield rest.decode("utf-8", "replace")
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        what: str,
+        query: Sequence[tuple[str, str]] = (),
+        body: Body | None = None,
+        content_type: str = "application/json",
+    ) -> dict[str, Any]:
+        """One request, repeated while nobody answers. A creation that was heard twice is told as one."""
+        deadline = self._clock.monotonic() + limits.CLUSTER_RETRY_SECONDS
+        was_sent = False
+        while True:
+            try:
+                response = self._send(method, path, query=query, body=body, content_type=content_type)
+                status, data = response.status, response.read()
+            except (urllib3.exceptions.HTTPError, OSError) as exc:
+                failure = ClusterError(
+                    f"the API server does not answer: {_reason(exc)}",
+                    key=what,
+                    hint="is it up, and the right one?",
+                )
+                failure.__cause__ = exc
+            else:
+                if status == _CONFLICT and method == "POST" and was_sent and body is not None:
+                    found = self.find_by_path(f"{path}/{body['metadata']['name']}")
+                    if found is not None and _is_ours(found, body):
+                        return found
+                if status < limits.HTTP_ERROR_MIN:
+                    return _parse(data, what)
+                failure = _as_error(status, data, what)
+                if status not in _TRY_AGAIN:
+                    raise failure
+            was_sent = True
+            if self._clock.monotonic() >= deadline:
+                raise failure
+            self._clock.sleep(limits.CLUSTER_POLL_SECONDS)
+
+    def find_by_path(self, path: str) -> dict[str, Any] | None:
+        """What is served at a path, or None."""
+        response = self._send("GET", path)
+        return _parse(response.read(), path) if response.status < limits.HTTP_ERROR_MIN else None
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] = (),
+        body: Body | None = None,
+        content_type: str = "application/json",
+        read_seconds: float | None = limits.CLUSTER_REQUEST_SECONDS,
+    ) -> Any:  # noqa: ANN401 -- the client's own response
+        headers = {"Accept": "application/json", "Content-Type": content_type}
+        request = self._api.param_serialize(
+            method,
+            path,
+            query_params=list(query),
+            header_params=headers,
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        return self._api.call_api(*request, _request_timeout=(limits.CLUSTER_CONNECT_SECONDS, read_seconds))
+
+
+_IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_IN_CLUSTER_TOKEN = _IN_CLUSTER / "token"
+_IN_CLUSTER_NAMESPACE = _IN_CLUSTER / "namespace"
+_CONFLICT = 409
+_TRY_AGAIN = {429, 502, 503, 504}
+_KINDS: Mapping[int, type[ClusterError]] = {404: ThereIsNone, 409: AlreadyThere}
+
+
+def _name(kind: Kind, name: str, namespace: str | None) -> str:
+    return f"{kind.name} {namespace}/{name}" if namespace else f"{kind.name} {name}"
+
+
+def _is_ours(found: Body, body: Body) -> bool:
+    """Whether an object is the one that we asked for: by the run that is written on both."""
+    labels = body["metadata"].get("labels", {})
+    return bool(labels) and found.get("metadata", {}).get("labels") == labels
+
+
+def _parse(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        found = json.loads(data)
+    except ValueError as exc:
+        raise ClusterError("the API server's answer is no JSON", key=what) from exc
+    if not isinstance(found, dict):
+        raise ClusterError("the API server's answer is no object", key=what)
+    return found
+
+
+def _as_error(status: int, data: bytes, what: str) -> ClusterError:
+    """The API's own words."""
+    try:
+        message = str(json.loads(data).get("message") or "")
+    except (ValueError, AttributeError):
+        message = data[: limits.MESSAGE_BYTES_MAX].decode("utf-8", "replace").strip()
+    kind = _KINDS.get(status, Refused if status < limits.HTTP_SERVER_ERROR_MIN else ClusterError)
+    hint = None
+    if status == limits.HTTP_UNAUTHORIZED:
+        hint = "the credentials of the kubeconfig are not accepted"
+    elif status == limits.HTTP_FORBIDDEN and "cannot" in message:
+        hint = "the account lacks a right: see docs/kubernetes.md, rights"
+    return kind(message or f"the API server answered {status}", key=what, hint=hint)
+
+
+def _reason(exc: BaseException) -> str:
+    while isinstance(exc, urllib3.exceptions.MaxRetryError) and exc.reason is not None:
+        exc = exc.reason
+    return str(exc) or type(exc).__name__

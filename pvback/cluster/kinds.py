@@ -1,0 +1,81 @@
+"""The kinds of objects that pvback asks a cluster for, and where they are served."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+__all__ = [
+    "CLAIM",
+    "CONFIG_MAP",
+    "EVENT",
+    "JOB",
+    "NAMESPACE",
+    "NODE",
+    "POD",
+    "SECRET",
+    "STORAGE_CLASS",
+    "VOLUME",
+    "VOLUME_SNAPSHOT",
+    "VOLUME_SNAPSHOT_CLASS",
+    "VOLUME_SNAPSHOT_CONTENT",
+    "Body",
+    "Kind",
+]
+
+Body = Mapping[str, Any]
+"""An object as the API has it, as JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of object. `group` is empty for the core API."""
+
+    group: str
+    version: str
+    name: str
+    plural: str
+    is_namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """As in an object's `apiVersion`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str = "", *, subresource: str = "") -> str:
+        """Where it is served; the collection without a name."""
+        assert not name or not self.is_namespaced or namespace, "an object of a namespace needs one"
+        base = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+        within = f"/namespaces/{quote(namespace, safe='')}" if self.is_namespaced and namespace else ""
+        end = "".join(f"/{quote(one, safe='')}" for one in (name, subresource) if one)
+        return f"{base}{within}/{self.plural}{end}"
+
+    def body(self, name: str, namespace: str | None = None, **parts: Any) -> dict[str, Any]:  # noqa: ANN401
+        """An object to be created: `metadata` given in parts is kept."""
+        metadata = {
+            "name": name,
+            **({"namespace": namespace} if namespace else {}),
+            **parts.pop("metadata", {}),
+        }
+        return {"apiVersion": self.api_version, "kind": self.name, "metadata": metadata, **parts}
+
+
+_SNAPSHOTS = "snapshot.storage.k8s.io"
+
+CLAIM = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
+CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
+EVENT = Kind("", "v1", "Event", "events")
+JOB = Kind("batch", "v1", "Job", "jobs")
+NAMESPACE = Kind("", "v1", "Namespace", "namespaces", is_namespaced=False)
+NODE = Kind("", "v1", "Node", "nodes", is_namespaced=False)
+POD = Kind("", "v1", "Pod", "pods")
+SECRET = Kind("", "v1", "Secret", "secrets")
+STORAGE_CLASS = Kind("storage.k8s.io", "v1", "StorageClass", "storageclasses", is_namespaced=False)
+VOLUME = Kind("", "v1", "PersistentVolume", "persistentvolumes", is_namespaced=False)
+VOLUME_SNAPSHOT = Kind(_SNAPSHOTS, "v1", "VolumeSnapshot", "volumesnapshots")
+VOLUME_SNAPSHOT_CLASS = Kind(
+    _SNAPSHOTS, "v1", "VolumeSnapshotClass", "volumesnapshotclasses", is_namespaced=False
+)
+VOLUME_SNAPSHOT_CONTENT = Kind(
+    _SNAPSHOTS, "v1", "VolumeSnapshotContent", "volumesnapshotcontents", is_namespaced=False
+)

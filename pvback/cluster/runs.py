@@ -1,0 +1,200 @@
+"""Runs: one at a time on a claim, known by an object that owns everything that the run makes.
+
+The object is a ConfigMap whose name comes from the claim's, so that to create it is to have the claim. It
+says until when its run lives, and its run says so again while it does. What a dead run has left goes with it:
+each object names the ConfigMap as its owner, and is labelled with the run.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Self
+
+from pvback import limits
+from pvback.cluster.client import AlreadyThere, Cluster
+from pvback.cluster.kinds import CLAIM as CLAIM_KIND
+from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, SECRET, VOLUME_SNAPSHOT, Body, Kind
+from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
+from pvback.errors import ClusterError, ConflictError
+from pvback.model import Claim
+from pvback.runtime import Clock
+
+__all__ = ["Leftover", "Run", "find_leftovers", "remove_leftovers"]
+
+_ORDER: tuple[Kind, ...] = (JOB, POD, CLAIM_KIND, VOLUME_SNAPSHOT, SECRET, CONFIG_MAP)
+"""What uses goes before what is used; the run's own object is the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """An object of a run that is over."""
+
+    kind: Kind
+    body: Body
+
+    def __str__(self) -> str:
+        metadata = self.body["metadata"]
+        return f"{self.kind.name} {metadata['namespace']}/{metadata['name']}"
+
+
+class Run:
+    """A run on a claim, from `begin` to `end`. Says that it lives from a thread of its own."""
+
+    def __init__(self, cluster: Cluster, claim: Claim, *, run: str, body: Body, clock: Clock) -> None:
+        self.claim, self.id = claim, run
+        self._cluster, self._body, self._clock = cluster, body, clock
+        self._over = threading.Event()
+        self._lost: ClusterError | None = None
+        self._thread = threading.Thread(target=self._say_that_we_live, name="pvback-run", daemon=True)
+
+    @classmethod
+    def begin(cls, cluster: Cluster, claim: Claim, *, run: str, what: str, clock: Clock) -> Self:
+        """Have the claim. What a dead run has left is removed first.
+
+        Raises ConflictError while another run has it, ClusterError.
+        """
+        name = run_name(claim)
+        for _ in range(limits.SWAP_COUNT_MAX):
+            try:
+                body = cluster.create(CONFIG_MAP, _run_body(name, claim, run, what, clock.now()))
+            except AlreadyThere:
+                _take_over(cluster, claim, name, clock)
+                continue
+            begun = cls(cluster, claim, run=run, body=body, clock=clock)
+            begun._thread.start()
+            return begun
+        raise ConflictError("other runs take this claim again and again", key=str(claim))
+
+    @property
+    def owner(self) -> dict[str, Any]:
+        """The owner reference for what the run makes."""
+        metadata = self._body["metadata"]
+        return {
+            "apiVersion": CONFIG_MAP.api_version,
+            "kind": CONFIG_MAP.name,
+            "name": metadata["name"],
+            "uid": metadata["uid"],
+        }
+
+    def metadata(self, role: str) -> dict[str, Any]:
+        """Labels, owner and the claim's name, for an object that the run makes."""
+        return {
+            "labels": labels_of(self.id, role),
+            "annotations": {CLAIM: str(self.claim)},
+            "ownerReferences": [self.owner],
+        }
+
+    def check(self) -> None:
+        """Raise ClusterError when the claim is no longer ours."""
+        if self._lost is not None:
+            raise self._lost
+
+    def end(self) -> list[str]:
+        """Remove all that the run has made and its own object; what could not be removed, in words."""
+        self._over.set()
+        self._thread.join()
+        found = _of_run(self._cluster, self.claim.namespace, self.id)
+        return remove_leftovers(self._cluster, found)
+
+    def _say_that_we_live(self) -> None:
+        while not self._over.wait(limits.RUN_BEAT_SECONDS):
+            until = _as_text(self._clock.now() + timedelta(seconds=limits.RUN_LIVES_SECONDS))
+            metadata = self._body["metadata"]
+            # With its uid, so that the object of another run, which took ours for dead, is not touched.
+            change = {"metadata": {"uid": metadata["uid"], "annotations": {LIVES_UNTIL: until}}}
+            try:
+                self._cluster.patch(
+                    CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"]
+                )
+            except AlreadyThere:
+                self._lost = ClusterError("another run has taken this claim over", key=str(self.claim))
+                return
+            except ClusterError:
+                # The next time may do; the object lives for several of them.
+                continue
+
+
+def _run_body(name: str, claim: Claim, run: str, what: str, now: datetime) -> Body:
+    until = _as_text(now + timedelta(seconds=limits.RUN_LIVES_SECONDS))
+    return CONFIG_MAP.body(
+        name,
+        claim.namespace,
+        metadata={
+            "labels": labels_of(run, "run"),
+            "annotations": {CLAIM: str(claim), LIVES_UNTIL: until},
+        },
+        data={"what": what},
+    )
+
+
+def _take_over(cluster: Cluster, claim: Claim, name: str, clock: Clock) -> None:
+    """Remove what a dead run has left. Raises ConflictError when it lives."""
+    found = cluster.find(CONFIG_MAP, name, namespace=claim.namespace)
+    if found is None:
+        return
+    if not _is_dead(found, clock.now()):
+        raise ConflictError(
+            f"another run works on this claim: {found.get('data', {}).get('what', '?')}",
+            key=str(claim),
+            hint="wait for its end; a run that was killed is taken over two minutes later",
+        )
+    run = found["metadata"]["labels"][RUN]
+    failed = remove_leftovers(cluster, _of_run(cluster, claim.namespace, run))
+    if failed:
+        raise ClusterError(f"what a dead run has left cannot be removed: {failed[0]}", key=str(claim))
+
+
+def _is_dead(body: Body, now: datetime) -> bool:
+    until = (body["metadata"].get("annotations") or {}).get(LIVES_UNTIL, "")
+    try:
+        return datetime.fromisoformat(until) < now
+    except (ValueError, TypeError):
+        return True
+
+
+def find_leftovers(cluster: Cluster, *, namespace: str, now: datetime) -> list[Leftover]:
+    """Objects of runs that are dead, in the order in which they are removed."""
+    runs = cluster.list(CONFIG_MAP, namespace=namespace, labels=f"{MANAGED_BY}=pvback,{RUN}")
+    alive = {
+        one["metadata"]["labels"][RUN]
+        for one in runs
+        if LIVES_UNTIL in (one["metadata"].get("annotations") or {}) and not _is_dead(one, now)
+    }
+    found = _with_label(cluster, namespace, f"{MANAGED_BY}=pvback,{RUN}")
+    return [one for one in found if one.body["metadata"]["labels"][RUN] not in alive]
+
+
+def remove_leftovers(cluster: Cluster, found: Iterable[Leftover]) -> list[str]:
+    """Remove them in order. What could not be removed, in words; never an object without our labels."""
+    failed = []
+    for one in found:
+        assert one.body["metadata"]["labels"][MANAGED_BY] == "pvback", "only what is ours is removed"
+        try:
+            cluster.delete(one.kind, one.body)
+        except ClusterError as exc:
+            failed.append(f"{one}: {exc.what}")
+    return failed
+
+
+def _of_run(cluster: Cluster, namespace: str, run: str) -> list[Leftover]:
+    return _with_label(cluster, namespace, f"{MANAGED_BY}=pvback,{RUN}={run}")
+
+
+def _with_label(cluster: Cluster, namespace: str, labels: str) -> list[Leftover]:
+    found = []
+    for kind in _ORDER:
+        try:
+            bodies = cluster.list(kind, namespace=namespace, labels=labels)
+        except ClusterError:
+            # A cluster without volume snapshots, or rights without secrets: then we made none.
+            if kind in (VOLUME_SNAPSHOT, SECRET):
+                continue
+            raise
+        bodies = sorted(bodies, key=lambda one: LIVES_UNTIL in (one["metadata"].get("annotations") or {}))
+        found += [Leftover(kind=kind, body=one) for one in bodies]
+    return found
+
+
+def _as_text(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds")

@@ -1,0 +1,134 @@
+"""A copy of a claim at one instant, to be read in its place: of a volume snapshot, or a clone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from pvback import limits
+from pvback.cluster.claims import ClaimFacts
+from pvback.cluster.client import Cluster
+from pvback.cluster.exposure import Exposure
+from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body
+from pvback.cluster.names import object_name
+from pvback.cluster.quantity import as_quantity, parse_quantity
+from pvback.cluster.runs import Run
+from pvback.errors import ClusterError
+from pvback.runtime import Cancel, Clock
+
+__all__ = ["Staged", "StagingOptions", "StagingWork", "stage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagingOptions:
+    """How copies are made.
+
+    Attributes:
+        storage_class: Of the staged claim; None: the source's. A class may make cheap, shallow copies.
+        access_modes: Likewise; None: the source's, but never for one pod alone.
+        seconds: How long the volume snapshot may take.
+    """
+
+    storage_class: str | None = None
+    access_modes: tuple[str, ...] | None = None
+    seconds: float = limits.STAGING_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A claim to be mounted in place of the source."""
+
+    claim: str
+    taken: datetime | None
+    """The instant, as the driver says; None for clones."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagingWork:
+    """What staging needs."""
+
+    cluster: Cluster
+    run: Run
+    cancel: Cancel
+    clock: Clock
+
+
+def stage(work: StagingWork, facts: ClaimFacts, *, exposure: Exposure, options: StagingOptions) -> Staged:
+    """Make the copy. The claim binds when the mover is scheduled, or at once; the mover waits for it.
+
+    Raises ClusterError, Interrupted.
+    """
+    if exposure.method == "clone":
+        source = {"kind": CLAIM.name, "name": facts.claim.name}
+        return Staged(claim=_make_claim(work, facts, source, size=0, options=options), taken=None)
+    cut = _cut_volume_snapshot(work, facts, exposure)
+    ready = _wait_ready(work, cut, seconds=options.seconds)
+    status, name = ready["status"], ready["metadata"]["name"]
+    source = {"apiGroup": VOLUME_SNAPSHOT.group, "kind": VOLUME_SNAPSHOT.name, "name": name}
+    size = parse_quantity(status.get("restoreSize") or "0")
+    taken = status.get("creationTime")
+    return Staged(
+        claim=_make_claim(work, facts, source, size=size, options=options),
+        taken=datetime.fromisoformat(taken) if taken else None,
+    )
+
+
+def _cut_volume_snapshot(work: StagingWork, facts: ClaimFacts, exposure: Exposure) -> Body:
+    """Ask for the volume snapshot. Nothing is waited for: it may be cut, and not yet ready."""
+    body = VOLUME_SNAPSHOT.body(
+        object_name("snap", facts.claim.name, run=work.run.id),
+        facts.claim.namespace,
+        metadata=work.run.metadata("staging"),
+        spec={
+            "volumeSnapshotClassName": exposure.snapshot_class,
+            "source": {"persistentVolumeClaimName": facts.claim.name},
+        },
+    )
+    return work.cluster.create(VOLUME_SNAPSHOT, body)
+
+
+def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
+    """The volume snapshot when it can be used. An error that passes is waited out, the last one is told.
+
+    Raises ClusterError when the time is over or the snapshot is gone, Interrupted.
+    """
+    metadata = body["metadata"]
+    deadline = work.clock.monotonic() + seconds
+    while True:
+        work.run.check()
+        found = work.cluster.get(VOLUME_SNAPSHOT, metadata["name"], namespace=metadata["namespace"])
+        status = found.get("status") or {}
+        if status.get("readyToUse") is True:
+            return found
+        if work.clock.monotonic() >= deadline:
+            said = (status.get("error") or {}).get("message") or "its driver says nothing"
+            raise ClusterError(
+                f"the volume snapshot was not ready after {seconds:.0f} s: {said}",
+                key=str(work.run.claim),
+                hint="its events and the driver's log say more; `--staging-timeout` waits longer",
+            )
+        work.clock.sleep(limits.CLUSTER_POLL_SECONDS, work.cancel)
+
+
+def _make_claim(
+    work: StagingWork, facts: ClaimFacts, source: Mapping[str, Any], *, size: int, options: StagingOptions
+) -> str:
+    """The name of a claim of `source`, as large as the driver wants it, if that is more than was asked."""
+    modes = options.access_modes or tuple(
+        "ReadWriteOnce" if one == "ReadWriteOncePod" else one for one in facts.access_modes
+    )
+    size = max(facts.request_bytes, facts.capacity_bytes, size)
+    body = CLAIM.body(
+        object_name("copy", facts.claim.name, run=work.run.id),
+        facts.claim.namespace,
+        metadata=work.run.metadata("staging"),
+        spec={
+            "accessModes": list(modes),
+            "volumeMode": "Block" if facts.is_block else "Filesystem",
+            "storageClassName": options.storage_class or facts.storage_class,
+            "resources": {"requests": {"storage": as_quantity(size)}},
+            "dataSource": dict(source),
+        },
+    )
+    made: str = work.cluster.create(CLAIM, body)["metadata"]["name"]
+    return made

@@ -1,0 +1,204 @@
+"""Watching a mover until it ends, and saying why when it does not, in the cluster's words.
+
+A pod that cannot be scheduled, pulled, mounted or started is given up after a bounded time; so is one that
+was evicted, removed, or whose node is gone. The mover's own verdict is its termination message.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pvback import limits
+from pvback.cluster.client import Cluster
+from pvback.cluster.kinds import EVENT, JOB, POD, Body
+from pvback.cluster.mover import CONTAINER, MoverJob
+from pvback.cluster.names import ROLE, RUN
+from pvback.errors import ClusterError
+from pvback.runtime import Cancel, Clock
+
+__all__ = ["MoverEnd", "MoverWatch"]
+
+_SURELY_WRONG = {
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoverEnd:
+    """How a mover ended by itself."""
+
+    exit_code: int
+    message: Mapping[str, Any] = field(default_factory=dict)
+    """Its termination message; empty when it left none."""
+
+
+class MoverWatch:
+    """One mover's Job, from its creation to its end. `on_line` hears its log, from another thread."""
+
+    def __init__(
+        self, cluster: Cluster, job: MoverJob, *, clock: Clock, on_line: Callable[[str], None]
+    ) -> None:
+        self._cluster, self._job, self._clock, self._on_line = cluster, job, clock, on_line
+        self._where = job.claim.namespace
+        self._wrong_since: float | None = None
+        self._reader: threading.Thread | None = None
+        self._line_count = 0
+
+    def wait(self, *, check: Callable[[], None], cancel: Cancel, wedged_seconds: float) -> MoverEnd:
+        """Until the mover ends. Raises ClusterError with the reason when it cannot start or is lost."""
+        started = self._clock.monotonic()
+        while True:
+            check()
+            pod = self._find_pod()
+            if pod is not None and (end := self._end_of(pod)) is not None:
+                self._finish_log()
+                return end
+            is_running = pod is not None and pod.get("status", {}).get("phase") == "Running"
+            if is_running and pod is not None:
+                self._follow_log(pod["metadata"]["name"])
+                self._wrong_since = None
+            else:
+                self._judge_waiting(
+                    pod, waited=self._clock.monotonic() - started, wedged_seconds=wedged_seconds
+                )
+            if pod is None or not is_running:
+                self._require_job(pod)
+            self._clock.sleep(limits.CLUSTER_POLL_SECONDS, cancel)
+
+    def stop(self) -> None:
+        """Have the pod told to end (SIGTERM), and wait until it has, for the grace period and a little."""
+        pod = self._find_pod()
+        if pod is None:
+            return
+        self._cluster.delete(POD, pod)
+        deadline = self._clock.monotonic() + limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS
+        while self._find_pod() is not None and self._clock.monotonic() < deadline:
+            self._clock.sleep(limits.CLUSTER_POLL_SECONDS)
+
+    def _find_pod(self) -> Body | None:
+        labels = f"{RUN}={self._job.run},{ROLE}=mover,job-name={self._job.name}"
+        pods = self._cluster.list(POD, namespace=self._where, labels=labels)
+        return max(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]), default=None)
+
+    def _end_of(self, pod: Body) -> MoverEnd | None:
+        """The end, if the container has one. Raises ClusterError when the cluster ended it."""
+        status = pod.get("status", {})
+        state: Body = next(
+            (one.get("state", {}) for one in status.get("containerStatuses", ()) if one["name"] == CONTAINER),
+            {},
+        )
+        over = state.get("terminated")
+        disruption = _condition(pod, "DisruptionTarget")
+        if over is not None:
+            message = _parse_message(over.get("message") or "")
+            if over.get("reason") == "OOMKilled":
+                raise self._lost(
+                    "the mover ran out of memory and was killed (OOMKilled)", "give it more: `--mover-memory`"
+                )
+            if message or disruption is None:
+                return MoverEnd(exit_code=int(over.get("exitCode", 1)), message=message)
+        if disruption is not None:
+            raise self._lost(
+                f"the mover was evicted: {disruption.get('message') or disruption.get('reason')}"
+            )
+        if status.get("phase") == "Failed":
+            said = status.get("message") or status.get("reason") or "it does not say why"
+            raise self._lost(f"the mover's pod failed: {said}")
+        if "deletionTimestamp" in pod["metadata"] and status.get("phase") != "Running":
+            raise self._lost("the mover's pod was removed")
+        return None
+
+    def _judge_waiting(self, pod: Body | None, *, waited: float, wedged_seconds: float) -> None:
+        """Raise ClusterError when it is time to give up a pod that does not run, with the best reason."""
+        reason, is_sure = self._why_waiting(pod)
+        now = self._clock.monotonic()
+        if not is_sure:
+            self._wrong_since = None
+        elif self._wrong_since is None:
+            self._wrong_since = now
+        is_wrong = self._wrong_since is not None and now - self._wrong_since >= limits.MOVER_REFUSED_SECONDS
+        if is_wrong or waited >= wedged_seconds:
+            raise self._lost(f"the mover does not start: {reason}")
+
+    def _why_waiting(self, pod: Body | None) -> tuple[str, bool]:
+        """Why it does not run, in the cluster's words, and whether waiting surely does not help."""
+        if pod is None:
+            said = self._last_warning(JOB.name, self._job.name)
+            return said or "its pod was not made, and nobody says why", said is not None
+        for one in pod.get("status", {}).get("containerStatuses", ()):
+            waiting = one.get("state", {}).get("waiting") or {}
+            if waiting.get("reason") in _SURELY_WRONG:
+                return f"{waiting['reason']}: {waiting.get('message', '')}", True
+        said = self._last_warning(POD.name, pod["metadata"]["name"])
+        scheduled = _condition(pod, "PodScheduled", status="False")
+        if scheduled is not None:
+            return f"{scheduled.get('reason')}: {scheduled.get('message')}", False
+        return said or "its container is being created", False
+
+    def _last_warning(self, kind: str, name: str) -> str | None:
+        try:
+            events = self._cluster.list(
+                EVENT, namespace=self._where, fields=f"involvedObject.kind={kind},involvedObject.name={name}"
+            )
+        except ClusterError:
+            return None
+        warnings = [one for one in events if one.get("type") == "Warning"]
+        if not warnings:
+            return None
+        last = max(warnings, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
+        return f"{last.get('reason')}: {last.get('message')}"
+
+    def _require_job(self, pod: Body | None) -> None:
+        """Raise ClusterError when the Job is gone, or has ended without a pod that says how."""
+        body = self._cluster.find(JOB, self._job.name, namespace=self._where)
+        if body is None:
+            raise self._lost("the mover's Job was removed")
+        failed = _condition(body, "Failed")
+        if failed is not None and pod is None:
+            raise self._lost(f"the mover's Job failed: {failed.get('reason')}: {failed.get('message')}")
+
+    def _lost(self, what: str, hint: str | None = None) -> ClusterError:
+        return ClusterError(what, key=str(self._job.claim), hint=hint)
+
+    def _follow_log(self, pod: str) -> None:
+        if self._reader is not None and self._reader.is_alive():
+            return
+        self._reader = threading.Thread(target=self._read_log, args=(pod,), name="pvback-log", daemon=True)
+        self._reader.start()
+
+    def _read_log(self, pod: str) -> None:
+        """What is lost of a log is not lost of the run: its end is told by the termination message."""
+        try:
+            for line in self._cluster.log_lines(
+                pod, namespace=self._where, container=CONTAINER, since_line=self._line_count
+            ):
+                self._line_count += 1
+                self._on_line(line)
+        except ClusterError:
+            return
+
+    def _finish_log(self) -> None:
+        if self._reader is not None:
+            self._reader.join(limits.CLUSTER_CONNECT_SECONDS)
+
+
+def _condition(body: Body, kind: str, *, status: str = "True") -> Body | None:
+    conditions = body.get("status", {}).get("conditions") or ()
+    return next((one for one in conditions if one.get("type") == kind and one.get("status") == status), None)
+
+
+def _parse_message(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

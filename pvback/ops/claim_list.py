@@ -1,0 +1,99 @@
+"""Which claims there are, and the last good backup of each: coverage."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+
+from pvback.cluster.claims import ClaimFacts, list_claims
+from pvback.cluster.client import Cluster
+from pvback.cluster.exposure import is_never_bound
+from pvback.errors import WrongKeyError
+from pvback.model import Claim
+from pvback.ops.claim_restore import moment_of
+from pvback.ops.sources import claim_string
+from pvback.repository.repository import RepositoryAccess
+from pvback.repository.scopes import in_scope
+from pvback.repository.snapshots import CommittedSnapshot
+
+__all__ = ["CoveredClaim", "list_coverage", "snapshots_of_claim"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoveredClaim:
+    """A claim and its last good backup.
+
+    Attributes:
+        claim: `NAMESPACE/NAME`.
+        phase: `Bound`, `Pending`, `Lost`, or `NeverBound` for one that waits for its first pod.
+        pods: Who uses it.
+        last_backup: The moment that its newest complete snapshot is of; None: there is none.
+        snapshot: That snapshot.
+        error_count: Files that are missing in it.
+    """
+
+    claim: str
+    phase: str
+    is_block: bool
+    storage_class: str | None
+    capacity_bytes: int
+    pods: tuple[str, ...]
+    last_backup: datetime | None
+    snapshot: str | None
+    grade: str | None
+    error_count: int = 0
+
+
+def list_coverage(
+    cluster: Cluster, access: RepositoryAccess, *, namespace: str | None, cluster_name: str
+) -> list[CoveredClaim]:
+    """Every claim of a namespace, or of all. Raises ClusterError, StorageError, DamagedError."""
+    found = list_claims(cluster, namespace=namespace)
+    newest: dict[str, CommittedSnapshot] = {}
+    for one in _snapshots(access):
+        details = one.details
+        if details is None or not details.is_complete:
+            continue
+        known = newest.get(details.source.string)
+        if known is None or moment_of(one) >= moment_of(known):
+            newest[details.source.string] = one
+    return [_covered(facts, newest.get(claim_string(facts.claim, cluster=cluster_name))) for facts in found]
+
+
+def snapshots_of_claim(
+    access: RepositoryAccess, claim: Claim, *, cluster_name: str
+) -> tuple[RepositoryAccess, list[CommittedSnapshot]]:
+    """A claim's snapshots, in the first scope that has some, and access to that scope."""
+    wanted = claim_string(claim, cluster=cluster_name)
+    for scope, _ in access.keyring.scopes():
+        scoped = in_scope(access, scope)
+        fitting = [
+            one for one in scoped.catalog().snapshots if one.details and one.details.source.string == wanted
+        ]
+        if fitting:
+            return scoped, fitting
+    return access, []
+
+
+def _snapshots(access: RepositoryAccess) -> Iterable[CommittedSnapshot]:
+    """Of all scopes that the key opens."""
+    for scope, _ in access.keyring.scopes():
+        try:
+            yield from in_scope(access, scope).catalog().snapshots
+        except WrongKeyError:
+            continue
+
+
+def _covered(facts: ClaimFacts, newest: CommittedSnapshot | None) -> CoveredClaim:
+    details = newest.details if newest is not None else None
+    return CoveredClaim(
+        claim=str(facts.claim),
+        phase="NeverBound" if is_never_bound(facts) else facts.phase,
+        is_block=facts.is_block,
+        storage_class=facts.storage_class,
+        capacity_bytes=facts.capacity_bytes or facts.request_bytes,
+        pods=tuple(one.pod for one in facts.consumers),
+        last_backup=moment_of(newest) if newest is not None else None,
+        snapshot=newest.id if newest is not None else None,
+        grade=str(details.grade) if details is not None else None,
+        error_count=details.error_count if details is not None else 0,
+    )

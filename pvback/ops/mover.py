@@ -1,0 +1,98 @@
+"""What a mover does in its pod: one backup or restore of what is mounted there, as its specification says."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pvback import limits
+from pvback.errors import PvbackError, UsageError
+from pvback.model import Claim, Consistency
+from pvback.ops.backup import BackupOptions, BackupResult, backup
+from pvback.ops.reading import find_in
+from pvback.ops.restore import RestoreOptions, RestoreResult, restore
+from pvback.ops.sources import claim_source
+from pvback.repository.repository import RepositoryAccess
+from pvback.runtime import Cancel, Progress
+
+__all__ = ["MoverSpec", "end_message", "move_backup", "move_restore", "read_spec"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoverSpec:
+    """What a mover is told.
+
+    Attributes:
+        cluster, namespace, claim: Whose bytes these are.
+        where: The folder or device.
+        scope: Of the repository; None: the only one that its key opens.
+        snapshot: What is restored.
+        taken: The instant of what is mounted, RFC 3339; None where it is the volume itself.
+        options: Of the backup or restore, by the names of `BackupOptions` or `RestoreOptions`.
+        manifests: Stored with the snapshot.
+    """
+
+    cluster: str
+    namespace: str
+    claim: str
+    where: str
+    scope: str | None = None
+    snapshot: str | None = None
+    taken: str | None = None
+    options: Mapping[str, Any]
+    manifests: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """As `read_spec` reads it."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
+
+
+def read_spec(path: Path) -> MoverSpec:
+    """Raises UsageError."""
+    try:
+        raw = json.loads(path.read_bytes())
+        return MoverSpec(**raw)
+    except (OSError, ValueError, TypeError) as exc:
+        raise UsageError(f"not a mover's specification: {exc}", key=str(path)) from exc
+
+
+def move_backup(
+    access: RepositoryAccess, spec: MoverSpec, *, progress: Progress, cancel: Cancel
+) -> BackupResult:
+    """Raises as `backup`."""
+    source = claim_source(Path(spec.where), Claim(spec.namespace, spec.claim), cluster=spec.cluster)
+    given = dict(spec.options)
+    grade = given.pop("grade", None)
+    options = BackupOptions(
+        **given,
+        grade=Consistency(grade) if grade else None,
+        taken=datetime.fromisoformat(spec.taken) if spec.taken else None,
+        manifests=spec.manifests,
+    )
+    return backup(access, source, options=options, progress=progress, cancel=cancel)
+
+
+def move_restore(
+    access: RepositoryAccess, spec: MoverSpec, *, progress: Progress, cancel: Cancel
+) -> RestoreResult:
+    """Raises as `restore`."""
+    if spec.snapshot is None:
+        raise UsageError("the specification names no snapshot")
+    found = find_in(access, spec.snapshot)
+    options = RestoreOptions(**spec.options)
+    return restore(access, found, target=spec.where, options=options, progress=progress, cancel=cancel)
+
+
+def end_message(code: int, *, result: Mapping[str, Any] | None, error: PvbackError | None) -> bytes:
+    """A termination message: JSON that fits what the kubelet keeps. Long texts are cut, the rest is whole."""
+    facts = {
+        name: value[: limits.MESSAGE_BYTES_MAX // 4] if isinstance(value, str) else value
+        for name, value in (error.as_dict() if error is not None else {}).items()
+    }
+    message = {"exit_code": code, "result": dict(result or {}), "error": facts or None}
+    data = json.dumps(message).encode()
+    if len(data) > limits.MESSAGE_BYTES_MAX:
+        data = json.dumps({**message, "result": {}}).encode()
+    return data[: limits.MESSAGE_BYTES_MAX]

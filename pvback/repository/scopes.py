@@ -1,0 +1,44 @@
+"""More scopes: one deduplication domain and one set of keys each."""
+
+from dataclasses import replace
+
+from pvback import datapath
+from pvback.errors import ObjectNotFound
+from pvback.repository.config_object import parse_config
+from pvback.repository.gcstate import first_gc_state
+from pvback.repository.keys import require_owner
+from pvback.repository.layout import GC_STATE_NAME, ObjectType, ScopeLayout
+from pvback.repository.repository import RepositoryAccess
+from pvback.repository.revoking import replace_config
+from pvback.repository.sealed import ScopeObjects, create_own
+
+__all__ = ["add_scope", "in_scope"]
+
+
+def in_scope(access: RepositoryAccess, scope: str) -> RepositoryAccess:
+    """The same access to another scope, by id, that the key opens."""
+    return replace(access, objects=ScopeObjects(access.store, access.keyring, ScopeLayout(scope)))
+
+
+def add_scope(access: RepositoryAccess, label: str) -> RepositoryAccess:
+    """Access to the scope with this label, which is made when there is none. Owners only: WrongKeyError.
+
+    Order: `config`, then the scope's `gc/state`, without which nobody can write there. Broken off between the
+    two, the next call completes it. Raises ConflictError when others change `config` all the time.
+    """
+    require_owner(access)
+    fitting = [scope for scope, name in access.keyring.scopes() if name == label]
+    current = access
+    if not fitting:
+        keyring, config = replace_config(access, lambda _: {"scope": label})
+        current = replace(access, keyring=keyring, config_object=config, facts=parse_config(config))
+        fitting = [scope for scope, name in keyring.scopes() if name == label]
+    found = in_scope(current, fitting[0])
+    key = found.objects.layout.key(GC_STATE_NAME)
+    try:
+        found.store.head(key)
+    except ObjectNotFound:
+        body = first_gc_state(datapath.random_id())
+        sealed = found.objects.seal(ObjectType.GC_STATE, name=GC_STATE_NAME, data=body)
+        create_own(found.store, key, data=sealed, clock=found.clock)
+    return found
