@@ -34,6 +34,7 @@ __all__ = ["backup_command"]
     default="auto",
     help="Volume snapshot, clone, or the volume itself; default: a volume snapshot where there can be one.",
 )
+@click.option("--snapshot-class", metavar="NAME", help="Of volume snapshots; default: the driver's default.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Stored with the snapshots.")
 @click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out what fits.")
 @click.option("--force", is_flag=True, help="Read everything again, changed or not.")
@@ -72,6 +73,7 @@ def backup_command(
     mode = given["staging_access_mode"]
     options = ClaimBackupOptions(
         method=given["method"],
+        snapshot_class=given["snapshot_class"],
         tags=parse_tags(given["tags"]),
         excludes=given["excludes"],
         force=given["force"],

@@ -47,13 +47,16 @@ def is_never_bound(facts: ClaimFacts) -> bool:
     return facts.phase == "Pending" and facts.is_waiting_for_consumer and not facts.is_deleting
 
 
-def plan_exposure(facts: ClaimFacts, *, method: str, classes: Sequence[Body] | None) -> Exposure:
+def plan_exposure(
+    facts: ClaimFacts, *, method: str, classes: Sequence[Body] | None, wanted: str | None = None
+) -> Exposure:
     """How to read the claim.
 
     Args:
         facts: The claim.
         method: One of `METHODS`.
         classes: Volume snapshot classes; None where the cluster has no such kind, or they may not be read.
+        wanted: The one to use; None: the driver's default, or its only one.
 
     Raises ClusterError where the claim has no data or cannot be read that way, UsageError.
     """
@@ -61,7 +64,7 @@ def plan_exposure(facts: ClaimFacts, *, method: str, classes: Sequence[Body] | N
         raise UsageError(f"no such method: {method}", hint=f"one of {', '.join(METHODS)}")
     require_data(facts)
     if method in ("auto", "snapshot"):
-        chosen, why_not = _choose_class(facts, classes)
+        chosen, why_not = (wanted, "") if wanted else _choose_class(facts, classes)
         if chosen is not None:
             return _staged(facts, "snapshot", snapshot_class=chosen)
         if method == "snapshot":

@@ -34,6 +34,7 @@ class ClaimBackupOptions:
 
     Attributes:
         method: `auto`, `snapshot`, `clone` or `live`.
+        snapshot_class: Of volume snapshots; None: the driver's default, or its only one.
         settings: Of the movers; without an image, the namespace's secret names it.
         staging: Of volume snapshots and clones.
         tags, excludes, force: As `BackupOptions` has them.
@@ -41,6 +42,7 @@ class ClaimBackupOptions:
     """
 
     method: str = "auto"
+    snapshot_class: str | None = None
     settings: MoverSettings
     staging: StagingOptions = field(default_factory=StagingOptions)
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +85,12 @@ def backup_claim(work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions) 
     if is_never_bound(facts):
         note = "never bound: it waits for its first pod, and has no data"
         return ClaimOutcome(claim=str(claim), state="skipped", note=note)
-    exposure = plan_exposure(facts, method=options.method, classes=_snapshot_classes(work.cluster))
+    exposure = plan_exposure(
+        facts,
+        method=options.method,
+        classes=_snapshot_classes(work.cluster),
+        wanted=options.snapshot_class,
+    )
     secret = load_repository_secret(work.cluster, claim.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, claim.namespace, settings=options.settings, secret=secret)
     job = _plan_job(facts, exposure, secret, replace(options, settings=settings))

@@ -103,17 +103,23 @@ def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
 
 @contextlib.contextmanager
 def seaweedfs(
-    folder: Path, *, policies: Mapping[str, object] | None = None, volume_mib: int = 64
+    folder: Path,
+    *,
+    policies: Mapping[str, object] | None = None,
+    volume_mib: int = 64,
+    address: str = "127.0.0.1",
 ) -> Generator[S3Server, None, None]:
     """SeaweedFS: conditional writes, versions, Object Lock, policies of identities.
 
     With `policies` (name -> document) each name is an identity that may do what its document allows and
     nothing else: see `S3Server.others`. What is in `folder` from an earlier run is there again. There is room
-    for 50 volumes of `volume_mib`.
+    for 50 volumes of `volume_mib`. `address` is one of this machine that nobody else reaches.
     """
     ports = free_ports(8)
-    server = _identity("seaweedfs", ports[0])
-    others = {name: replace(_identity(name, ports[0]), name="seaweedfs") for name in policies or {}}
+    server = _identity("seaweedfs", ports[0], address=address)
+    others = {
+        name: replace(_identity(name, ports[0], address=address), name="seaweedfs") for name in policies or {}
+    }
     server = replace(server, others=others)
     everything = ["Admin", "Read", "Write", "List", "Tagging"]
     identities = [{"name": "test", "credentials": [_credentials(server)], "actions": everything}]
@@ -128,7 +134,7 @@ def seaweedfs(
     (folder / "data").mkdir(exist_ok=True)
     names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
     argv = [str(find_seaweedfs()), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
-    argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-filer", f"-s3.config={settings}"]
+    argv += [f"-ip={address}", f"-ip.bind={address}", "-s3", "-filer", f"-s3.config={settings}"]
     argv += [
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
@@ -193,11 +199,13 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _identity(name: str, port: int, *, certificate: tuple[Path, Path] | None = None) -> S3Server:
+def _identity(
+    name: str, port: int, *, certificate: tuple[Path, Path] | None = None, address: str = "127.0.0.1"
+) -> S3Server:
     scheme = "https" if certificate else "http"
     return S3Server(
         name=name,
-        endpoint=f"{scheme}://127.0.0.1:{port}",
+        endpoint=f"{scheme}://{address}:{port}",
         access_key="AK" + secrets.token_hex(8).upper(),
         secret_key=secrets.token_urlsafe(24),
         ca_bundle=certificate[0] if certificate else None,

@@ -1,0 +1,155 @@
+"""A repository that pods reach, and the program run against it and the cluster, as a person would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster import objects
+from tests.cluster.client import Namespace, wait_for
+from tests.support.s3_servers import BUCKET, S3Server
+
+PASSWORD = "correct horse"
+SECONDS_MAX = 240
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended."""
+
+    words: tuple[str, ...]
+    code: int
+    out: str
+    err: str
+
+    def ended(self, *codes: int) -> "Done":
+        """Itself, when it ended with one of these codes and without a traceback."""
+        assert self.code in codes, (self.words, self.code, self.out[-2000:], self.err[-3000:])
+        assert "Traceback" not in self.err, self.err
+        return self
+
+    def json(self) -> Any:
+        """The one document."""
+        return json.loads(self.out)
+
+    def messages(self, kind: str) -> list[dict[str, Any]]:
+        """The JSON lines of a kind."""
+        lines = [json.loads(line) for line in self.out.splitlines()]
+        return [line for line in lines if line["message_type"] == kind]
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """One repository, one cluster, one person with an owner's password."""
+
+    folder: Path
+    server: S3Server
+    kubeconfig: Path
+    image: str
+    prefix: str = "fleet"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PVBACK_", "AWS_"))}
+        return (
+            kept
+            | self.server.environment
+            | {
+                "PVBACK_REPOSITORY": f"s3://{BUCKET}/{self.prefix}",
+                "PVBACK_S3_ENDPOINT": self.server.endpoint,
+                "PVBACK_PASSWORD": PASSWORD,
+                "PVBACK_CACHE_DIR": str(self.folder / "cache"),
+                "KUBECONFIG": str(self.kubeconfig),
+            }
+        )
+
+    def run(self, *words: str, **variables: str) -> Done:
+        """One command to its end."""
+        with self.start(*words, **variables) as process:
+            out, err = process.communicate(timeout=SECONDS_MAX)
+            return Done(words, process.returncode, out, err)
+
+    @contextmanager
+    def start(self, *words: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
+        """A command that goes on; killed at the end, when it has not ended."""
+        argv = [str(Path(sys.executable).parent / "pvback"), *words]
+        process = subprocess.Popen(
+            argv, env=self.environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+
+    def good(self, *words: str) -> Done:
+        """One command that has to succeed."""
+        return self.run(*words).ended(0)
+
+    def credentials(self, *, key: str = "", secret: str = "") -> Path:
+        """An AWS credentials file, of the server's or of others."""
+        path = self.folder / f"credentials-{key or 'own'}"
+        path.touch(0o600)
+        path.write_text(
+            "[default]\n"
+            f"aws_access_key_id = {key or self.server.access_key}\n"
+            f"aws_secret_access_key = {secret or self.server.secret_key}\n"
+            "region = us-east-1\n"
+        )
+        return path
+
+    def connect(self, namespace: Namespace, *more: str) -> None:
+        """Give a namespace its key, scope and secret."""
+        words = ("--image", self.image, "--aws-credentials", str(self.credentials()), *more)
+        self.good("pvc", "connect", namespace.name, *words)
+
+    def snapshots(self, namespace: Namespace) -> list[dict[str, Any]]:
+        """Of the namespace's scope."""
+        found: list[dict[str, Any]] = self.good("snapshots", "--scope", namespace.name, "--json").json()
+        return found
+
+
+def left_behind(namespace: Namespace) -> list[str]:
+    """Everything in a namespace that a run of ours has made."""
+    kinds = [
+        ("batch/v1", "Job"),
+        ("v1", "Pod"),
+        ("v1", "PersistentVolumeClaim"),
+        ("snapshot.storage.k8s.io/v1", "VolumeSnapshot"),
+        ("v1", "Secret"),
+        ("v1", "ConfigMap"),
+    ]
+    found = []
+    for api_version, kind in kinds:
+        resource = namespace.cluster.kind(api_version, kind)
+        listed = resource.get(namespace=namespace.name, label_selector="pvback.io/run").items
+        found += [f"{kind} {one.metadata.name}" for one in listed]
+    return found
+
+
+def wait_nothing_left(namespace: Namespace) -> None:
+    """Return when all that runs have made is gone: what was deleted takes a moment to go."""
+    wait_for(lambda: not left_behind(namespace), lambda: f"left behind: {left_behind(namespace)}")
+
+
+def writer_pod(namespace: Namespace, name: str, claim: str, script: str, **wishes: Any) -> None:
+    """A running pod that has written what `script` says to /CLAIM, and stays."""
+    body = f"{script}\necho written\nwhile true; do sleep 1; done"
+    namespace.create(objects.pod(name, body, image=namespace.cluster.image, claims=[claim], **wishes))
+    namespace.wait_phase(name, "Running")
+    wait_for(lambda: "written" in namespace.log(name), lambda: f"pod {name} says: {namespace.log(name)}")
+
+
+def digest_of(namespace: Namespace, claim: str, name: str = "look") -> str:
+    """Names, sizes and contents of what is in a claim."""
+    script = f"cd /{claim} && find . -type f | sort | xargs sha256sum; find . | sort"
+    found = namespace.run(objects.pod(name, script, image=namespace.cluster.image, claims=[claim]))
+    namespace.delete("v1", "Pod", name)
+    return found

@@ -1,0 +1,410 @@
+"""Claims backed up and restored by movers on a real cluster, under restricted pod security."""
+
+import json
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.cluster import objects
+from tests.cluster.client import Cluster, Namespace, wait_for
+from tests.cluster.fleet import Fleet, digest_of, left_behind, wait_nothing_left, writer_pod
+
+pytestmark = pytest.mark.timeout(600)
+FILL = "mkdir -p /{0}/deep/er; dd if=/dev/urandom of=/{0}/deep/er/large bs=64k count=80 2>/dev/null; " + (
+    "for i in $(seq 1 200); do echo file $i > /{0}/f$i; done"
+)
+
+
+def make_claim(namespace: Namespace, name: str, **wishes: object) -> None:
+    given = {"storage_class": namespace.cluster.storage_class, **wishes}
+    namespace.create(objects.claim(name, **given))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
+    """A namespace whose movers have what they need; nothing of any run is left in it afterwards."""
+    fleet.connect(namespace)
+    yield namespace
+    wait_nothing_left(namespace)
+
+
+@pytest.mark.parametrize("method", ["live", "snapshot", "clone"])
+def test_there_and_back(fleet: Fleet, connected: Namespace, method: str) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    target = f"{connected.name}/data"
+    done = fleet.good("pvc", "backup", target, "--method", method, "--json")
+    (claim,) = done.messages("claim")
+    assert (claim["state"], claim["method"], claim["leftovers"]) == ("done", method, [])
+    assert claim["result"]["stats"]["file_count"] == 201
+    wait_nothing_left(connected)
+    fleet.good("pvc", "restore", target, "--to", "again")
+    wait_nothing_left(connected)
+    connected.delete("v1", "Pod", "app")
+    assert digest_of(connected, "again") == digest_of(connected, "data")
+    (covered, copy) = fleet.good("pvc", "list", "-n", connected.name, "--json").json()[::-1]
+    assert covered["snapshot"] == claim["result"]["snapshot"]
+    assert covered["grade"] == {"live": "fuzzy"}.get(method, "crash")
+    assert (copy["claim"], copy["last_backup"]) == (f"{connected.name}/again", None)
+
+
+def test_a_second_backup_stores_what_is_new(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    target = f"{connected.name}/data"
+    for method in ("live", "snapshot"):
+        (claim,) = fleet.good("pvc", "backup", target, "--method", method, "--json").messages("claim")
+    stats = claim["result"]["stats"]
+    assert stats["new_bytes"] < 1 << 20, stats
+    assert claim["result"]["parent"] is not None
+
+
+def test_block_volumes(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "disk", block=True, size="64Mi")
+    fill = (
+        "dd if=/dev/urandom of=/dev/disk bs=1M count=8 seek=3 conv=notrunc 2>/dev/null; sha256sum < /dev/disk"
+    )
+    before = connected.run(objects.pod("fill", fill, image=connected.cluster.image, devices=["disk"]))
+    target = f"{connected.name}/disk"
+    (claim,) = fleet.good("pvc", "backup", target, "--json").messages("claim")
+    assert claim["result"]["stats"]["new_bytes"] < 10 << 20, "zeros are not stored"
+    fleet.good("pvc", "restore", target, "--to", "again")
+    look = "sha256sum < /dev/again"
+    assert (
+        connected.run(objects.pod("look", look, image=connected.cluster.image, devices=["again"])) == before
+    )
+
+
+def test_in_place_only_what_differs(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    target = f"{connected.name}/data"
+    fleet.good("pvc", "backup", target)
+    refused = fleet.run("pvc", "restore", target, "--in-place").ended(11)
+    assert "pods have the claim: app" in refused.err
+    connected.delete("v1", "Pod", "app")
+    before = digest_of(connected, "data")
+    spoil = "rm /data/f1; echo other > /data/f2; echo more > /data/extra; printf x | dd of=/data/deep/er/large conv=notrunc"
+    connected.run(objects.pod("spoil", spoil, image=connected.cluster.image, claims=["data"]))
+    assert digest_of(connected, "data") != before
+    done = fleet.good("pvc", "restore", target, "--in-place", "--json")
+    (summary,) = done.messages("summary")
+    assert digest_of(connected, "data") == before
+    assert summary["result"]["stats"]["bytes_written"] < 2 << 20, summary["result"]["stats"]
+
+
+def test_who_has_no_data(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "waiting")
+    (claim,) = fleet.good("pvc", "backup", f"{connected.name}/waiting", "--json").messages("claim")
+    assert claim["state"] == "skipped"
+    assert "never bound" in claim["note"]
+    missing = fleet.run("pvc", "backup", f"{connected.name}/nowhere").ended(40)
+    assert "nowhere" in missing.err
+    make_claim(connected, "lost", storage_class="no-such-class")
+    fleet.run("pvc", "backup", f"{connected.name}/lost").ended(40)
+    (listed,) = [
+        one
+        for one in fleet.good("pvc", "list", "-n", connected.name, "--json").json()
+        if "waiting" in one["claim"]
+    ]
+    assert listed["phase"] == "NeverBound"
+
+
+def test_not_connected(fleet: Fleet, namespace: Namespace) -> None:
+    make_claim(namespace, "data")
+    writer_pod(namespace, "app", "data", "echo x > /data/x")
+    done = fleet.run("pvc", "backup", f"{namespace.name}/data").ended(2)
+    assert f"pvback pvc connect {namespace.name}" in done.err
+    fleet.connect(namespace)
+    fleet.run("pvc", "connect", namespace.name, "--image", fleet.image).ended(11)
+
+
+def test_an_image_that_is_not_there(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    done = fleet.run("pvc", "backup", f"{connected.name}/data", "--image", "localhost/none:1").ended(40)
+    assert "the mover does not start: ErrImage" in done.err or "ImagePullBackOff" in done.err
+    wait_nothing_left(connected)
+    fleet.good("pvc", "backup", f"{connected.name}/data")
+
+
+def test_a_mover_that_fits_nowhere(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    words = ("--mover-memory", "900GiB", "--start-timeout", "5")
+    done = fleet.run("pvc", "backup", f"{connected.name}/data", "--mover-cpu", "1", *words)
+    # The request is the smaller of the two: it fits.
+    done.ended(0)
+    connected.create(
+        {
+            "apiVersion": "v1",
+            "kind": "ResourceQuota",
+            "metadata": {"name": "tight"},
+            "spec": {"hard": {"limits.memory": "64Mi"}},
+        }
+    )
+    refused = fleet.run("pvc", "backup", f"{connected.name}/data").ended(40)
+    assert "exceeded quota" in refused.err or "quota" in refused.err
+
+
+def test_more_rights_only_where_they_are_allowed(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    done = fleet.run("pvc", "backup", f"{connected.name}/data", "--privileged").ended(2)
+    assert "pvback.io/privileged-movers=true" in done.err
+    change = {"metadata": {"annotations": {"pvback.io/privileged-movers": "true"}}}
+    kind = connected.cluster.kind("v1", "Namespace")
+    kind.patch(name=connected.name, body=change, content_type="application/merge-patch+json")
+    refused = fleet.run("pvc", "backup", f"{connected.name}/data", "--privileged").ended(40)
+    assert "PodSecurity" in refused.err
+
+
+def test_what_a_plain_user_cannot_read(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x; echo y > /data/y; chmod 000 /data/y")
+    done = fleet.run("pvc", "backup", f"{connected.name}/data", "--json").ended(3)
+    (claim,) = done.messages("claim")
+    assert claim["state"] == "partly"
+    assert "y" in claim["error"]["what"]
+
+
+def test_a_wrong_secret(fleet: Fleet, namespace: Namespace) -> None:
+    make_claim(namespace, "data")
+    writer_pod(namespace, "app", "data", "echo x > /data/x")
+    wrong = fleet.credentials(key="AKWRONG", secret="nothing")
+    fleet.good("pvc", "connect", namespace.name, "--image", fleet.image, "--aws-credentials", str(wrong))
+    done = fleet.run("pvc", "backup", f"{namespace.name}/data").ended(30)
+    assert "in the mover" in done.err
+    assert "nothing" not in done.err
+    wait_nothing_left(namespace)
+
+
+def test_a_store_that_pods_do_not_reach(fleet: Fleet, namespace: Namespace) -> None:
+    make_claim(namespace, "data")
+    writer_pod(namespace, "app", "data", "echo x > /data/x")
+    fleet.connect(namespace)
+    fleet.good("pvc", "backup", f"{namespace.name}/data")
+    fleet.connect(namespace, "--replace", "--mover-endpoint", "http://127.0.0.1:9")
+    fleet.run("pvc", "backup", f"{namespace.name}/data", "--deadline", "45").ended(30, 40)
+    done = fleet.run("pvc", "restore", f"{namespace.name}/data", "--to", "again", "--deadline", "45").ended(
+        30, 40
+    )
+    wait_nothing_left(namespace)
+    wait_for(
+        lambda: namespace.is_gone("v1", "PersistentVolumeClaim", "again"), lambda: f"it stays: {done.err}"
+    )
+
+
+@pytest.mark.parametrize("snapshot_class", ["csi-failing", "csi-slow", "csi-larger"])
+def test_volume_snapshots_that_take_their_time(
+    fleet: Fleet, connected: Namespace, local_cluster: Cluster, snapshot_class: str
+) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    words = ("--method", "snapshot", "--snapshot-class", snapshot_class, "--json")
+    (claim,) = fleet.good("pvc", "backup", f"{connected.name}/data", *words).messages("claim")
+    assert claim["method"] == "snapshot"
+
+
+def test_a_volume_snapshot_that_is_never_ready(
+    fleet: Fleet, connected: Namespace, local_cluster: Cluster
+) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    words = ("--method", "snapshot", "--snapshot-class", "csi-never", "--staging-timeout", "5")
+    done = fleet.run("pvc", "backup", f"{connected.name}/data", *words).ended(40)
+    assert "not ready after 5 s" in done.err
+    wait_nothing_left(connected)
+    assert fleet.snapshots(connected) == []
+
+
+def test_two_runs_on_one_claim(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    with fleet.start("pvc", "backup", f"{connected.name}/data", "--image", "localhost/none:1") as first:
+        wait_for(lambda: left_behind(connected), lambda: "the first run does not begin")
+        done = fleet.run("pvc", "backup", f"{connected.name}/data").ended(11)
+        assert "another run works on this claim" in done.err
+        first.wait(120)
+
+
+def test_killed_and_taken_over(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    with fleet.start("pvc", "backup", f"{connected.name}/data", "--method", "snapshot") as process:
+        wait_for(lambda: any("Job" in one for one in left_behind(connected)), lambda: "no Job is made")
+        process.kill()
+        process.wait()
+    found = left_behind(connected)
+    assert found
+    fleet.run("pvc", "backup", f"{connected.name}/data").ended(11)
+    assert "0 objects" in fleet.good("pvc", "cleanup", "-n", connected.name).err, "it may live"
+    die(connected)
+    listed = fleet.good("pvc", "cleanup", "-n", connected.name, "--dry-run", "--json").json()
+    assert {one.split("/")[1] for one in listed["found"]} >= {
+        one.split(" ")[1] for one in found if "Pod" not in one
+    }
+    fleet.good("pvc", "cleanup", "-n", connected.name)
+    wait_nothing_left(connected)
+    assert not connected.is_gone("v1", "PersistentVolumeClaim", "data")
+    fleet.good("pvc", "backup", f"{connected.name}/data")
+
+
+def die(namespace: Namespace) -> None:
+    """Let the runs of a namespace be dead, whose time has not come yet."""
+    kind = namespace.cluster.kind("v1", "ConfigMap")
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    change = {"metadata": {"annotations": {"pvback.io/lives-until": past}}}
+    for one in kind.get(namespace=namespace.name, label_selector="pvback.io/role=run").items:
+        kind.patch(
+            name=one.metadata.name,
+            namespace=namespace.name,
+            body=change,
+            content_type="application/merge-patch+json",
+        )
+
+
+def test_a_dead_run_is_taken_over_by_the_next(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    with fleet.start("pvc", "backup", f"{connected.name}/data", "--image", "localhost/none:1") as process:
+        wait_for(lambda: any("Job" in one for one in left_behind(connected)), lambda: "no Job is made")
+        process.kill()
+        process.wait()
+    die(connected)
+    fleet.good("pvc", "backup", f"{connected.name}/data")
+
+
+def test_interrupted(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    with fleet.start("pvc", "backup", f"{connected.name}/data") as process:
+        wait_for(lambda: left_behind(connected), lambda: "the run does not begin")
+        process.terminate()
+        assert process.wait(120) == 130
+    wait_nothing_left(connected)
+
+
+def test_many_at_once(fleet: Fleet, connected: Namespace) -> None:
+    names = [f"data{number}" for number in range(4)]
+    for name in names:
+        make_claim(connected, name)
+        writer_pod(connected, f"app-{name}", name, f"echo {name} > /{name}/x")
+    done = fleet.good("pvc", "backup", "-n", connected.name, "--all", "--json")
+    assert {one["state"] for one in done.messages("claim")} == {"done"}
+    make_claim(connected, "broken", storage_class="no-such-class")
+    partly = fleet.run("pvc", "backup", "-n", connected.name, "--all", "--json").ended(3)
+    states = {one["claim"]: one["state"] for one in partly.messages("claim")}
+    assert states.pop(f"{connected.name}/broken") == "failed"
+    assert set(states.values()) == {"done"}
+    assert f"{connected.name}/broken" in partly.err
+    table = fleet.good("pvc", "list", "-n", connected.name)
+    assert "none" in table.out
+
+
+def test_to_another_namespace_class_and_size(
+    fleet: Fleet, connected: Namespace, namespace_names: list[str], cluster: Cluster
+) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    target = f"{connected.name}/data"
+    fleet.good("pvc", "backup", target)
+    small = fleet.run("pvc", "restore", target, "--to", "small", "--size", "1MiB").ended(2)
+    assert "too small" in small.err
+    fleet.good("pvc", "restore", target, "--to", "big", "--size", "96Mi", "--label", "kind=copy")
+    made = connected.get("v1", "PersistentVolumeClaim", "big")
+    assert made.spec.resources.requests.storage == "96Mi"
+    assert dict(made.metadata.labels) == {"kind": "copy"}
+
+
+def test_as_of(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo one > /data/x")
+    target = f"{connected.name}/data"
+    fleet.good("pvc", "backup", target)
+    between = datetime.now(UTC)
+    connected.delete("v1", "Pod", "app")
+    writer_pod(connected, "app", "data", "echo two > /data/x")
+    fleet.good("pvc", "backup", target)
+    done = fleet.good("pvc", "restore", target, "--to", "then", "--as-of", between.isoformat())
+    assert "before the time that was asked for" in done.out
+    show = objects.pod("show", "cat /then/x", image=connected.cluster.image, claims=["then"])
+    assert connected.run(show) == "one\n"
+    early = fleet.run(
+        "pvc", "restore", target, "--to", "never", "--as-of", "2020-01-01T00:00:00+00:00"
+    ).ended(2)
+    assert "the first is of" in early.err
+
+
+def test_the_secret_opens_nothing(fleet: Fleet, connected: Namespace, tmp_path: Path) -> None:
+    """With all that its movers have, a namespace reads no content, not even its own, and nothing of others."""
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo private > /data/x")
+    fleet.good("pvc", "backup", f"{connected.name}/data")
+    (snapshot,) = fleet.snapshots(connected)
+    secret = connected.get("v1", "Secret", "pvback-repository")
+    key = tmp_path / "key"
+    key.write_text(decode(secret.data["key"]))
+    variables = {
+        "PVBACK_PASSWORD": "",
+        "PVBACK_KEY_FILE": str(key),
+        "PVBACK_CACHE_DIR": str(tmp_path / "cache"),
+    }
+    words = ("restore", snapshot["id"], "--target", str(tmp_path / "out"))
+    fleet.run(*words, **variables).ended(12)
+    assert not (tmp_path / "out" / "x").exists()
+    roles = fleet.good("key", "list", "--json").json()
+    assert not [one for one in roles if one["role"] == "restorer"], "the keys of restores are removed"
+
+
+def decode(text: str) -> str:
+    import base64  # noqa: PLC0415
+
+    return base64.b64decode(text).decode()
+
+
+def test_restricted_pods_without_a_token(fleet: Fleet, connected: Namespace) -> None:
+    """What the mover's pod is like, as it was admitted."""
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    seen: list[str] = []
+    with fleet.start("pvc", "backup", f"{connected.name}/data") as process:
+        pods = connected.cluster.kind("v1", "Pod")
+
+        def look() -> bool:
+            found = pods.get(namespace=connected.name, label_selector="pvback.io/role=mover").items
+            seen.extend(json.dumps(one.to_dict()["spec"]) for one in found)
+            return bool(found)
+
+        wait_for(look, lambda: "no mover")
+        assert process.wait(120) == 0
+    spec = json.loads(seen[0])
+    (container,) = spec["containers"]
+    assert spec["automountServiceAccountToken"] is False
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert spec["securityContext"]["runAsUser"] == objects.USER
+    (volume,) = [one for one in spec["volumes"] if one["name"] == "data"]
+    assert volume["persistentVolumeClaim"]
+    assert not [
+        one for one in container["env"] if "secret" in json.dumps(one).lower() and "FILE" not in one["name"]
+    ]
+
+
+Made = Callable[..., str]
+
+
+def test_static_volumes_on_their_node(
+    fleet: Fleet, connected: Namespace, static_volume: Made, local_cluster: Cluster
+) -> None:
+    static_volume("n2")
+    make_claim(connected, "data", storage_class="static")
+    writer_pod(connected, "app", "data", FILL.format("data"))
+    target = f"{connected.name}/data"
+    refused = fleet.run("pvc", "backup", target, "--method", "snapshot").ended(40)
+    assert "no volume snapshot can be taken" in refused.err
+    (claim,) = fleet.good("pvc", "backup", target, "--json").messages("claim")
+    assert claim["method"] == "live"
+    assert "no volume snapshot can be taken" in claim["note"]
