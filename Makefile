@@ -6,16 +6,15 @@ SHELL := bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := s3,kubernetes,mount,test,servers,dev
+EXTRAS := s3,kubernetes,mount,image,test,servers,dev
 PYTEST_WORKERS ?= auto
 CARGO := cargo
 MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all test-robust test-s3 servers simulate model model-all fuzz lint lint-python \
-	lint-rust test-python test-rust bench \
-	constraints clean help
+.PHONY: build demo wheel test test-all test-robust test-s3 image test-image servers simulate model model-all fuzz lint \
+	lint-python lint-rust test-python test-rust bench constraints clean help
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -51,16 +50,22 @@ test-rust:
 	$(CARGO) test $(MANIFEST) --locked --quiet
 
 test-python: build
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3 and not image'
 
 test-all: build lint test-rust ## as test, with the slow tests
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3 and not image'
 
 servers: $(STAMP) ## build the S3 servers that the tests start; kept in the cache, outside the tree
 	$(BIN)/python -m tests.support.s3_servers
 
 test-s3: build servers ## object storage against real S3 servers
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile tests/s3
+
+image: $(STAMP) ## build the container image and its SBOM into build/image; BASE_IMAGE= and BUILD_BASE= pin the bases
+	$(BIN)/python -m deploy.image.build
+
+test-image: image ## run the image as a restricted pod would
+	$(BIN)/python -m pytest -q tests/image
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
