@@ -13,7 +13,7 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all test-robust test-s3 servers simulate model model-all fuzz lint lint-python \
+.PHONY: build demo wheel test test-all test-robust test-s3 servers test-cluster cluster-programs cluster-up cluster-down simulate model model-all fuzz lint lint-python \
 	lint-rust test-python test-rust bench \
 	constraints clean help
 
@@ -51,16 +51,29 @@ test-rust:
 	$(CARGO) test $(MANIFEST) --locked --quiet
 
 test-python: build
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3 and not cluster'
 
 test-all: build lint test-rust ## as test, with the slow tests
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3 and not cluster'
 
 servers: $(STAMP) ## build the S3 servers that the tests start; kept in the cache, outside the tree
 	$(BIN)/python -m tests.support.s3_servers
 
 test-s3: build servers ## object storage against real S3 servers
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --dist loadfile tests/s3
+
+cluster-programs: $(STAMP) ## build Kubernetes and what the test cluster runs beside it; kept in the cache
+	$(BIN)/python -m tests.cluster.local programs
+
+cluster-up: cluster-programs ## bring up a Kubernetes of two nodes on this machine, for the tests; needs root
+	$(BIN)/python -m tests.cluster.local up
+
+cluster-down: $(STAMP) ## take it down; nothing of it is left
+	$(BIN)/python -m tests.cluster.local down
+
+test-cluster: build ## the tests on Kubernetes: yours with PVBACK_TEST_KUBECONFIG, else one brought up and taken down
+	@if [[ -z "$${PVBACK_TEST_KUBECONFIG:-}" ]]; then trap '$(MAKE) cluster-down' EXIT; $(MAKE) cluster-up; fi; \
+		$(BIN)/python -m pytest -q tests/cluster
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat
