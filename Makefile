@@ -13,8 +13,9 @@ MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.
 STAMP := $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
-.PHONY: build demo wheel test test-all test-robust test-s3 image test-image servers simulate model model-all fuzz lint \
-	lint-python lint-rust test-python test-rust bench constraints clean help
+.PHONY: build demo wheel test test-all test-robust test-s3 servers image test-image test-cluster cluster-programs \
+	cluster-up cluster-down simulate model model-all fuzz lint lint-python lint-rust test-python test-rust bench \
+	constraints clean help
 
 help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
@@ -50,10 +51,10 @@ test-rust:
 	$(CARGO) test $(MANIFEST) --locked --quiet
 
 test-python: build
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3 and not image'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not slow and not s3 and not image and not cluster'
 
 test-all: build lint test-rust ## as test, with the slow tests
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3 and not image'
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m 'not s3 and not image and not cluster'
 
 servers: $(STAMP) ## build the S3 servers that the tests start; kept in the cache, outside the tree
 	$(BIN)/python -m tests.support.s3_servers
@@ -66,6 +67,19 @@ image: $(STAMP) ## build the container image and its SBOM into build/image; BASE
 
 test-image: image ## run the image as a restricted pod would
 	$(BIN)/python -m pytest -q tests/image
+
+cluster-programs: $(STAMP) ## build Kubernetes and what the test cluster runs beside it; kept in the cache
+	$(BIN)/python -m tests.cluster.local programs
+
+cluster-up: cluster-programs ## bring up a Kubernetes of two nodes on this machine, for the tests; needs root
+	$(BIN)/python -m tests.cluster.local up
+
+cluster-down: $(STAMP) ## take it down; nothing of it is left
+	$(BIN)/python -m tests.cluster.local down
+
+test-cluster: build servers image ## the tests on Kubernetes: yours with PVBACK_TEST_KUBECONFIG, else one brought up and taken down
+	@if [[ -z "$${PVBACK_TEST_KUBECONFIG:-}" ]]; then trap '$(MAKE) cluster-down' EXIT; $(MAKE) cluster-up; fi; \
+		$(BIN)/python -m pytest -q tests/cluster
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat

@@ -1,0 +1,116 @@
+"""A real cluster, and a fresh namespace of it for each test.
+
+PVBACK_TEST_KUBECONFIG names a cluster of yours; without it, it is the one of `make cluster-up`.
+There is no test here that is skipped because no cluster answers.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from tests.cluster import objects
+from tests.cluster.client import Cluster, Namespace, connect, new_namespace, wait_until_gone
+from tests.cluster.local import layout, storage
+from tests.cluster.local.images import BUSYBOX
+
+HERE = Path(__file__).parent
+TIMEOUT_SECONDS = 300
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.cluster)
+            if not item.get_closest_marker("timeout"):
+                item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster that the tests run on."""
+    given = os.environ.get("PVBACK_TEST_KUBECONFIG")
+    kubeconfig = Path(given or layout.KUBECONFIG)
+    if not kubeconfig.exists():
+        pytest.fail(f"{kubeconfig} is missing; run `make cluster-up` or set PVBACK_TEST_KUBECONFIG")
+    is_local = kubeconfig == layout.KUBECONFIG
+    return connect(
+        kubeconfig,
+        is_local=is_local,
+        image=os.environ.get("PVBACK_TEST_SHELL_IMAGE", BUSYBOX if is_local else "busybox:1.37"),
+        storage_class=os.environ.get("PVBACK_TEST_STORAGE_CLASS", "csi"),
+        snapshot_class=os.environ.get("PVBACK_TEST_SNAPSHOT_CLASS", "csi"),
+        host_address=os.environ.get("PVBACK_TEST_HOST_ADDRESS", str(layout.HOST_ADDRESS) if is_local else ""),
+    )
+
+
+@pytest.fixture(scope="session")
+def namespace_names(cluster: Cluster) -> Iterator[list[str]]:
+    """Namespaces that have to be gone in the end: each takes seconds that no test needs to wait."""
+    names: list[str] = []
+    yield names
+    wait_until_gone(cluster, names)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster, namespace_names: list[str]) -> Iterator[Namespace]:
+    """A namespace with `restricted` pod security. What was in it is gone after the test, volumes too."""
+    name = f"pvback-test-{secrets.token_hex(4)}"
+    namespace_names.append(name)
+    with new_namespace(cluster, objects.namespace(name)) as made:
+        yield made
+
+
+@pytest.fixture
+def local_cluster(cluster: Cluster) -> Cluster:
+    """The cluster of this machine; what only it has is not asked of others."""
+    if not cluster.is_local:
+        pytest.skip("needs the cluster of `make cluster-up`")
+    return cluster
+
+
+@pytest.fixture
+def static_volume(local_cluster: Cluster) -> Iterator[Callable[..., str]]:
+    """Makes volumes by hand on a node, of class `static`: `static_volume("n1", block=False, size_mib=64)`."""
+    made: list[str] = []
+    kind = local_cluster.kind("v1", "PersistentVolume")
+
+    def make(node: str, **wishes: Any) -> str:
+        name = f"static-{secrets.token_hex(4)}"
+        made.append(name)
+        on = next(one for one in layout.NODES if one.name == node)
+        local_cluster.create(storage.make_static_volume(on, name, **wishes))
+        return name
+
+    yield make
+    for name in made:
+        kind.delete(name=name)
+        storage.remove_static_volume(name)
+
+
+@pytest.fixture
+def host_server(cluster: Cluster) -> Iterator[str]:
+    """The URL of a web server of this machine that pods reach; it answers everything with `hello`."""
+    if not cluster.host_address:
+        pytest.skip("set PVBACK_TEST_HOST_ADDRESS to an address of this machine that pods reach")
+
+    class Hello(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"hello\n")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((cluster.host_address, 0), Hello) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://{cluster.host_address}:{server.server_port}"
+        server.shutdown()
+        thread.join()
