@@ -197,12 +197,14 @@ class Cluster:
                 response = self._send(method, path, query=query, body=body, content_type=content_type)
                 status, data = response.status, response.read()
             except (urllib3.exceptions.HTTPError, OSError) as exc:
-                failure = ClusterError(
+                failure: ClusterError = ClusterError(
                     f"the API server does not answer: {_reason(exc)}",
                     key=what,
                     hint="is it up, and the right one?",
                 )
                 failure.__cause__ = exc
+                if isinstance(_innermost(exc), urllib3.exceptions.SSLError):
+                    raise failure from exc
             else:
                 if status == _CONFLICT and method == "POST" and was_sent and body is not None:
                     found = self.find_by_path(f"{path}/{body['metadata']['name']}")
@@ -288,7 +290,12 @@ def _as_error(status: int, data: bytes, what: str) -> ClusterError:
     return kind(message or f"the API server answered {status}", key=what, hint=hint)
 
 
-def _reason(exc: BaseException) -> str:
+def _innermost(exc: BaseException) -> BaseException:
     while isinstance(exc, urllib3.exceptions.MaxRetryError) and exc.reason is not None:
         exc = exc.reason
-    return str(exc) or type(exc).__name__
+    return exc
+
+
+def _reason(exc: BaseException) -> str:
+    found = _innermost(exc)
+    return str(found) or type(found).__name__

@@ -94,7 +94,11 @@ class Run:
         """Remove all that the run has made and its own object; what could not be removed, in words."""
         self._over.set()
         self._thread.join()
-        found = _of_run(self._cluster, self.claim.namespace, self.id)
+        try:
+            found = _of_run(self._cluster, self.claim.namespace, self.id)
+        except ClusterError as exc:
+            # `cleanup` finds it. What the run failed with, if it did, is the better thing to say.
+            return [f"all objects of run {self.id}: {exc.what}"]
         return remove_leftovers(self._cluster, found)
 
     def _say_that_we_live(self) -> None:

@@ -149,8 +149,8 @@ def _plan_job(
         "tags": dict(options.tags),
         "excludes": list(options.excludes),
         "force": options.force,
-        # What was copied without a pod that writes is what it says; live, the data path sees what changed.
-        **({"grade": str(exposure.grade)} if exposure.method != "live" or not facts.writers else {}),
+        # Live, files are of different instants, whether the data path saw one change or not.
+        "grade": str(exposure.grade),
         # A copy has the times and inode numbers that its driver gives it.
         **({"ignore_inode": True} if exposure.method != "live" else {}),
     }

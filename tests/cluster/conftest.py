@@ -4,6 +4,7 @@ PVBACK_TEST_KUBECONFIG names a cluster of yours; without it, it is the one of `m
 There is no test here that is skipped because no cluster answers.
 """
 
+import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -16,10 +17,14 @@ import pytest
 
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, connect, new_namespace, wait_until_gone
+from tests.cluster.fleet import Fleet
 from tests.cluster.local import layout, storage
-from tests.cluster.local.images import BUSYBOX
+from tests.cluster.local.images import BUSYBOX, load_image
+from tests.cluster.local.programs import find_programs
+from tests.support.s3_servers import seaweedfs
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 TIMEOUT_SECONDS = 300
 
 
@@ -114,3 +119,29 @@ def host_server(cluster: Cluster) -> Iterator[str]:
         yield f"http://{cluster.host_address}:{server.server_port}"
         server.shutdown()
         thread.join()
+
+
+@pytest.fixture(scope="session")
+def mover_image(cluster: Cluster) -> str:
+    """The image of movers, where nodes find it: PVBACK_TEST_IMAGE, or what `make image` has built."""
+    given = os.environ.get("PVBACK_TEST_IMAGE")
+    if given:
+        return given
+    built = ROOT / "build/image"
+    if not cluster.is_local or not (built / "image.json").exists():
+        pytest.fail("set PVBACK_TEST_IMAGE, or run `make image` for the cluster of this machine")
+    load_image(built / "pvback.tar", programs=find_programs())
+    name: str = json.loads((built / "image.json").read_text())["name"]
+    return name
+
+
+@pytest.fixture(scope="session")
+def fleet(cluster: Cluster, mover_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """A repository in a store that pods reach."""
+    if not cluster.host_address:
+        pytest.skip("set PVBACK_TEST_HOST_ADDRESS to an address of this machine that pods reach")
+    folder = tmp_path_factory.mktemp("fleet")
+    with seaweedfs(folder, address=cluster.host_address) as server:
+        made = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=mover_image)
+        made.good("init", "-q")
+        yield made

@@ -12,7 +12,8 @@ from tests.cluster.client import Cluster, Namespace, wait_for
 from tests.cluster.fleet import Fleet, digest_of, left_behind, wait_nothing_left, writer_pod
 
 pytestmark = pytest.mark.timeout(600)
-FILL = "mkdir -p /{0}/deep/er; dd if=/dev/urandom of=/{0}/deep/er/large bs=64k count=80 2>/dev/null; " + (
+FILL = (
+    "mkdir -p /{0}/deep/er; dd if=/dev/urandom of=/{0}/deep/er/large bs=64k count=80 2>/dev/null; "
     "for i in $(seq 1 200); do echo file $i > /{0}/f$i; done"
 )
 
@@ -86,7 +87,10 @@ def test_in_place_only_what_differs(fleet: Fleet, connected: Namespace) -> None:
     assert "pods have the claim: app" in refused.err
     connected.delete("v1", "Pod", "app")
     before = digest_of(connected, "data")
-    spoil = "rm /data/f1; echo other > /data/f2; echo more > /data/extra; printf x | dd of=/data/deep/er/large conv=notrunc"
+    spoil = (
+        "rm /data/f1; echo other > /data/f2; echo more > /data/extra; "
+        "printf x | dd of=/data/deep/er/large conv=notrunc"
+    )
     connected.run(objects.pod("spoil", spoil, image=connected.cluster.image, claims=["data"]))
     assert digest_of(connected, "data") != before
     done = fleet.good("pvc", "restore", target, "--in-place", "--json")
@@ -339,7 +343,7 @@ def test_as_of(fleet: Fleet, connected: Namespace) -> None:
 
 
 def test_the_secret_opens_nothing(fleet: Fleet, connected: Namespace, tmp_path: Path) -> None:
-    """With all that its movers have, a namespace reads no content, not even its own, and nothing of others."""
+    """With all that its movers have, a namespace reads no content: neither its own nor of others."""
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", "echo private > /data/x")
     fleet.good("pvc", "backup", f"{connected.name}/data")

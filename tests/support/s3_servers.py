@@ -134,7 +134,8 @@ def seaweedfs(
     (folder / "data").mkdir(exist_ok=True)
     names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
     argv = [str(find_seaweedfs()), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
-    argv += [f"-ip={address}", f"-ip.bind={address}", "-s3", "-filer", f"-s3.config={settings}"]
+    argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.ip.bind={address}"]
+    argv += ["-s3", "-filer", f"-s3.config={settings}"]
     argv += [
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
