@@ -6,7 +6,6 @@ kept in the cache under a key of everything that it is made of, so a second run 
 `build/image/` has the newest.
 """
 
-import contextlib
 import hashlib
 import json
 import os
@@ -18,7 +17,6 @@ import tarfile
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,13 +127,7 @@ def find_wheel(files: list[Path]) -> Path:
 def build_with_engine(engine: str, reference: str, archive: Path) -> None:
     """Docker or podman: every stage, from public bases; the wheel is compiled in its stage."""
     arguments = [f"--build-arg={name}={value}" for name, value in bases().items()]
-    with _secrets() as secrets:
-        environment = {"DOCKER_BUILDKIT": "1"}
-        _run(
-            [engine, "build", *arguments, *secrets, f"--tag={reference}", "."],
-            cwd=ROOT,
-            environment=environment,
-        )
+    _build([engine, "build", *arguments], reference)
     _run([engine, "save", f"--output={archive}", reference])
 
 
@@ -151,8 +143,7 @@ def build_with_buildah(wheel: Path, reference: str, archive: Path) -> None:
     arguments = [
         f"--build-arg={pair}" for pair in ("WHEEL=given", f"BASE_IMAGE={base}", f"BUILD_BASE={base}")
     ]
-    with _secrets() as secrets:
-        _run([*buildah, "build", *arguments, *secrets, f"--tag={reference}", "."], cwd=ROOT)
+    _build([*buildah, "build", *arguments], reference)
     _run([*buildah, "push", "--quiet", reference, f"docker-archive:{archive}:{reference}"])
     _run([*buildah, "rmi", "--force", reference])
     shutil.rmtree(given)
@@ -190,26 +181,25 @@ def mirrors(suite: str) -> list[str]:
     return sorted(line for line in found if line.split()[2].startswith(suite))
 
 
-@contextlib.contextmanager
-def _secrets() -> Iterator[list[str]]:
-    """Options that lend pip's settings and authorities to the build; they are in no layer."""
+def _build(command: list[str], reference: str) -> None:
+    """Run a build that is lent pip's settings and authorities of this machine; they are in no layer."""
     settings = {}
     for line in _output([sys.executable, "-m", "pip", "config", "list"]).splitlines():
         name, _, value = line.partition("=")
         settings[name.rpartition(".")[2]] = value.strip("'")
     lines = [f"{name} = {settings[name]}" for name in PIP_SETTINGS if name in settings]
+    authorities = settings.get("cert") or os.environ.get("SSL_CERT_FILE")
+    # A secret without a source is the file of its name in the working directory.
     with tempfile.TemporaryDirectory() as folder:
-        options = []
-        authorities = settings.get("cert") or os.environ.get("SSL_CERT_FILE")
+        secrets = []
         if authorities and Path(authorities).is_file():
+            shutil.copy(authorities, Path(folder, "ca.pem"))
             lines.append("cert = /run/secrets/ca.pem")
-            options.append(f"--secret=id=ca.pem,src={authorities}")
+            secrets.append("--secret=id=ca.pem")
         if lines:
-            file = Path(folder, "pip.conf")
-            file.touch(0o600)
-            file.write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
-            options.append(f"--secret=id=pip.conf,src={file}")
-        yield options
+            Path(folder, "pip.conf").write_text("\n".join(["[global]", *lines, ""]), encoding="utf-8")
+            secrets.append("--secret=id=pip.conf")
+        _run([*command, *secrets, f"--tag={reference}", str(ROOT)], cwd=Path(folder))
 
 
 def unpack(archive: Path, root: Path) -> int:
@@ -285,7 +275,7 @@ def _buildah() -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return os.environ | {"BUILDAH_ISOLATION": "chroot"}
+    return os.environ | {"BUILDAH_ISOLATION": "chroot", "DOCKER_BUILDKIT": "1"}
 
 
 def _output(argv: list[str], *, cwd: Path | None = None) -> str:
@@ -294,13 +284,12 @@ def _output(argv: list[str], *, cwd: Path | None = None) -> str:
     ).stdout
 
 
-def _run(argv: list[str], *, cwd: Path | None = None, environment: dict[str, str] | None = None) -> None:
+def _run(argv: list[str], *, cwd: Path | None = None) -> None:
     """A step that may be long and says a lot, which is wanted only when it fails."""
-    environment = _environment() | (environment or {})
     done = subprocess.run(
         ["nice", "-n", "10", *argv],
         cwd=cwd,
-        env=environment,
+        env=_environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
