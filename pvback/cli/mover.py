@@ -20,7 +20,7 @@ __all__ = ["mover"]
 Work = Callable[..., BackupResult | RestoreResult]
 
 
-@click.group(hidden=True)
+@click.group(hidden=True, epilog=exit_codes(3, 11))
 @global_options()
 def mover() -> None:
     """Run in a pod beside a volume, as its Job says."""

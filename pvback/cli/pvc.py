@@ -43,7 +43,7 @@ class _Claims(click.Group):
         return super().get_command(ctx, cmd_name)
 
 
-@click.group(cls=_Claims)
+@click.group(cls=_Claims, epilog=exit_codes(3, 11, 40))
 @global_options()
 def pvc() -> None:
     """Back up and restore the claims of a Kubernetes cluster.

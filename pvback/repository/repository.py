@@ -30,11 +30,11 @@ from pvback.repository.snapshots import Catalog, first_questions, load_catalog
 from pvback.repository.unlocking import unlock
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
-from pvback.storage.ahead import AheadStore
 from pvback.storage.chain import StoreChain, chain_stores, without_conditions
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
+    from pvback.storage.ahead import AheadStore
 
 __all__ = [
     "UNCONDITIONAL_WARNING",
@@ -236,7 +236,7 @@ def open_repository_access(
     chain = _wrap(config, store or _open(config), clock=clock)
     # What is asked next is known, and what it costs to unlock a key is no time of the store's.
     used: ObjectStore = chain.store
-    ahead = AheadStore(used) if used.capabilities.is_remote else None
+    ahead = _asking_ahead(used)
     try:
         if ahead is not None:
             used = ahead
@@ -271,6 +271,15 @@ def open_repository_access(
         config_object=found.data,
         warnings=[*warnings, *unlocked.warnings],
     )
+
+
+def _asking_ahead(store: ObjectStore) -> "AheadStore | None":
+    if not store.capabilities.is_remote:
+        return None
+    # Loaded here: a local repository needs no threads for this.
+    from pvback.storage.ahead import AheadStore  # noqa: PLC0415
+
+    return AheadStore(store)
 
 
 def _open(config: Config, *, make: bool = False) -> ObjectStore:

@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pvback import limits
 from pvback.errors import (
@@ -22,7 +23,9 @@ from pvback.repository.register_copies import CopiesFile, RegisterCopies, find_c
 from pvback.repository.registers import Register, RegisterState, open_register
 from pvback.repository.sealed import ScopeObjects
 from pvback.storage import ObjectInfo
-from pvback.storage.ahead import Question
+
+if TYPE_CHECKING:
+    from pvback.storage.ahead import Question
 
 __all__ = [
     "Catalog",
@@ -126,7 +129,7 @@ def matches_source(details: RecordDetails, wanted: str) -> bool:
     )
 
 
-def first_questions(layout: ScopeLayout) -> list[Question]:
+def first_questions(layout: ScopeLayout) -> "list[Question]":
     """What `load_catalog` begins with, for a store that is asked ahead."""
     return [
         ("read", layout.key(GC_STATE_NAME)),

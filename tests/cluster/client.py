@@ -156,7 +156,9 @@ def new_namespace(cluster: Cluster, manifest: Manifest) -> Iterator[Namespace]:
     finally:
         # One by one: a namespace takes ten seconds to find out that a claim waited for its pod.
         for api_version, kind in _CONTENT:
-            cluster.kind(api_version, kind).delete(namespace=name, body=_AT_ONCE)
+            # The client deletes all only of what is selected.
+            all_of_it = f"metadata.namespace={name}"
+            cluster.kind(api_version, kind).delete(namespace=name, field_selector=all_of_it, body=_AT_ONCE)
         wait_for(lambda: not _volumes_of(cluster, name), lambda: f"left: {_volumes_of(cluster, name)}")
         cluster.kind("v1", "Namespace").delete(name=name)
 

@@ -37,14 +37,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Cluster:
+def cluster() -> Iterator[Cluster]:
     """The cluster that the tests run on."""
     given = os.environ.get("PVBACK_TEST_KUBECONFIG")
     kubeconfig = Path(given or layout.KUBECONFIG)
     if not kubeconfig.exists():
         pytest.fail(f"{kubeconfig} is missing; run `make cluster-up` or set PVBACK_TEST_KUBECONFIG")
     is_local = kubeconfig == layout.KUBECONFIG
-    return connect(
+    made = connect(
         kubeconfig,
         is_local=is_local,
         image=os.environ.get("PVBACK_TEST_SHELL_IMAGE", BUSYBOX if is_local else "busybox:1.37"),
@@ -52,6 +52,9 @@ def cluster() -> Cluster:
         snapshot_class=os.environ.get("PVBACK_TEST_SNAPSHOT_CLASS", "csi"),
         host_address=os.environ.get("PVBACK_TEST_HOST_ADDRESS", str(layout.HOST_ADDRESS) if is_local else ""),
     )
+    yield made
+    # The client's own `close` leaves its connections open.
+    made.api.rest_client.pool_manager.clear()
 
 
 @pytest.fixture(scope="session")

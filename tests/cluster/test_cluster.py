@@ -178,11 +178,12 @@ def test_exec_ends_with_a_status(namespace: Namespace) -> None:
             stderr=True,
             _preload_content=False,
         )
+        raw = opened.sock.sock
         opened.run_forever(timeout=30)
         assert opened.read_channel(STDOUT_CHANNEL) == "said\n"
         found[code] = json.loads(opened.read_channel(ERROR_CHANNEL))
-        # Its own `close` leaves the socket of a stream that has ended.
-        opened.sock.close()
+        # What the client's own `close` does not do for a stream that has ended.
+        raw.close()
     assert found[0]["status"] == "Success"
     assert found[7]["status"] == "Failure"
     assert found[7]["details"]["causes"] == [{"reason": "ExitCode", "message": "7"}]

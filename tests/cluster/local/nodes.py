@@ -76,14 +76,10 @@ def start_runtime(node: Node) -> None:
             {
                 "type": "bridge",
                 "bridge": "cni0",
-                "isGateway": True,
+                "isDefaultGateway": True,
                 "ipMasq": False,
                 "hairpinMode": True,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": [[{"subnet": str(node.pods)}]],
-                    "routes": [{"dst": "0.0.0.0/0"}],
-                },
+                "ipam": {"type": "host-local", "ranges": [[{"subnet": str(node.pods)}]]},
             }
         ],
     }

@@ -180,6 +180,10 @@ func (c *controllerServer) ControllerExpandVolume(
 	if wanted := request.CapacityRange.GetRequiredBytes(); wanted > found.Size {
 		found.Size = wanted
 		folder := c.volumeFolder(found)
+		if _, inUse := attached(folder); found.Sort == sortExt4 && inUse == nil {
+			// To let a mounted file system grow takes CAP_SYS_RESOURCE, which not every container has.
+			return nil, status.Errorf(codes.FailedPrecondition, "%s grows when no pod uses it", found.ID)
+		}
 		if found.Sort != sortFolder {
 			err = grow(content(folder, found.Sort), wanted)
 		}

@@ -59,7 +59,7 @@ func (identity) GetPluginCapabilities(
 	}
 	answer.Capabilities = append(answer.Capabilities, &csi.PluginCapability{
 		Type: &csi.PluginCapability_VolumeExpansion_{
-			VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_ONLINE},
+			VolumeExpansion: &csi.PluginCapability_VolumeExpansion{Type: csi.PluginCapability_VolumeExpansion_OFFLINE},
 		},
 	})
 	return answer, nil

@@ -81,8 +81,7 @@ func (n *nodeServer) mountExt4(device, target string) error {
 			return err
 		}
 	}
-	// The file may have grown, or be a copy of a smaller one. While it is mounted this needs CAP_SYS_RESOURCE,
-	// which not every container has.
+	// The file may have grown, or be a copy of a smaller one.
 	if err := errors.Join(check(device), run("resize2fs", device)); err != nil {
 		return err
 	}
