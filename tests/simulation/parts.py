@@ -107,11 +107,10 @@ def first_state(objects: ScopeObjects) -> bytes:
 
 @contextlib.contextmanager
 def installed(world: World) -> Iterator[None]:
-    """While `world` runs: ids from its seed, a cheap digest, its locks and its time for the process's."""
+    """While `world` runs: ids from its seed, a cheap digest, and its locks for the process's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)
-        patch.setattr(datapath, "SystemClock", lambda: _CurrentClock(world))
         patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
         patch.setattr(prune, "plan_prune", _make_plan(world))
         # Threads of their own would run beside the scheduler.
@@ -134,15 +133,3 @@ def _make_plan(world: World) -> Callable[..., PrunePlan]:
         return replace(made, unused=[*made.unused, *unused], repack=[*made.repack, *again])
 
     return plan
-
-
-class _CurrentClock:
-    """The clock of whoever moves."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def sleep(self, seconds: float) -> None:
-        task = self._world.current
-        assert task is not None, "only tasks sleep"
-        task.process.sleep(seconds)

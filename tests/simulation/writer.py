@@ -221,7 +221,7 @@ class Job:
             self._process.world.pause(is_ready=lambda: self._is_gate_open)
 
     def _put(self, name: str, data: bytes) -> None:
-        datapath._create(self._objects.store, self._objects.layout.key(name), memoryview(data))
+        self._objects.create_own(name, data=data, clock=self._process)
 
     def _finish_tree(self, texts: Sequence[str]) -> str:
         """The root page, and everything durable and listed."""
