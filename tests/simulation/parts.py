@@ -18,12 +18,13 @@ import pytest
 
 from pvback import datapath, limits
 from pvback.errors import DamagedError
-from pvback.repository import prune, reading_each, session
+from pvback.repository import prune, reading_each, sealed, session
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.index_work import Usage
 from pvback.repository.layout import ObjectType, ScopeLayout
 from pvback.repository.prune_plan import ListedPack, PrunePlan, plan_prune
 from pvback.repository.sealed import ScopeObjects
+from pvback.retrying import create_own
 from pvback.storage import ObjectStore
 from tests.simulation.world import Lock, World
 
@@ -111,12 +112,18 @@ def installed(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)
+        patch.setattr(sealed, "create_own", _create_own)
         patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
         patch.setattr(prune, "plan_prune", _make_plan(world))
         # Threads of their own would run beside the scheduler.
         patch.setattr(reading_each, "_ONE_BY_ONE_COUNT_MAX", 1_000_000)
         patch.setattr(session, "threading", SimpleNamespace(RLock=lambda: Lock(world), Lock=threading.Lock))
         yield
+
+
+def _create_own(store: ObjectStore, key: str, *, data: bytes, clock: Any) -> None:
+    """How long it is tried decides nothing that others rely on."""
+    create_own(store, key, data=data, clock=clock.timer)
 
 
 def _make_plan(world: World) -> Callable[..., PrunePlan]:
