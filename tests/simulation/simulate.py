@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pvback import limits
 from pvback.errors import (
     ConflictError,
+    DamagedError,
     SessionFencedError,
     StorageError,
     StorageUnavailable,
@@ -24,7 +25,7 @@ from pvback.repository.snapshots import CommittedSnapshot, load_catalog
 from pvback.storage.base import ObjectStore
 from pvback.storage.retry import RetryingStore
 from pvback.storage.unconditional import UnconditionalStore
-from tests.simulation import writer
+from tests.simulation import mending, writer
 from tests.simulation.bucket import Bucket, ClientStore
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracle import Oracle
@@ -104,6 +105,7 @@ class Simulation:
                 "checks": self.oracle.check_count,
                 "saved": len(self.ledger.contents),
                 "restored": self.ledger.restored_count,
+                **self.ledger.happened,
                 **{f"fault {name}": count for name, count in self.bucket.injected.items()},
                 **{f"given up {name}": count for name, count in self.ledger.given_up.items()},
             },
@@ -125,6 +127,8 @@ class Simulation:
             self._spawn(f"forget-{number}", self._forget)
         for number in range(scope.readers):
             self._spawn(f"reader-{number}", self._read)
+        for number in range(scope.menders):
+            self._spawn(f"mender-{number}", self._mend)
         self.world.run()
 
     def _spawn(self, name: str, work: Callable[[Process], None]) -> None:
@@ -204,6 +208,10 @@ class Simulation:
                 self._prune_once(process, options)
             except (ConflictError, StorageUnavailable) as exc:
                 self.ledger.give_up(exc)
+            except DamagedError as exc:
+                if not self.ledger.unsettled:
+                    raise
+                self.ledger.give_up(exc)
 
     def _prune_once(self, process: Process, options: PruneOptions) -> None:
         objects = self.objects(process)
@@ -259,6 +267,18 @@ class Simulation:
         self.ledger.restored_count += 1
         return True
 
+    def _mend(self, process: Process) -> None:
+        for _ in range(self.scope.losses):
+            objects = self.objects(process)
+            process.sleep(process.random.source.choice(self.scope.looks))
+            mending.lose_register(process, self.bucket, self.ledger, objects)
+            process.sleep(process.random.source.choice((0.0, 0.0, 60.0)))
+            self._mend_all(process)
+
+    def _mend_all(self, process: Process) -> None:
+        objects = self.objects(process)
+        mending.mend_all(process, objects, self.work(process, objects), ledger=self.ledger)
+
     # --- the end
 
     def _drain(self) -> None:
@@ -276,6 +296,9 @@ class Simulation:
                 world.pending.pop()
         world.now += self.scope.rates.list_lag_seconds
         world.note("all have stopped")
+        if self.scope.menders:
+            world.spawn("last mender", self._mend_all)
+            world.run()
         world.spawn("drain", self._drain_prunes)
         world.run()
         if self.oracle.failure is None:
