@@ -20,12 +20,10 @@ from pvback.repository import (
     barrier,
     forget,
     gcstate,
-    mend_snapshots,
     merging,
     prune,
     registers,
     session,
-    sweep,
     timing,
 )
 from pvback.repository.barrier import Registers, read_registers
@@ -41,7 +39,7 @@ from tests.simulation.bucket import Rates
 from tests.simulation.scopes import SCOPES, Scope
 from tests.simulation.simulate import simulate
 
-__all__ = ["CANARIES", "Canary"]
+__all__ = ["CANARIES", "Canary", "Patch", "canary"]
 
 _BY_NAME = {one.name: one for one in SCOPES}
 T = TypeVar("T")
@@ -403,44 +401,6 @@ def merge_drops_condemned(patch: Patch) -> None:
 def merged_name_sorts_anywhere(patch: Patch) -> None:
     """The output may come before its inputs in a list that is read in pages."""
     patch.setattr(work.ModelIndexWork, "_suffix", lambda self, _generation, _after: self._random_id())
-
-
-# --- repairs
-
-
-@canary("repairs", seeds_max=1500)
-def revived_without_a_look(patch: Patch) -> None:
-    """A register that was made anew is reported whatever a prune has made of it."""
-    patch.setattr(mend_snapshots, "_look_again", lambda _tools, _problem: None)
-
-
-@canary("repairs", seeds_max=1500)
-def revived_with_the_old_parts(patch: Patch) -> None:
-    """A register that was made anew rests on a reference set that a prune may be about to remove."""
-    patch.setattr(mend_snapshots, "_write_refs", lambda _tools, _problem: "nothing done")
-
-
-@canary("repairs", seeds_max=1500)
-def revived_beside_a_cycle(patch: Patch) -> None:
-    """A cycle that does not know of the snapshot goes on."""
-    patch.setattr(mend_snapshots, "abandoned", lambda state: state)
-
-
-@canary("repairs", seeds_max=1500)
-def revived_unseen(patch: Patch) -> None:
-    """A register is made for whatever there is a record of."""
-    patch.setattr(mend_snapshots, "_require_whole", lambda *_facts: None)
-
-
-@canary("repairs", seeds_max=1500, shows="DamagedError")
-def lists_of_this_generation_removed(patch: Patch) -> None:
-    """A prune takes lists that a repair has made for a version of the same generation for forgotten ones."""
-
-    def is_over(name: str, n: int) -> bool:
-        generation, _, what = name.partition("-")
-        return bool(what) and int(generation, 16) < n + (what.partition("-")[0] in gcstate.LIST_FIELDS)
-
-    patch.setattr(sweep, "_is_over", is_over)
 
 
 # --- without conditions

@@ -24,8 +24,15 @@ class Ledger:
     happened: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     """Their registers were lost once."""
+    is_state_lost: bool = False
+    """`gc/state` was lost once."""
     unsettled: set[str] = field(default_factory=set)
     """Their registers were lost, and nobody was told since that they are whole."""
+
+    @property
+    def is_anything_lost(self) -> bool:
+        """Whether somebody may find damage."""
+        return bool(self.unsettled) or self.is_state_lost
 
     def report_loss(self, snapshot: str) -> None:
         """Its register is gone; what becomes of it is open."""

@@ -122,16 +122,23 @@ class Oracle:
 
     def _follow_state(self, body: Any) -> None:
         if body is None:
-            self._fail("gc/state is gone")
+            if not self._ledger.is_state_lost:
+                self._fail("gc/state is gone")
+            self._nonce = ""
             return
         lists = {field: self._list(body[field]) for field in _LISTS}
         new, old = _State(body["n"], body["floor"], body["phase"], lists), self._state
         self._state = new
-        is_again, self._nonce = body["nonce"] == self._nonce, body["nonce"]
+        before, self._nonce = self._nonce, body["nonce"]
+        is_again = body["nonce"] == before
         if old is None or (is_again and new == old and self._is_timed):
             return
         if new == old and self._ledger.lost:
             return  # a repair has forgotten marks
+        if not before and self._ledger.is_state_lost:
+            if (new.phase, new.n) != ("IDLE", new.floor) or new.n <= old.n:
+                self._fail(f"M: gc/state {old.n} was lost, and made anew as {new.phase} {new.n}")
+            return
         step = (old.phase, new.phase, new.n - old.n)
         if step not in {("IDLE", "CONDEMNED", 1), ("CONDEMNED", "IDLE", 0), ("IDLE", "IDLE", 0)}:
             self._fail(f"M: gc/state goes from {old.phase} {old.n} to {new.phase} {new.n}")

@@ -29,6 +29,8 @@ class Scope:
     """Each loses registers, and repairs."""
     losses: int = 2
     """Of each mender."""
+    state_losers: int = 0
+    """Each loses `gc/state` once, and makes it anew."""
     chunk_universe: int = 6
     """So many contents are there: the fewer, the more is shared."""
     chunks_max: int = 5
@@ -91,4 +93,5 @@ SCOPES = (
         kill_rate=0.001,
         rates=Rates(doubled=0.0),
     ),
+    Scope(name="lost-state", state_losers=1, pruners=2, backups=3, forgetters=1, kill_rate=0.001),
 )
