@@ -300,8 +300,8 @@ def commit_without_swap(patch: Patch) -> None:
 def no_second_look(patch: Patch) -> None:
     """A session begins under the generation that was before its register."""
 
-    def start(objects: Any, source: str, *, clock: Any) -> Any:
-        state = gcstate.read_gc_state(objects)
+    def start(objects: Any, source: str, *, clock: Any, known: Any = None) -> Any:
+        state = known or gcstate.read_gc_state(objects)
         register = registers.Register(
             generation=state.n,
             snapshot=datapath.random_id(),
