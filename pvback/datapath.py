@@ -23,12 +23,11 @@ from pvback import limits
 from pvback.errors import (
     InternalError,
     Interrupted,
-    ObjectExists,
     ObjectNotFound,
     PvbackError,
     StorageError,
-    StorageUnavailable,
 )
+from pvback.retrying import CreatingStore, create_own
 from pvback.runtime import Cancel, Counters, SystemClock, parse_counters
 
 if TYPE_CHECKING:
@@ -59,28 +58,11 @@ Argon2 = tuple[int, int, int]
 """Memory in KiB, passes, lanes."""
 
 
-class JobStore(Protocol):
+class JobStore(CreatingStore, Protocol):
     """What a job needs of an object store; see `pvback.storage.ObjectStore` for what each promises."""
-
-    def create(self, key: str, data: bytes | bytearray | memoryview) -> str:
-        """Write an object that does not exist yet. Raises ObjectExists, StorageUnavailable, StorageError."""
-        ...
-
-    def read(self, key: str) -> "WholeObject":
-        """Read an object whole. Raises ObjectNotFound."""
-        ...
 
     def read_into(self, key: str, buffer: memoryview, *, offset: int) -> int:
         """Fill `buffer` from `offset` on; the number of bytes read. Raises ObjectNotFound."""
-        ...
-
-
-class WholeObject(Protocol):
-    """An object that was read whole."""
-
-    @property
-    def data(self) -> bytes:
-        """Its bytes."""
         ...
 
 
@@ -290,7 +272,7 @@ class DataJob:
             if request.kind == "get":
                 self._get(request)
             elif request.kind == "put":
-                _create(self._store, request.key, memoryview(request))
+                create_own(self._store, request.key, data=memoryview(request), clock=SystemClock())
                 request.complete()
             else:
                 with self._output_lock:
@@ -359,28 +341,6 @@ def run_job(
 ) -> dict[str, Any]:
     """Run a job to its end and return its result. Raises as `DataJob.run`."""
     return DataJob(verb, keyring, options=options, store=store).run(listeners or Listeners())
-
-
-def _create(store: JobStore, key: str, data: memoryview) -> None:
-    """Create an object under a name that nobody else uses; repeats while an answer may have been lost."""
-    for attempt in range(limits.RETRY_COUNT_MAX + 1):
-        try:
-            store.create(key, data)
-            return
-        except ObjectExists:
-            try:
-                found = store.read(key).data
-            except ObjectNotFound:
-                # It was there, and ours: merged, or removed by prune, as the session's next swap tells.
-                return
-            if found == data:
-                return
-            raise
-        except StorageUnavailable as exc:
-            if attempt == limits.RETRY_COUNT_MAX:
-                raise
-            pause = min(limits.RETRY_SECONDS_MAX, limits.RETRY_SECONDS_MIN * 2**attempt)
-            SystemClock().sleep(max(pause, exc.pause_seconds or 0.0))
 
 
 def _thread_count(options: Mapping[str, object]) -> int:

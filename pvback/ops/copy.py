@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from pvback import datapath, limits
-from pvback.datapath import DataJob, WholeObject
+from pvback.datapath import DataJob
 from pvback.errors import (
     DamagedError,
     ObjectNotFound,
@@ -32,6 +32,7 @@ from pvback.repository.registers import RegisterState
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import CommittedSnapshot
+from pvback.retrying import WholeObject
 from pvback.runtime import Cancel, NoProgress, Progress
 
 __all__ = ["CopiedSnapshot", "CopyResult", "copy_snapshots"]

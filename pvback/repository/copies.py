@@ -32,9 +32,9 @@ from pvback.errors import (
 from pvback.repository.config_object import RepositoryConfig, parse_config
 from pvback.repository.key_objects import config_facts, key_facts
 from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, KEYS_PREFIX, copy_key, is_key_object
+from pvback.retrying import plan_pause
 from pvback.runtime import Clock
 from pvback.storage import ObjectStore, StoredObject
-from pvback.storage.retry import plan_pause
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring

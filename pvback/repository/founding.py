@@ -15,11 +15,10 @@ from pathlib import Path
 from pvback import limits
 from pvback.errors import ConflictError, ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, copy_key, is_key_object
-from pvback.repository.sealed import create_own
+from pvback.retrying import create_own, plan_pause
 from pvback.runtime import Clock
 from pvback.storage import ObjectStore
 from pvback.storage.probe import PROBE_PREFIX, probe_conditions
-from pvback.storage.retry import plan_pause
 
 __all__ = ["find_conditions", "find_free_place", "found_repository"]
 

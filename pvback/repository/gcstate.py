@@ -16,8 +16,8 @@ from pvback.errors import DamagedError, ObjectChanged, ObjectExists, ObjectNotFo
 from pvback.repository.body import Body, dump_body
 from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, generation_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
+from pvback.retrying import plan_pause
 from pvback.runtime import Clock
-from pvback.storage.retry import plan_pause
 
 __all__ = [
     "LIST_FIELDS",

@@ -19,6 +19,7 @@ while requests to delete them may be under way for days. So nothing is believed 
 before, a repair leaves packs, runs and fenced sessions: the next one begins anew.
 """
 
+import contextlib
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
@@ -70,17 +71,18 @@ class StateRepair:
 
 
 def why_lost(objects: ScopeObjects) -> tuple[str, str | None] | None:
-    """What is wrong with `gc/state`, and its etag if there is one; None: nothing."""
+    """What is wrong with `gc/state`, and its etag if there is one; None: nothing.
+
+    The etag is read first: what somebody else writes meanwhile is found good, or is not that version.
+    """
+    etag: str | None = None
+    with contextlib.suppress(ObjectNotFound):
+        etag = objects.store.read(objects.layout.key(GC_STATE_NAME)).etag
     try:
         load_gc_state(objects)
     except DamagedError as exc:
-        why = exc.what
-    else:
-        return None
-    try:
-        return why, objects.store.read(objects.layout.key(GC_STATE_NAME)).etag
-    except ObjectNotFound:
-        return why, None
+        return exc.what, etag
+    return None
 
 
 def write_lost_state(

@@ -11,6 +11,10 @@
   is still at the same n, every later cycle finds the register before anything dies. If a cycle was published
   in between, it is abandoned; if it has even ended without having seen the register, that is void, and the
   snapshot is reported as lost.
+  No chunk is lost then, but a prune that listed registers before, and removes only now, takes the snapshot
+  for vanished, and its reference set and record for remnants. So where the key opens the tree, the reference
+  set is written once more: parts written after the register are remnants to nobody. The register holds a copy
+  of the record. Then comes a second look, and only what it finds whole is reported as brought back.
 - *Records* are written again from the register's copy, which the hash in the register vouches for, and copies
   from the record.
 - *Reference sets* are written anew from the tree, under numbers that were never used, and named by a swap of
@@ -20,6 +24,7 @@
 Nothing here removes anything. Each step can be repeated.
 """
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -52,6 +57,7 @@ __all__ = ["REASONS", "SnapshotProblem", "SnapshotTools", "mend_snapshot", "plan
 
 _ALIVE = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
 _ID_DIGITS = 32
+_OVERTAKEN = "a prune that ran at the same time has removed what it needs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,10 +181,30 @@ def _revive(tools: SnapshotTools, problem: SnapshotProblem) -> str:
         raise ConflictError("somebody else has made its register just now")
     if create_register(objects, made, clock=tools.clock) is None:
         raise ConflictError("its register could not be created", hint="run it again")
-    state = change_gc_state(objects, abandoned, clock=tools.clock).state
-    if not state.is_register_valid(made.name):
-        raise ConflictError("a prune that ran at the same time has removed what it needs")
+    change_gc_state(objects, abandoned, clock=tools.clock)
+    revived = replace(problem, register=made.name)
+    # Without the tree what there was has to do: the look tells whether it does.
+    with contextlib.suppress(DamagedError, WrongKeyError):
+        _write_refs(tools, revived)
+    _look_again(tools, revived)
     return f"register {made.name} made anew"
+
+
+def _look_again(tools: SnapshotTools, problem: SnapshotProblem) -> None:
+    """Nothing is reported as brought back that a prune has taken for gone. Raises ConflictError."""
+    objects = tools.objects
+    state = load_gc_state(objects).state
+    if not state.is_register_valid(problem.register or ""):
+        raise ConflictError(_OVERTAKEN)
+    register = _read(tools, problem)
+    assert register.record is not None, "a register that was made of a record"
+    if _why_bad(objects, ObjectType.RECORD, register.record) is not None:
+        objects.store.put(objects.layout.key(register.record.name), register.twin)
+    try:
+        _require_whole(tools, register.refs, state)
+    except DamagedError as exc:
+        hint = "run it again with an owner's key"
+        raise ConflictError(f"{_OVERTAKEN}: {exc.what}", hint=hint) from exc
 
 
 def _replace_register(tools: SnapshotTools, problem: SnapshotProblem) -> str:

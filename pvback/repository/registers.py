@@ -18,9 +18,9 @@ from pvback.repository.body import Body, dump_body, format_time
 from pvback.repository.layout import Area, ObjectType, generation_name, record_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
 from pvback.repository.timing import View, is_timed
+from pvback.retrying import plan_pause
 from pvback.runtime import Clock
 from pvback.storage import StoredObject
-from pvback.storage.retry import plan_pause
 
 __all__ = [
     "Register",

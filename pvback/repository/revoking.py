@@ -24,6 +24,7 @@ from pvback.repository.layout import (
     Area,
     ObjectType,
     ScopeLayout,
+    generation_name,
     key_object_key,
 )
 from pvback.repository.repository import RepositoryAccess
@@ -201,12 +202,13 @@ def _resign_state(access: RepositoryAccess, objects: ScopeObjects, principal: st
         found = _open(objects, ObjectType.GC_STATE, GC_STATE_NAME)
         if found is None:
             raise DamagedError("prune's state does not open", key=objects.layout.key(GC_STATE_NAME))
-        count = 0
+        count, n = 0, int(found.body["n"])
 
         def take_over(value: Any) -> Any:  # noqa: ANN401 - JSON has no type
             nonlocal count
             if isinstance(value, dict) and str(value.get("name", "")).startswith(f"{Area.GC}/"):
-                named = _resign_list(access, objects, str(value["name"]), principal)
+                name = str(value["name"])
+                named = _resign_list(access, objects, name, principal=principal, generation=n)  # noqa: B023
                 count += named is not None
                 return {**value, **named} if named is not None else value
             if isinstance(value, dict):
@@ -230,9 +232,13 @@ def _resign_state(access: RepositoryAccess, objects: ScopeObjects, principal: st
 
 
 def _resign_list(
-    access: RepositoryAccess, objects: ScopeObjects, name: str, principal: str
+    access: RepositoryAccess, objects: ScopeObjects, name: str, *, principal: str, generation: int
 ) -> dict[str, str] | None:
-    """The owner's own copy of a list that the principal signed; None for one that may stay as it is."""
+    """The owner's own copy of a list that the principal signed; None for one that may stay as it is.
+
+    It is called after the generation that is current: a prune takes what it does not know of older ones for
+    forgotten.
+    """
     try:
         stored = objects.store.read(objects.layout.key(name))
     except ObjectNotFound:
@@ -242,8 +248,7 @@ def _resign_list(
     data, signer = objects.keyring.open_signed(objects.scope, ObjectType.GC_LIST, name, stored.data)
     if signer != principal:
         return None
-    generation = name.removeprefix(f"{Area.GC}/")[:16]
-    new = f"{Area.GC}/{generation}-signed-{datapath.random_id()}"
+    new = f"{Area.GC}/{generation_name(generation, f'signed-{datapath.random_id()}')}"
     sealed = objects.seal(ObjectType.GC_LIST, name=new, data=data)
     return objects.create_own(new, data=sealed, clock=access.clock).as_json()
 

@@ -10,7 +10,8 @@ from pvback.repository.keys import require_owner
 from pvback.repository.layout import GC_STATE_NAME, ObjectType, ScopeLayout
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.revoking import replace_config
-from pvback.repository.sealed import ScopeObjects, create_own
+from pvback.repository.sealed import ScopeObjects
+from pvback.retrying import create_own
 
 __all__ = ["add_scope", "in_scope"]
 

@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pvback import datapath, limits
-from pvback.errors import DamagedError, ObjectExists, ObjectNotFound, StorageUnavailable
+from pvback import datapath
+from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.body import Body, parse_body
 from pvback.repository.layout import Area, ObjectType, ScopeLayout
+from pvback.retrying import create_own
 from pvback.runtime import Clock
 from pvback.storage import ObjectInfo, ObjectStore, StoredObject
-from pvback.storage.retry import plan_pause
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
@@ -105,28 +105,3 @@ class ScopeObjects:
             found = self.layout.classify(info.key)
             if found is not None and found[0] is area:
                 yield found[1], info
-
-
-def create_own(store: ObjectStore, key: str, *, data: bytes, clock: Clock) -> None:
-    """Create an object under a name that nobody else uses. Lost answers are settled by looking.
-
-    Raises ObjectExists when something else has that name, StorageUnavailable when no answer comes.
-    """
-    for attempt in range(limits.RETRY_COUNT_MAX + 1):
-        try:
-            store.create(key, data)
-            return
-        except ObjectExists:
-            try:
-                found = store.read(key).data
-            except ObjectNotFound:
-                # It was there, and ours as the name is. Who removed it has ended this session or merged
-                # the run: the next compare-and-swap tells.
-                return
-            if found == data:
-                return
-            raise
-        except StorageUnavailable as exc:
-            if attempt == limits.RETRY_COUNT_MAX:
-                raise
-            clock.sleep(plan_pause(attempt, 0.5, least=exc.pause_seconds))

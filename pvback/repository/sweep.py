@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pvback.repository.barrier import Registers
-from pvback.repository.gcstate import LIST_FIELDS, StoredGcState
+from pvback.repository.gcstate import StoredGcState
 from pvback.repository.layout import Area, split_generation
 from pvback.repository.locks import delete_unlocked
 from pvback.repository.prune_plan import ListedPack
@@ -72,13 +72,12 @@ def sweep(
     names = _names(objects, Area.SNAPSHOTS)
     terminal = {name for name in registers.terminal() if name in names}
     void = {name for name in names if not state.is_register_valid(name)}
-    ended = {_snapshot(name) for name in terminal | void}
-    known = {_snapshot(name) for name in names}
+    # Of one that was lost and made anew the first register may come back, and be void.
+    needed = {_snapshot(name) for name in names if name not in terminal | void}
     committed = {one.snapshot for one in registers.alive().values()}
 
     def is_garbage(name: str) -> bool:
-        snapshot = name[:_ID_DIGITS]
-        return snapshot in ended or snapshot not in known
+        return name[:_ID_DIGITS] not in needed
 
     dropped = [f"{Area.REFS}/{name}" for name in refs if is_garbage(name)]
     dropped += [
@@ -99,15 +98,13 @@ def sweep(
 
 
 def _is_over(name: str, n: int) -> bool:
-    """Whether no prune that can still win is about to name this object of `gc/`, in the IDLE state n.
+    """Whether nobody who can still win is about to name this object of `gc/`, in the IDLE state n.
 
-    Marks and clocks of generation n may be those of a prune that prepares n + 1; lists are made for the
-    version that names them, and there is none of generation n any more.
+    Marks and clocks of generation n may be those of a prune that prepares n + 1. Its lists may be those of a
+    repair or a key change, which puts another IDLE n in place of the one that was read here.
     """
     generation, _, what = name.partition("-")
-    if not what:
-        return False
-    return int(generation, 16) < n + (what.partition("-")[0] in LIST_FIELDS)
+    return bool(what) and int(generation, 16) < n
 
 
 def _names(objects: ScopeObjects, area: Area) -> list[str]:

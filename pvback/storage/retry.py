@@ -6,26 +6,14 @@ from typing import TypeVar
 
 from pvback import limits
 from pvback.errors import StorageError, StorageUnavailable
+from pvback.retrying import plan_pause
 from pvback.runtime import Cancel, Clock, Random, SystemClock, SystemRandom
 from pvback.storage.base import ObjectInfo, ObjectStore
 from pvback.storage.wrap import Request, WrappedStore
 
-__all__ = ["RetryingStore", "plan_pause"]
+__all__ = ["RetryingStore"]
 
 T = TypeVar("T")
-
-
-def plan_pause(attempt: int, fraction: float, *, least: float | None = None) -> float:
-    """Seconds to wait after the failed attempt number `attempt`, counted from 0.
-
-    Doubles from `RETRY_SECONDS_MIN` to `RETRY_SECONDS_MAX`; `fraction` in [0, 1) places it in the upper half
-    of that, so that clients which failed together do not come back together. With `least`, which a store
-    that is asked too much may give, it doubles from there, and is never less.
-    """
-    first = limits.RETRY_SECONDS_MIN if least is None else least
-    ceiling = max(min(limits.RETRY_SECONDS_MAX, first * 2.0 ** min(attempt, 30)), first)
-    pause = ceiling * (1.0 + fraction) / 2
-    return pause if least is None else max(pause, least * (1.0 + fraction / 4))
 
 
 class RetryingStore(WrappedStore):

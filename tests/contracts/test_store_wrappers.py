@@ -8,13 +8,14 @@ import pytest
 
 from pvback import limits
 from pvback.errors import Interrupted, ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
+from pvback.retrying import plan_pause
 from pvback.runtime import Cancel, ManualClock, SeededRandom
 from pvback.storage import ObjectStore, StoredObject
 from pvback.storage.chain import chain_stores
 from pvback.storage.faulty import FaultRates, FaultyStore
 from pvback.storage.memory import MemoryStore
 from pvback.storage.metered import MeteredStore
-from pvback.storage.retry import RetryingStore, plan_pause
+from pvback.storage.retry import RetryingStore
 from pvback.storage.wrap import Request, WrappedStore
 
 

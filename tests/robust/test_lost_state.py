@@ -3,13 +3,14 @@
 import random
 import shutil
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
-from pvback.errors import ConflictError
+from pvback.errors import ConflictError, ObjectNotFound
 from pvback.ops.index_work import NativeIndexWork
 from pvback.repository.barrier import read_registers
 from pvback.repository.gcstate import GcState, Marks, list_index, load_gc_state, read_gc_state
@@ -18,9 +19,13 @@ from pvback.repository.registers import RegisterState, read_register
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.runtime import Cancel, SystemClock
+from pvback.storage import ObjectInfo, ObjectStore
+from pvback.storage.wrap import Request, WrappedStore
 from tests.robust.test_repair import damage, objects_of, opened, packs_of, state_of
 from tests.robust.trees import Image, age, differences, image, make_tree
 from tests.robust.world import World, new_key
+
+T = TypeVar("T")
 
 
 class Case:
@@ -138,11 +143,8 @@ def test_packs_whose_deletion_is_under_way(case: Case, tmp_path: Path) -> None:
     case.assert_whole(tmp_path / "second")
 
 
-@pytest.mark.parametrize("vanishing", ["old", "new"])
-def test_the_same_blobs_in_two_packs(case: Case, tmp_path: Path, vanishing: str) -> None:
-    """Nobody can tell which of two packs was the dead one: so what both have is copied."""
-    world = case.world
-    old = packs_of(world)
+def store_twice(world: World) -> int:
+    """Copy all that is needed into packs beside those that have it; the bytes."""
     with opened(world) as access:
         state = read_gc_state(access.objects)
         refs = read_registers(access.objects, state).refs()
@@ -151,11 +153,20 @@ def test_the_same_blobs_in_two_packs(case: Case, tmp_path: Path, vanishing: str)
         condemned = replace(view, condemned=frozenset(packs))
         done = work.repack(condemned, packs=packs, marks=Marks(), refs=refs, generation=state.n)
         assert done.moved_bytes > 0
+        return done.moved_bytes
+
+
+@pytest.mark.parametrize("vanishing", ["old", "new"])
+def test_the_same_blobs_in_two_packs(case: Case, tmp_path: Path, vanishing: str) -> None:
+    """Nobody can tell which of two packs was the dead one: so what both have is copied."""
+    world = case.world
+    old = packs_of(world)
+    moved_bytes = store_twice(world)
     back = old if vanishing == "old" else packs_of(world) - old
     case.state().unlink()
     repaired = world.good("repair", "state", "--json").summary()["repair"]
     assert back <= set(repaired["given_up"])
-    assert repaired["copied_bytes"] == done.moved_bytes
+    assert repaired["copied_bytes"] == moved_bytes
     case.backup()
     case.land_deletions(back)
     case.assert_whole(tmp_path / "first")
@@ -258,6 +269,37 @@ def test_two_at_once(case: Case, tmp_path: Path) -> None:
     case.assert_whole(tmp_path / "first")
     world.good("prune", "--force", "--keep-unused", "0s")
     case.assert_whole(tmp_path / "second")
+
+
+class Landing(WrappedStore):
+    """`gc/state` is there right after somebody has found that it is not."""
+
+    def __init__(self, inner: ObjectStore, land: Callable[[], object]) -> None:
+        super().__init__(inner)
+        self.land = land
+
+    def _request(self, kind: Request, key: str, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except ObjectNotFound:
+            if key.endswith("gc/state"):
+                self.land()
+            raise
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        return self._inner.list_objects(prefix, after=after)
+
+
+def test_a_state_that_another_repair_has_just_written_stays(case: Case) -> None:
+    """Nothing of it is lost, and sessions may have begun under it."""
+    path = case.state()
+    was = path.read_bytes()
+    path.unlink()
+    with opened(case.world) as access:
+        objects = replace(access.objects, store=Landing(access.store, lambda: path.write_bytes(was)))
+        work = NativeIndexWork(access)
+        assert write_lost_state(objects, work, clock=SystemClock(), cancel=Cancel()) is None
+    assert path.read_bytes() == was
 
 
 def test_who_may(case: Case, tmp_path: Path) -> None:

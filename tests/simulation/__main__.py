@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from types import FrameType
 
-from tests.simulation.canaries import CANARIES
+from tests.simulation.repair_canaries import CANARIES
 from tests.simulation.scopes import SCOPES
 from tests.simulation.simulate import Outcome, simulate
 

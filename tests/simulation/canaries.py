@@ -16,7 +16,16 @@ import pytest
 
 from pvback import datapath, limits
 from pvback.errors import ObjectNotFound, SessionFencedError
-from pvback.repository import barrier, forget, gcstate, merging, prune, registers, session, timing
+from pvback.repository import (
+    barrier,
+    forget,
+    gcstate,
+    merging,
+    prune,
+    registers,
+    session,
+    timing,
+)
 from pvback.repository.barrier import Registers, read_registers
 from pvback.repository.gcstate import GcState, IndexView
 from pvback.repository.registers import RegisterState
@@ -30,7 +39,7 @@ from tests.simulation.bucket import Rates
 from tests.simulation.scopes import SCOPES, Scope
 from tests.simulation.simulate import simulate
 
-__all__ = ["CANARIES", "Canary"]
+__all__ = ["CANARIES", "Canary", "Patch", "canary"]
 
 _BY_NAME = {one.name: one for one in SCOPES}
 T = TypeVar("T")
@@ -291,8 +300,8 @@ def commit_without_swap(patch: Patch) -> None:
 def no_second_look(patch: Patch) -> None:
     """A session begins under the generation that was before its register."""
 
-    def start(objects: Any, source: str, *, clock: Any) -> Any:
-        state = gcstate.read_gc_state(objects)
+    def start(objects: Any, source: str, *, clock: Any, known: Any = None) -> Any:
+        state = known or gcstate.read_gc_state(objects)
         register = registers.Register(
             generation=state.n,
             snapshot=datapath.random_id(),

@@ -21,6 +21,31 @@ class Ledger:
     given_up: dict[str, int] = field(default_factory=dict)
     """How often somebody ended without success, by the kind of error."""
 
+    happened: dict[str, int] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
+    """Their registers were lost once."""
+    is_state_lost: bool = False
+    """`gc/state` was lost once."""
+    unsettled: set[str] = field(default_factory=set)
+    """Their registers were lost, and nobody was told since that they are whole."""
+
+    @property
+    def is_anything_lost(self) -> bool:
+        """Whether somebody may find damage."""
+        return bool(self.unsettled) or self.is_state_lost
+
+    def report_loss(self, snapshot: str) -> None:
+        """Its register is gone; what becomes of it is open."""
+        self.saved.discard(snapshot)
+        self.lost.add(snapshot)
+        self.unsettled.add(snapshot)
+
+    def report_whole(self, snapshot: str) -> None:
+        """A repair returned, and said that it is back."""
+        self.lost.add(snapshot)
+        self.unsettled.discard(snapshot)
+        self.saved.add(snapshot)
+
     def report_saved(self, snapshot: str) -> None:
         """A backup returned."""
         if snapshot not in self.asked:
@@ -40,6 +65,10 @@ class Ledger:
     def end_forgetting(self, snapshot: str) -> None:
         """It was, or never will be."""
         self.forgetting[snapshot] -= 1
+
+    def count(self, what: str) -> None:
+        """Something happened that a run without it would say nothing of."""
+        self.happened[what] = self.happened.get(what, 0) + 1
 
     def give_up(self, exc: Exception) -> None:
         """Somebody was told that it did not work."""

@@ -6,6 +6,7 @@ S1/S2 everything that a live snapshot needs has one; S5 what was reported saved 
 only move forward, and no name has two contents; S3/S4 when all is over nothing is left that nobody needs.
 """
 
+import base64
 import hashlib
 import json
 from dataclasses import dataclass
@@ -121,13 +122,22 @@ class Oracle:
 
     def _follow_state(self, body: Any) -> None:
         if body is None:
-            self._fail("gc/state is gone")
+            if not self._ledger.is_state_lost:
+                self._fail("gc/state is gone")
+            self._nonce = ""
             return
         lists = {field: self._list(body[field]) for field in _LISTS}
         new, old = _State(body["n"], body["floor"], body["phase"], lists), self._state
         self._state = new
-        is_again, self._nonce = body["nonce"] == self._nonce, body["nonce"]
+        before, self._nonce = self._nonce, body["nonce"]
+        is_again = body["nonce"] == before
         if old is None or (is_again and new == old and self._is_timed):
+            return
+        if new == old and self._ledger.lost:
+            return  # a repair has forgotten marks
+        if not before and self._ledger.is_state_lost:
+            if (new.phase, new.n) != ("IDLE", new.floor) or new.n <= old.n:
+                self._fail(f"M: gc/state {old.n} was lost, and made anew as {new.phase} {new.n}")
             return
         step = (old.phase, new.phase, new.n - old.n)
         if step not in {("IDLE", "CONDEMNED", 1), ("CONDEMNED", "IDLE", 0), ("IDLE", "IDLE", 0)}:
@@ -161,7 +171,8 @@ class Oracle:
                 for name, body in self._registers.items()
                 if name[17:] == snapshot and self._is_valid(name, "roster")
             ]
-            if [state for _, state in found] != ["COMMITTED"]:
+            # Two repairs at once may make two registers of one snapshot.
+            if not found or any(state != "COMMITTED" for _, state in found):
                 self._fail(f"S5: snapshot {snapshot} was reported saved, and is {found or 'gone'}")
 
     def _usable(self) -> set[str]:
@@ -187,13 +198,23 @@ class Oracle:
             for one in ids:
                 if one not in usable:
                     self._fail(f"S1: snapshot {name} needs {one[:8]}, and no usable entry has it")
-        if body["record"] is None or self._prefix + body["record"]["name"] not in self._bucket.objects:
+        if not self._has_record(name, body):
             self._fail(f"S1: the record of snapshot {name} is gone")
+
+    def _has_record(self, name: str, body: dict[str, Any]) -> bool:
+        """Whether it is there, or its copy in a register that was made anew."""
+        record = body["record"]
+        if record is None or name[17:] not in self._ledger.lost:
+            return record is not None and self._prefix + record["name"] in self._bucket.objects
+        twin = base64.b64decode(body.get("twin", ""))
+        return bool(hashlib.blake2b(twin, digest_size=32).hexdigest() == record["hash"])
 
     def _needs(self, name: str, body: dict[str, Any]) -> list[list[str]]:
         found = []
         for part in body["refs"]:
             if part["name"] not in self._refs:
+                if name[17:] in self._ledger.unsettled:
+                    continue
                 self._fail(f"S1: the reference set {part['name']} of snapshot {name} is gone")
             else:
                 found.append(self._refs[part["name"]])
@@ -225,15 +246,18 @@ class Oracle:
                 # What is unused in a pack that is used stays listed: it may be needed again.
                 if not self._is_valid(rest, "base") or not any(one[1] in used for one in self._runs[rest]):
                     self._fail(f"S3: run {rest} is left, and nobody needs it")
-            elif name not in expected and not self._is_in_the_making(rest):
+            elif name not in expected and not self._is_in_the_making(rest) and not self._was_replaced(name):
                 self._fail(f"S3: {name} is left")
 
+    def _was_replaced(self, name: str) -> bool:
+        """Parts of a reference set that was written once more stay for as long as their snapshot."""
+        snapshot = name.removeprefix("refs/").partition("-")[0]
+        return snapshot in self._ledger.lost and any(one[17:] == snapshot for one in self._registers)
+
     def _is_in_the_making(self, rest: str) -> bool:
-        """What a prune that was killed made for the next generation goes with that one."""
+        """What somebody made for a version that never was goes with the next generation, or the one after."""
         assert self._state is not None, "there was one from the beginning"
-        generation, what, _ = rest.split("-", 2)
-        ahead = int(generation, 16) - self._state.n
-        return ahead == 1 or (ahead == 0 and what in ("marks", "clock", "swap"))
+        return int(rest.partition("-")[0], 16) - self._state.n in (0, 1)
 
     def _expected(self) -> tuple[set[str], set[str]]:
         expected, needed = {"gc/state"}, set()

@@ -18,12 +18,13 @@ import pytest
 
 from pvback import datapath, limits
 from pvback.errors import DamagedError
-from pvback.repository import prune, reading_each, session
+from pvback.repository import prune, reading_each, sealed, session
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.index_work import Usage
 from pvback.repository.layout import ObjectType, ScopeLayout
 from pvback.repository.prune_plan import ListedPack, PrunePlan, plan_prune
 from pvback.repository.sealed import ScopeObjects
+from pvback.retrying import create_own
 from pvback.storage import ObjectStore
 from tests.simulation.world import Lock, World
 
@@ -107,17 +108,22 @@ def first_state(objects: ScopeObjects) -> bytes:
 
 @contextlib.contextmanager
 def installed(world: World) -> Iterator[None]:
-    """While `world` runs: ids from its seed, a cheap digest, its locks and its time for the process's."""
+    """While `world` runs: ids from its seed, a cheap digest, and its locks for the process's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)
-        patch.setattr(datapath, "SystemClock", lambda: _CurrentClock(world))
+        patch.setattr(sealed, "create_own", _create_own)
         patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
         patch.setattr(prune, "plan_prune", _make_plan(world))
         # Threads of their own would run beside the scheduler.
         patch.setattr(reading_each, "_ONE_BY_ONE_COUNT_MAX", 1_000_000)
         patch.setattr(session, "threading", SimpleNamespace(RLock=lambda: Lock(world), Lock=threading.Lock))
         yield
+
+
+def _create_own(store: ObjectStore, key: str, *, data: bytes, clock: Any) -> None:
+    """How long it is tried decides nothing that others rely on."""
+    create_own(store, key, data=data, clock=clock.timer)
 
 
 def _make_plan(world: World) -> Callable[..., PrunePlan]:
@@ -134,15 +140,3 @@ def _make_plan(world: World) -> Callable[..., PrunePlan]:
         return replace(made, unused=[*made.unused, *unused], repack=[*made.repack, *again])
 
     return plan
-
-
-class _CurrentClock:
-    """The clock of whoever moves."""
-
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    def sleep(self, seconds: float) -> None:
-        task = self._world.current
-        assert task is not None, "only tasks sleep"
-        task.process.sleep(seconds)

@@ -25,6 +25,12 @@ class Scope:
     forgets: int = 2
     readers: int = 1
     restores: int = 2
+    menders: int = 0
+    """Each loses registers, and repairs."""
+    losses: int = 2
+    """Of each mender."""
+    state_losers: int = 0
+    """Each loses `gc/state` once, and makes it anew."""
     chunk_universe: int = 6
     """So many contents are there: the fewer, the more is shared."""
     chunks_max: int = 5
@@ -76,4 +82,16 @@ SCOPES = (
         pauses=(0.0, 3600.0, _DAY, 4 * _DAY),
         looks=(0.0, 60.0, 3600.0, _DAY, 7.5 * _DAY, 9 * _DAY),
     ),
+    # A create that lands again would make a second register of what is made anew.
+    Scope(
+        name="repairs",
+        menders=2,
+        losses=3,
+        pruners=2,
+        backups=3,
+        forgetters=0,
+        kill_rate=0.001,
+        rates=Rates(doubled=0.0),
+    ),
+    Scope(name="lost-state", state_losers=1, pruners=2, backups=3, forgetters=1, kill_rate=0.001),
 )

@@ -3,17 +3,19 @@
 import contextlib
 import random
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from pvback import limits
 from pvback.errors import (
     ConflictError,
+    DamagedError,
+    ObjectNotFound,
     SessionFencedError,
     StorageError,
     StorageUnavailable,
 )
-from pvback.repository import forget, merging, prune
+from pvback.repository import forget, mend_state, merging, prune
 from pvback.repository.layout import ScopeLayout
 from pvback.repository.prune import PruneSeams
 from pvback.repository.prune_plan import PruneOptions
@@ -24,7 +26,7 @@ from pvback.repository.snapshots import CommittedSnapshot, load_catalog
 from pvback.storage.base import ObjectStore
 from pvback.storage.retry import RetryingStore
 from pvback.storage.unconditional import UnconditionalStore
-from tests.simulation import writer
+from tests.simulation import mending, writer
 from tests.simulation.bucket import Bucket, ClientStore
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracle import Oracle
@@ -104,6 +106,7 @@ class Simulation:
                 "checks": self.oracle.check_count,
                 "saved": len(self.ledger.contents),
                 "restored": self.ledger.restored_count,
+                **self.ledger.happened,
                 **{f"fault {name}": count for name, count in self.bucket.injected.items()},
                 **{f"given up {name}": count for name, count in self.ledger.given_up.items()},
             },
@@ -125,6 +128,10 @@ class Simulation:
             self._spawn(f"forget-{number}", self._forget)
         for number in range(scope.readers):
             self._spawn(f"reader-{number}", self._read)
+        for number in range(scope.menders):
+            self._spawn(f"mender-{number}", self._mend)
+        for number in range(scope.state_losers):
+            self._spawn(f"loser-{number}", self._lose_state)
         self.world.run()
 
     def _spawn(self, name: str, work: Callable[[Process], None]) -> None:
@@ -156,7 +163,8 @@ class Simulation:
             plan = self._plan(process.random.source)
             for _ in range(4):
                 try:
-                    self._back_up(process, plan)
+                    with self._surviving(process):
+                        self._back_up(process, plan)
                     break
                 except SessionFencedError as exc:
                     self.ledger.give_up(exc)
@@ -201,7 +209,8 @@ class Simulation:
                 is_forced=chance.random() < 0.5,
             )
             try:
-                self._prune_once(process, options)
+                with self._surviving(process):
+                    self._prune_once(process, options)
             except (ConflictError, StorageUnavailable) as exc:
                 self.ledger.give_up(exc)
 
@@ -217,7 +226,8 @@ class Simulation:
         for _ in range(self.scope.forgets):
             process.sleep(process.random.source.choice(self.scope.looks))
             try:
-                self._forget_one(process, objects)
+                with self._surviving(process):
+                    self._forget_one(process, objects)
             except StorageUnavailable as exc:
                 self.ledger.give_up(exc)
 
@@ -243,9 +253,10 @@ class Simulation:
         for _ in range(self.scope.restores):
             process.sleep(process.random.source.choice(self.scope.looks))
             try:
-                catalog = load_catalog(objects)
-                if catalog.snapshots:
-                    self._restore(process, objects, process.random.source.choice(catalog.snapshots))
+                with self._surviving(process):
+                    catalog = load_catalog(objects)
+                    if catalog.snapshots:
+                        self._restore(process, objects, process.random.source.choice(catalog.snapshots))
             except StorageUnavailable as exc:
                 self.ledger.give_up(exc)
 
@@ -258,6 +269,60 @@ class Simulation:
             raise LostError(f"snapshot {snapshot.id} gives back something else")
         self.ledger.restored_count += 1
         return True
+
+    def _mend(self, process: Process) -> None:
+        for _ in range(self.scope.losses):
+            objects = self.objects(process)
+            process.sleep(process.random.source.choice(self.scope.looks))
+            mending.lose_register(process, self.bucket, self.ledger, objects)
+            process.sleep(process.random.source.choice((0.0, 0.0, 60.0)))
+            self._mend_all(process)
+
+            if process.random.fraction() < 0.4:
+                self._rewrite(process)
+
+    def _rewrite(self, process: Process) -> None:
+        """A snapshot written anew, as a repair does it: a cycle under way is abandoned before."""
+        chance = process.random.source
+        if not self.ledger.saved:
+            return
+        texts = self.ledger.contents[chance.choice(sorted(self.ledger.saved))]
+        try:
+            with self._surviving(process):
+                mend_state.change_gc_state(self.objects(process), mend_state.abandoned, clock=process)
+                self._back_up(process, replace(self._plan(chance), texts=texts))
+        except (ConflictError, SessionFencedError, StorageError) as exc:
+            self.ledger.give_up(exc)
+
+    def _lose_state(self, process: Process) -> None:
+        count = process.random.below(5)
+        process.world.pause(wake=process.world.now + 5000, is_ready=lambda: len(self.ledger.saved) >= count)
+        process.sleep(process.random.source.choice((0.0, 60.0, 600.0)))
+        mending.lose_state(process, self.bucket, self.ledger, self.objects(process))
+        process.sleep(process.random.source.choice((0.0, 0.0, 60.0)))
+        self._mend_state(process)
+
+    def _mend_state(self, process: Process) -> None:
+        for _ in range(6):
+            objects = self.objects(process)
+            if mending.mend_state(process, objects, self.work(process, objects), ledger=self.ledger):
+                return
+            process.sleep(60)
+
+    @contextlib.contextmanager
+    def _surviving(self, process: Process) -> Iterator[None]:
+        """What is lost may be met by everybody, until it is mended."""
+        try:
+            yield
+        except (DamagedError, ObjectNotFound) as exc:
+            if not self.ledger.is_anything_lost:
+                raise
+            self.ledger.give_up(exc)
+            process.sleep(120.0)
+
+    def _mend_all(self, process: Process) -> None:
+        objects = self.objects(process)
+        mending.mend_all(process, objects, self.work(process, objects), ledger=self.ledger)
 
     # --- the end
 
@@ -276,6 +341,12 @@ class Simulation:
                 world.pending.pop()
         world.now += self.scope.rates.list_lag_seconds
         world.note("all have stopped")
+        if self.ledger.is_state_lost:
+            world.spawn("last state mender", self._mend_state)
+            world.run()
+        if self.scope.menders:
+            world.spawn("last mender", self._mend_all)
+            world.run()
         world.spawn("drain", self._drain_prunes)
         world.run()
         if self.oracle.failure is None:

@@ -6,7 +6,8 @@
 import pytest
 
 from tests.simulation import __main__ as runner
-from tests.simulation.canaries import CANARIES, Canary
+from tests.simulation.canaries import Canary
+from tests.simulation.repair_canaries import CANARIES
 from tests.simulation.scopes import SCOPES, Scope
 from tests.simulation.simulate import simulate
 

@@ -5,20 +5,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 from pvback import datapath
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.gcstate import IndexView
-from pvback.repository.index_work import Marks, PackUse, Rebuilt, Repacked, Usage
+from pvback.repository.index_work import Marks, PackUse, Rebuilt, Repacked, Salvaged, Survey, TreeRef, Usage
 from pvback.repository.layout import ObjectType, generation_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.runtime import Clock
 from tests.simulation.parts import open_part, seal_part
 
-__all__ = ["Entry", "ModelIndexWork", "load_run", "pack_key_name"]
+__all__ = ["Entry", "ModelIndexWork", "load_run", "pack_key_name", "put_references"]
 
 MARKS_PER_PART = 6
 ENTRIES_PER_RUN = 6
+IDS_PER_PART = 3
 BLOBS_PER_PACK = 2
 _TOP = 1 << 128
 
@@ -70,6 +72,19 @@ def read_refs(objects: ScopeObjects, part: Named) -> list[str]:
     return ids
 
 
+def put_references(
+    objects: ScopeObjects, snapshot: str, ids: Sequence[str], *, first: int = 0, clock: Clock
+) -> tuple[Named, ...]:
+    """Ids in parts, numbered from `first`; the last of one part is also the first of the next."""
+    parts = []
+    for number, start in enumerate(range(0, len(ids), IDS_PER_PART), first):
+        name = f"refs/{snapshot}-{number}"
+        body = {"ids": ids[max(0, start - 1) : start + IDS_PER_PART]}
+        data = seal_part(objects, ObjectType.REFERENCE_SET, name=name, body=body)
+        parts.append(objects.create_own(name, data=data, clock=clock))
+    return tuple(parts)
+
+
 def read_pack(objects: ScopeObjects, kind: str, pack: str) -> tuple[list[list[str]], int]:
     """The blobs of a pack, as (id, text), and the size of its object."""
     name = pack_key_name(kind, pack)
@@ -84,7 +99,7 @@ def pack_type(kind: str) -> ObjectType:
 
 
 class ModelIndexWork:
-    """See `pvback.repository.index_work.IndexWork`."""
+    """See `pvback.repository.index_work.RepairWork`."""
 
     def __init__(self, objects: ScopeObjects, *, clock: Clock, random_id: Callable[[], str]) -> None:
         self._objects = objects
@@ -124,8 +139,12 @@ class ModelIndexWork:
         given_up = view.condemned - keep
         chosen, revived = _choose(entries, needed, given_up)
         missing = sorted(needed - chosen.keys())
+        copies: dict[str, set[str]] = {}
+        for one in entries:
+            copies.setdefault(one.id, set()).add(one.pack)
+        sole = Counter(pack for one in chosen if len(copies[one]) == 1 for pack in copies[one])
         packs = {
-            pack: _describe(pack, mine, chosen, is_spared=pack in spared)
+            pack: _describe(pack, mine, chosen, is_spared=pack in spared, sole=sole[pack])
             for pack, mine in _by_pack(entries).items()
         }
         return Usage(
@@ -192,6 +211,44 @@ class ModelIndexWork:
             ]
         runs = (self._put_run(entries, generation, ""),) if entries else ()
         return Rebuilt(runs=runs, problems=problems)
+
+    def survey(self, view: IndexView, *, directories: bool = False) -> Survey:
+        """See `RepairWork.survey`. Nothing is damaged here; runs and packs are there or not."""
+        listed: dict[str, set[tuple[str, int]]] = {}
+        packs: dict[str, tuple[str, int]] = {}
+        missing = []
+        for run, _ in view.runs:
+            try:
+                entries = load_run(self._objects, run)
+            except ObjectNotFound:
+                missing.append(run)
+                continue
+            for one in entries:
+                packs[one.pack] = (pack_key_name(one.kind, one.pack), one.object_bytes)
+                listed.setdefault(one.pack, set()).add((one.id, one.index))
+        incomplete = set()
+        for pack, (name, _) in packs.items() if directories else ():
+            try:
+                blobs, _ = read_pack(self._objects, name.partition("/")[0], pack)
+            except ObjectNotFound:
+                continue
+            if {(one, index) for index, (one, _) in enumerate(blobs)} - listed[pack]:
+                incomplete.add(pack)
+        return Survey(packs=packs, incomplete=frozenset(incomplete), missing=tuple(missing))
+
+    def salvage(self, view: IndexView, **_options: Any) -> Salvaged:
+        """Nothing is damaged here."""
+        raise NotImplementedError
+
+    def references(self, view: IndexView, *, tree: TreeRef, first: int) -> tuple[tuple[Named, ...], int]:
+        """See `RepairWork.references`. A tree is one page."""
+        root = str(tree.root["page"])
+        packs = [(one.kind, one.pack) for one in self._load(view, ())[0] if one.id == root]
+        texts = [text for kind, pack in packs for one, text in self._blobs(kind, pack) if one == root]
+        if not texts:
+            return (), 1
+        ids = [*dict.fromkeys(json.loads(texts[0])), root]
+        return put_references(self._objects, tree.snapshot, ids, first=first, clock=self._clock), 0
 
     def _load_marks(self, marks: Marks) -> dict[str, int]:
         counts: dict[str, int] = {}
@@ -287,7 +344,9 @@ def _choose(
     return chosen, revived
 
 
-def _describe(pack: str, entries: Sequence[Entry], chosen: Mapping[str, str], *, is_spared: bool) -> PackUse:
+def _describe(
+    pack: str, entries: Sequence[Entry], chosen: Mapping[str, str], *, is_spared: bool, sole: int
+) -> PackUse:
     used = {one.id: one.length for one in entries if chosen.get(one.id) == pack}
     return PackUse(
         name=pack,
@@ -298,4 +357,5 @@ def _describe(pack: str, entries: Sequence[Entry], chosen: Mapping[str, str], *,
         used_count=len(used),
         used_bytes=sum(used.values()),
         is_spared=is_spared,
+        sole_count=sole,
     )

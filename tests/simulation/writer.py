@@ -27,12 +27,10 @@ from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import latest_checkpoint, load_catalog
 from tests.simulation.ledger import Ledger
 from tests.simulation.parts import chunk_id, seal_part
-from tests.simulation.work import Entry, load_run, pack_key_name, pack_type, run_body
+from tests.simulation.work import Entry, load_run, pack_key_name, pack_type, put_references, run_body
 from tests.simulation.world import Process
 
 __all__ = ["BackupPlan", "Job", "back_up"]
-
-IDS_PER_PART = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,7 +219,7 @@ class Job:
             self._process.world.pause(is_ready=lambda: self._is_gate_open)
 
     def _put(self, name: str, data: bytes) -> None:
-        datapath._create(self._objects.store, self._objects.layout.key(name), memoryview(data))
+        self._objects.create_own(name, data=data, clock=self._process)
 
     def _finish_tree(self, texts: Sequence[str]) -> str:
         """The root page, and everything durable and listed."""
@@ -240,14 +238,7 @@ class Job:
         """All ids, in parts; the last of one part is also the first of the next."""
         root = chunk_id(json.dumps([chunk_id(text) for text in self._plan.texts]))
         ids = [*dict.fromkeys(chunk_id(text) for text in self._plan.texts), root]
-        parts = []
-        for number, first in enumerate(range(0, len(ids), IDS_PER_PART)):
-            name = f"refs/{self._session.snapshot}-{number}"
-            body = {"ids": ids[max(0, first - 1) : first + IDS_PER_PART]}
-            data = seal_part(self._objects, ObjectType.REFERENCE_SET, name=name, body=body)
-            self._put(name, data)
-            parts.append(Named(name, datapath.blake3(data)))
-        return tuple(parts)
+        return put_references(self._objects, self._session.snapshot, ids, clock=self._process)
 
     def details(self, *, is_complete: bool) -> RecordDetails:
         """As a record has them."""

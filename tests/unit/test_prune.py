@@ -15,7 +15,7 @@ from pvback.errors import (
     UsageError,
 )
 from pvback.ops.prune import require_time
-from pvback.repository.barrier import Registers
+from pvback.repository.barrier import Registers, read_registers
 from pvback.repository.forget import forget_snapshots, undelete_snapshots
 from pvback.repository.gcstate import GcState, load_gc_state, read_gc_state, swap_gc_state
 from pvback.repository.index_work import Marks
@@ -23,7 +23,13 @@ from pvback.repository.layout import Area
 from pvback.repository.prune import PruneReport, PruneSeams, _Prune, plan_only, run_prune
 from pvback.repository.prune_plan import PruneOptions
 from pvback.repository.records import FinishedTree
-from pvback.repository.registers import Register, RegisterState, change_register, read_register
+from pvback.repository.registers import (
+    Register,
+    RegisterState,
+    change_register,
+    create_register,
+    read_register,
+)
 from pvback.repository.sealed import Named
 from pvback.repository.session import WriterSession
 from pvback.repository.sweep import sweep
@@ -259,6 +265,40 @@ def test_names_are_drawn_anew(bench: ModelBench) -> None:
     bench.clock.advance(10)
     prune(bench, replace(NOW, is_forced=True))
     assert all("condemned" not in name for name in names(bench, Area.GC))
+
+
+def test_lists_of_a_version_that_a_prune_has_not_seen(bench: ModelBench) -> None:
+    """A repair or a key change replaces an IDLE version by another of the same generation, with new lists."""
+    stored = load_gc_state(bench.objects)
+    many = frozenset(datapath.random_id() for _ in range(limits.GC_LIST_COUNT_MAX + 1))
+    seen = swap_gc_state(bench.objects, stored, new=replace(stored.state, dead=many), clock=bench.clock)
+    assert seen is not None
+    registers = read_registers(bench.objects, seen.state)
+    changed = replace(seen.state, dead=many | {datapath.random_id()})
+    assert swap_gc_state(bench.objects, seen, new=changed, clock=bench.clock) is not None
+    sweep(bench.objects, seen, registers=registers, settle=lambda: None, now=bench.clock.now())
+    assert load_gc_state(bench.objects).state.dead == changed.dead
+
+
+def test_a_snapshot_of_two_registers(bench: ModelBench) -> None:
+    """What was lost and made anew stays whole when its first register comes back, and is void."""
+    name = commit(bench, "a")
+    prune(bench)
+    bench.clock.advance(10)
+    prune(bench, replace(NOW, is_forced=True))
+    register = read_register(bench.objects, name).register
+    state = load_gc_state(bench.objects)
+    made = create_register(bench.objects, replace(register, generation=state.state.n), clock=bench.clock)
+    assert made is not None
+    roster = frozenset({made.register.name})
+    new = replace(state.state, floor=state.state.n, roster=roster)
+    stored = swap_gc_state(bench.objects, state, new=new, clock=bench.clock)
+    assert stored is not None
+    registers = read_registers(bench.objects, stored.state)
+    sweep(bench.objects, stored, registers=registers, settle=lambda: None, now=bench.clock.now())
+    assert names(bench, Area.SNAPSHOTS) == [made.register.name]
+    assert names(bench, Area.REFS)
+    assert names(bench, Area.RECORDS)
 
 
 def test_what_has_ended_stays_until_it_is_void(bench: ModelBench, monkeypatch: pytest.MonkeyPatch) -> None:

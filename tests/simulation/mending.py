@@ -1,0 +1,67 @@
+"""What is lost and who mends it: registers that vanish, and the repairs that make them anew."""
+
+from pvback.errors import ConflictError, DamagedError, ObjectNotFound, StorageUnavailable
+from pvback.repository import mend_lost_state
+from pvback.repository.layout import GC_STATE_NAME, Area
+from pvback.repository.mend_snapshots import REASONS, SnapshotTools, mend_snapshot, plan_snapshots
+from pvback.repository.sealed import ScopeObjects
+from pvback.runtime import Cancel
+from tests.simulation.bucket import Bucket
+from tests.simulation.ledger import Ledger
+from tests.simulation.work import ModelIndexWork
+from tests.simulation.world import Process
+
+__all__ = ["lose_register", "lose_state", "mend_all", "mend_state"]
+
+
+def lose_register(process: Process, bucket: Bucket, ledger: Ledger, objects: ScopeObjects) -> None:
+    """One of a snapshot that was reported saved, at once and without a request."""
+    keys = [key for key in bucket.keys(objects.layout.area(Area.SNAPSHOTS)) if key[-32:] in ledger.saved]
+    if not keys:
+        return
+    key = process.random.source.choice(keys)
+    process.world.note(f"{key} is lost")
+    ledger.report_loss(key[-32:])
+    bucket.remove(key)
+
+
+def mend_all(process: Process, objects: ScopeObjects, work: ModelIndexWork, *, ledger: Ledger) -> None:
+    """What `repair snapshots` does."""
+    tools = SnapshotTools(objects, work, process)
+    try:
+        plan = plan_snapshots(objects)
+    except (StorageUnavailable, DamagedError) as exc:
+        ledger.give_up(exc)
+        return
+    for problem in plan:
+        try:
+            process.world.note(f"{problem.kind} of {problem.snapshot}: {mend_snapshot(tools, problem)}")
+        except (*REASONS, StorageUnavailable) as exc:
+            process.world.note(f"{problem.kind} of {problem.snapshot} stays: {exc}")
+            ledger.give_up(exc)
+            continue
+        if problem.kind == "register-missing":
+            ledger.report_whole(problem.snapshot)
+            ledger.count("revived")
+
+
+def lose_state(process: Process, bucket: Bucket, ledger: Ledger, objects: ScopeObjects) -> None:
+    """At once and without a request; once in a run, so that no late request can bring back an older one."""
+    if not ledger.is_state_lost:
+        process.world.note("gc/state is lost")
+        ledger.is_state_lost = True
+        bucket.remove(objects.layout.key(GC_STATE_NAME))
+
+
+def mend_state(process: Process, objects: ScopeObjects, work: ModelIndexWork, *, ledger: Ledger) -> bool:
+    """What `repair state` does; whether there is nothing more to do."""
+    try:
+        done = mend_lost_state.write_lost_state(objects, work, clock=process, cancel=Cancel())
+    except (ConflictError, DamagedError, ObjectNotFound, StorageUnavailable) as exc:
+        process.world.note(f"gc/state stays lost: {exc}")
+        ledger.give_up(exc)
+        return False
+    if done is not None:
+        ledger.count("states made anew")
+        ledger.count("packs given up") if done.given_up else None
+    return True

@@ -1,0 +1,86 @@
+"""Canaries of repairs; with this module all canaries are there."""
+
+from dataclasses import replace
+from typing import Any
+
+from pvback.errors import ObjectNotFound
+from pvback.repository import gcstate, mend_lost_state, mend_snapshots, mend_state, registers, session, sweep
+from pvback.repository.gcstate import GcState
+from tests.simulation.canaries import CANARIES, Patch, canary
+
+__all__ = ["CANARIES"]
+
+
+@canary("repairs", seeds_max=1500)
+def revived_without_a_look(patch: Patch) -> None:
+    """A register that was made anew is reported whatever a prune has made of it."""
+    patch.setattr(mend_snapshots, "_look_again", lambda _tools, _problem: None)
+
+
+@canary("repairs", seeds_max=1500)
+def revived_with_the_old_parts(patch: Patch) -> None:
+    """A register that was made anew rests on a reference set that a prune may be about to remove."""
+    patch.setattr(mend_snapshots, "_write_refs", lambda _tools, _problem: "nothing done")
+
+
+@canary("repairs", seeds_max=1500)
+def revived_beside_a_cycle(patch: Patch) -> None:
+    """A cycle that does not know of the snapshot goes on."""
+    patch.setattr(mend_snapshots, "abandoned", lambda state: state)
+
+
+@canary("repairs", seeds_max=1500)
+def revived_unseen(patch: Patch) -> None:
+    """A register is made for whatever there is a record of."""
+    patch.setattr(mend_snapshots, "_require_whole", lambda *_facts: None)
+
+
+@canary("repairs", seeds_max=1500, shows="DamagedError")
+def lists_of_this_generation_removed(patch: Patch) -> None:
+    """A prune takes lists that a repair has made for a version of the same generation for forgotten ones."""
+
+    def is_over(name: str, n: int) -> bool:
+        generation, _, what = name.partition("-")
+        return bool(what) and int(generation, 16) < n + (what.partition("-")[0] in gcstate.LIST_FIELDS)
+
+    patch.setattr(sweep, "_is_over", is_over)
+
+
+@canary("repairs", seeds_max=1500)
+def abandoned_with_its_dead(patch: Patch) -> None:
+    """Who abandons a cycle forgets what the cycles before it have named dead."""
+
+    def abandoned(state: GcState) -> GcState:
+        return replace(state, is_condemning=False, condemned=frozenset(), dead=frozenset())
+
+    for module in (mend_snapshots, mend_state):
+        patch.setattr(module, "abandoned", abandoned)
+
+
+@canary("lost-state", seeds_max=1500)
+def lost_state_without_doubt(patch: Patch) -> None:
+    """Packs that are there are believed, though requests to delete them may be under way."""
+    patch.setattr(mend_lost_state._Repair, "_doubtful", lambda *_facts: frozenset())
+
+
+@canary("lost-state", seeds_max=1500)
+def lost_state_without_a_fence(patch: Patch) -> None:
+    """Sessions go on when `gc/state` is made anew, and report without a look; one of the two is enough."""
+    _no_fence(patch)
+    patch.setattr(session.WriterSession, "_require_validity", lambda _self: None)
+
+
+@canary("lost-state", seeds_max=1500)
+def lost_state_of_this_generation(patch: Patch) -> None:
+    """The generation that names tell last is used once more."""
+    patch.setattr(mend_lost_state, "_GENERATIONS_WITHOUT_TRACE", 0)
+
+
+def _no_fence(patch: Patch) -> None:
+    def end_session(self: mend_lost_state._Repair, name: str) -> Any:
+        try:
+            return registers.read_register(self._objects, name).register, False
+        except ObjectNotFound:
+            return None
+
+    patch.setattr(mend_lost_state._Repair, "_end_session", end_session)
