@@ -1,0 +1,237 @@
+"""What is decided about claims without a cluster: how they are read, by what pod, what is kept of them."""
+
+import itertools
+from typing import Any
+
+import pytest
+
+from pvback.cluster.claims import facts_of
+from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
+from pvback.cluster.kinds import CLAIM, POD
+from pvback.cluster.manifests import pruned
+from pvback.cluster.mover import MoverJob, MoverSettings
+from pvback.cluster.names import labels_of, object_name, run_name
+from pvback.cluster.quantity import as_quantity, parse_quantity
+from pvback.errors import ClusterError, UsageError
+from pvback.model import Claim, Consistency
+
+SECRET = "pvback-repository"
+CLASS = {"metadata": {"name": "fast"}, "driver": "csi.test"}
+
+
+def claim_body(**wishes: Any) -> dict[str, Any]:
+    spec = {
+        "storageClassName": "standard",
+        "accessModes": wishes.pop("modes", ["ReadWriteOnce"]),
+        "resources": {"requests": {"storage": "1Gi"}},
+        "volumeName": wishes.pop("volume", "pv-1"),
+        "volumeMode": wishes.pop("mode", "Filesystem"),
+    }
+    status = {"phase": wishes.pop("phase", "Bound"), "capacity": {"storage": "2Gi"}}
+    metadata = {"uid": "u", **wishes}
+    return CLAIM.body("data", "ns", metadata=metadata, spec=spec, status=status)
+
+
+def pod_body(
+    name: str, *, node: str | None = "n1", is_read_only: bool = False, **wishes: Any
+) -> dict[str, Any]:
+    volume = {"name": "v", "persistentVolumeClaim": {"claimName": "data", "readOnly": is_read_only}}
+    container = {
+        "name": "c",
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+        **wishes.pop("container", {}),
+    }
+    spec = {"nodeName": node, "volumes": [volume], "containers": [container], **wishes.pop("spec", {})}
+    return POD.body(name, "ns", spec=spec, status={"phase": wishes.pop("phase", "Running")})
+
+
+def facts(*pods: dict[str, Any], driver: str | None = "csi.test", binding: str = "", **wishes: Any) -> Any:
+    volume = {"spec": {"csi": {"driver": driver}}} if driver else {"spec": {}}
+    storage_class = {"provisioner": "csi.test", "volumeBindingMode": binding}
+    return facts_of(claim_body(**wishes), pods=pods, storage_class=storage_class, volume=volume)
+
+
+def test_auto_takes_a_volume_snapshot_where_there_can_be_one() -> None:
+    plan = plan_exposure(facts(pod_body("app")), method="auto", classes=[CLASS])
+    assert (plan.method, plan.snapshot_class, plan.grade) == ("snapshot", "fast", Consistency.CRASH)
+    assert plan_exposure(facts(), method="auto", classes=[CLASS]).grade is Consistency.COLD
+
+
+@pytest.mark.parametrize(
+    ("driver", "classes", "why"),
+    [
+        ("csi.test", None, "no volume snapshots"),
+        (None, [CLASS], "no CSI driver"),
+        ("other", [CLASS], "driver other has no VolumeSnapshotClass"),
+        ("csi.test", [CLASS, {**CLASS, "metadata": {"name": "slow"}}], "several classes"),
+    ],
+)
+def test_a_volume_snapshot_that_cannot_be_is_refused_or_said(driver: Any, classes: Any, why: str) -> None:
+    known = facts(pod_body("app"), driver=driver)
+    plan = plan_exposure(known, method="auto", classes=classes)
+    assert (plan.method, plan.grade) == ("live", Consistency.FUZZY)
+    assert why in plan.why
+    with pytest.raises(ClusterError, match=why):
+        plan_exposure(known, method="snapshot", classes=classes)
+
+
+def test_one_of_several_classes_may_be_the_default() -> None:
+    annotations = {"snapshot.storage.kubernetes.io/is-default-class": "true"}
+    default = {**CLASS, "metadata": {"name": "slow", "annotations": annotations}}
+    plan = plan_exposure(facts(), method="snapshot", classes=[CLASS, default])
+    assert plan.snapshot_class == "slow"
+    assert plan_exposure(facts(), method="snapshot", classes=[CLASS], wanted="mine").snapshot_class == "mine"
+
+
+def test_live_goes_where_the_volume_is() -> None:
+    one = plan_exposure(facts(pod_body("app")), method="live", classes=None)
+    assert (one.node, one.grade) == ("n1", Consistency.FUZZY)
+    many = facts(pod_body("a"), pod_body("b", node="n2"), modes=["ReadWriteMany"])
+    assert plan_exposure(many, method="live", classes=None).node is None
+    nobody = plan_exposure(facts(), method="live", classes=None)
+    assert (nobody.node, nobody.grade) == (None, Consistency.COLD)
+    reader = facts(pod_body("app", is_read_only=True))
+    assert plan_exposure(reader, method="live", classes=None).grade is Consistency.COLD
+
+
+def test_a_claim_for_one_pod_is_refused_live_with_the_way_out() -> None:
+    known = facts(pod_body("app"), modes=["ReadWriteOncePod"])
+    with pytest.raises(ClusterError, match="pod app has it") as caught:
+        plan_exposure(known, method="live", classes=[CLASS])
+    assert "--method snapshot" in str(caught.value.hint)
+    assert plan_exposure(known, method="auto", classes=[CLASS]).method == "snapshot"
+    assert plan_exposure(facts(modes=["ReadWriteOncePod"]), method="live", classes=None).method == "live"
+
+
+def test_who_has_no_data() -> None:
+    waiting = facts(phase="Pending", binding="WaitForFirstConsumer", volume=None)
+    assert is_never_bound(waiting)
+    assert not is_never_bound(facts(phase="Pending", volume=None))
+    assert not is_never_bound(facts())
+    for known, why in (
+        (waiting, "not bound"),
+        (facts(phase="Lost"), "lost its volume"),
+        (facts(deletionTimestamp="now"), "being deleted"),
+    ):
+        with pytest.raises(ClusterError, match=why):
+            plan_exposure(known, method="auto", classes=[CLASS])
+    with pytest.raises(UsageError):
+        plan_exposure(facts(), method="magic", classes=None)
+
+
+def test_pods_that_use_a_claim() -> None:
+    over = pod_body("over", phase="Succeeded")
+    elsewhere = pod_body("other")
+    elsewhere["metadata"]["namespace"] = "other"
+    reads = pod_body("reads", container={"volumeMounts": [{"name": "v", "readOnly": True}]})
+    ephemeral = pod_body("x", spec={"volumes": [{"name": "v", "ephemeral": {}}]})
+    known = facts(over, elsewhere, reads, pod_body("app"), ephemeral)
+    assert [one.pod for one in known.consumers] == ["app", "reads"]
+    assert [one.pod for one in known.writers] == ["app"]
+    named = claim_body()
+    named["metadata"]["name"] = "x-v"
+    own = facts_of(named, pods=[ephemeral], storage_class=None, volume=None)
+    assert [one.pod for one in own.consumers] == ["x"]
+
+
+def make_job(exposure: Exposure, **wishes: Any) -> MoverJob:
+    given: dict[str, Any] = {
+        "work": "backup",
+        "claim": Claim("ns", "data"),
+        "mounted": "data",
+        "is_block": False,
+        "run": "0" * 16,
+        "exposure": exposure,
+        "spec": {},
+        "settings": MoverSettings(image="i", secret=SECRET),
+    }
+    return MoverJob(**{**given, **wishes})
+
+
+def test_the_mover_is_like_the_pod_that_uses_the_claim() -> None:
+    security = {"runAsUser": 1, "fsGroup": 5, "supplementalGroups": [7], "seLinuxOptions": {"level": "s0:c1"}}
+    tolerations = [{"key": "dedicated", "operator": "Exists"}]
+    pod = pod_body("app", spec={"securityContext": security, "tolerations": tolerations})
+    plan = plan_exposure(facts(pod), method="live", classes=None)
+    spec = make_job(plan).pod_spec()
+    made = spec["securityContext"]
+    assert made["runAsUser"] == 1
+    assert (made["fsGroup"], made["fsGroupChangePolicy"]) == (5, "OnRootMismatch")
+    assert (made["supplementalGroups"], made["seLinuxOptions"]) == ([7], {"level": "s0:c1"})
+    assert tolerations[0] in spec["tolerations"]
+    required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    (term,) = required["nodeSelectorTerms"]
+    assert term["matchFields"][0]["values"] == ["n1"]
+    assert "nodeName" not in spec
+
+
+@pytest.mark.parametrize(("is_block", "work"), list(itertools.product((False, True), ("backup", "restore"))))
+def test_the_mover_is_restricted(is_block: bool, work: str) -> None:
+    live = Exposure(method="live", grade=Consistency.COLD)
+    spec = make_job(live, is_block=is_block, work=work).pod_spec()
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    data = next(one for one in spec["volumes"] if one["name"] == "data")["persistentVolumeClaim"]
+    mounts = [one for one in container["volumeMounts"] if one["name"] == "data"]
+    assert bool(mounts) != is_block
+    assert bool(container.get("volumeDevices")) == is_block
+    assert data.get("readOnly", False) == (work == "backup" and not is_block)
+    assert all(one["readOnly"] == (work == "backup") for one in mounts)
+
+
+def test_a_staged_copy_may_replay_its_journal() -> None:
+    staged = Exposure(method="snapshot", grade=Consistency.CRASH)
+    spec = make_job(staged, mounted="copy").pod_spec()
+    data = next(one for one in spec["volumes"] if one["name"] == "data")
+    assert data["persistentVolumeClaim"] == {"claimName": "copy"}
+
+
+def test_names_are_short_and_never_others() -> None:
+    long = "a" * 253
+    assert len(object_name("restore", long, run="r")) <= 63
+    assert object_name("copy", long + "b", run="r") != object_name("copy", long + "c", run="r")
+    assert run_name(Claim("ns", "a.b")) != run_name(Claim("ns", "a-b"))
+    assert all(len(value) <= 63 for value in labels_of("0" * 16, "staging").values())
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("1", 1),
+        ("1Ki", 1024),
+        ("1.5Gi", 3 << 29),
+        ("2G", 2 * 10**9),
+        ("1e3", 1000),
+        ("1500m", 2),
+        ("100Mi", 100 << 20),
+    ],
+)
+def test_quantities(text: str, count: int) -> None:
+    assert parse_quantity(text) == count
+    assert parse_quantity(as_quantity(count)) == count
+
+
+@pytest.mark.parametrize("text", ["", "1Q", "Gi", "1.2.3Gi", "1 Gi x"])
+def test_what_is_no_quantity(text: str) -> None:
+    with pytest.raises(ClusterError):
+        parse_quantity(text)
+
+
+def test_what_is_kept_of_a_claim() -> None:
+    body = claim_body(
+        annotations={"pv.kubernetes.io/bind-completed": "yes", "mine": "1"},
+        managedFields=[{}],
+        resourceVersion="7",
+        labels={"app": "x"},
+    )
+    kept = pruned(body)
+    assert kept["metadata"] == {
+        "name": "data",
+        "namespace": "ns",
+        "labels": {"app": "x"},
+        "annotations": {"mine": "1"},
+    }
+    assert "status" not in kept
+    assert "volumeName" not in kept["spec"]
+    assert "volumeName" in body["spec"], "the object itself is left alone"
