@@ -164,9 +164,9 @@ def connect(
 
     The key backs up and opens no stored content. It lies in a secret, with the store's credentials.
     """
-    from pvback.ops.claim_connect import ConnectOptions, apply_secret, connect_namespace  # noqa: PLC0415
+    from pvback.ops import claim_connect as connecting  # noqa: PLC0415
 
-    options = ConnectOptions(
+    options = connecting.ConnectOptions(
         secret=given["secret"],
         cluster=given["cluster_name"],
         scope=given["scope_name"],
@@ -176,9 +176,11 @@ def connect(
         ca=_read(ca),
     )
     cluster = connect_cluster(kubeconfig, context)
+    if not replace:
+        connecting.require_unconnected(cluster, namespace, secret=options.secret)
     with invocation.repository(is_writer=True) as access:
-        made = connect_namespace(access, namespace, options=options)
-        apply_secret(cluster, made.secret, replace=replace)
+        made = connecting.connect_namespace(access, namespace, options=options)
+        connecting.apply_secret(cluster, made.secret)
     output = invocation.output
     if output.is_json:
         output.document({"namespace": made.namespace, "scope": made.scope, "principal": made.principal})

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from pvback import limits
-from pvback.cluster.client import AlreadyThere, Cluster
+from pvback.cluster.client import AlreadyThere, Cluster, ThereIsNone
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, SECRET, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
@@ -111,7 +111,7 @@ class Run:
                 self._cluster.patch(
                     CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"]
                 )
-            except AlreadyThere:
+            except (AlreadyThere, ThereIsNone):
                 self._lost = ClusterError("another run has taken this claim over", key=str(self.claim))
                 return
             except ClusterError:

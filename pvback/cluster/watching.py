@@ -15,7 +15,7 @@ from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import EVENT, JOB, POD, Body
 from pvback.cluster.mover import CONTAINER, MoverJob
 from pvback.cluster.names import ROLE, RUN
-from pvback.errors import ClusterError
+from pvback.errors import ClusterError, PartlyDone
 from pvback.runtime import Cancel, Clock
 
 __all__ = ["MoverEnd", "MoverWatch"]
@@ -60,7 +60,7 @@ class MoverWatch:
             check()
             pod = self._find_pod()
             if pod is not None and (end := self._end_of(pod)) is not None:
-                self._finish_log()
+                self._finish_log(pod["metadata"]["name"])
                 return end
             is_running = pod is not None and pod.get("status", {}).get("phase") == "Running"
             if is_running and pod is not None:
@@ -104,8 +104,9 @@ class MoverWatch:
                 raise self._lost(
                     "the mover ran out of memory and was killed (OOMKilled)", "give it more: `--mover-memory`"
                 )
-            if message or disruption is None:
-                return MoverEnd(exit_code=int(over.get("exitCode", 1)), message=message)
+            code = int(over.get("exitCode", 1))
+            if disruption is None or code in (0, PartlyDone.exit_code):
+                return MoverEnd(exit_code=code, message=message)
         if disruption is not None:
             raise self._lost(
                 f"the mover was evicted: {disruption.get('message') or disruption.get('reason')}"
@@ -186,9 +187,12 @@ class MoverWatch:
         except ClusterError:
             return
 
-    def _finish_log(self) -> None:
+    def _finish_log(self, pod: str) -> None:
+        """What it said last; all that it said, where it was too quick to be seen running."""
         if self._reader is not None:
             self._reader.join(limits.CLUSTER_CONNECT_SECONDS)
+        else:
+            self._read_log(pod)
 
 
 def _condition(body: Body, kind: str, *, status: str = "True") -> Body | None:

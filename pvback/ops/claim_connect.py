@@ -14,7 +14,7 @@ from pvback.repository.keys import NewWay, add_key
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import add_scope
 
-__all__ = ["ConnectOptions", "Connected", "apply_secret", "connect_namespace"]
+__all__ = ["ConnectOptions", "Connected", "apply_secret", "connect_namespace", "require_unconnected"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,18 +76,22 @@ def connect_namespace(access: RepositoryAccess, namespace: str, *, options: Conn
     return Connected(namespace=namespace, scope=label, principal=principal, secret=secret)
 
 
-def apply_secret(cluster: Cluster, body: Body, *, replace: bool) -> None:
-    """Store it in the cluster. Raises ConflictError where one is and `replace` is not said."""
+def require_unconnected(cluster: Cluster, namespace: str, *, secret: str) -> None:
+    """Raise ConflictError where the namespace has that secret, before anything is made for another."""
+    if cluster.find(SECRET, secret, namespace=namespace) is not None:
+        raise ConflictError(
+            "the namespace is connected already",
+            key=f"Secret {namespace}/{secret}",
+            hint="`--replace` makes a new key for it",
+        )
+
+
+def apply_secret(cluster: Cluster, body: Body) -> None:
+    """Store it in the cluster, in place of one that is there."""
+    metadata = body["metadata"]
     try:
         cluster.create(SECRET, body)
     except AlreadyThere:
-        metadata = body["metadata"]
-        if not replace:
-            raise ConflictError(
-                "the namespace is connected already",
-                key=f"Secret {metadata['namespace']}/{metadata['name']}",
-                hint="`--replace` makes a new key for it",
-            ) from None
         cluster.patch(
             SECRET, metadata["name"], change={"data": body["data"]}, namespace=metadata["namespace"]
         )
