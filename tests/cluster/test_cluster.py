@@ -111,7 +111,13 @@ def test_a_file_system_of_its_own_ends_where_the_claim_does(
         body=grown,
         content_type="application/merge-patch+json",
     )
-    # Its file system grows where a pod uses it.
+
+    def is_grown() -> bool:
+        found = namespace.get("v1", "PersistentVolumeClaim", "small").status
+        return any(one.type == "FileSystemResizePending" for one in found.conditions or [])
+
+    # Not while it is mounted; the file system in it grows when it is mounted again.
+    wait_for(is_grown, namespace.events)
     script = "until [ $(df -m /small | tail -1 | awk '{print $2}') -gt 100 ]; do sleep 0.1; done"
     namespace.run(pod("grow", script, image=local_cluster.image, claims=["small"]))
 

@@ -88,6 +88,12 @@ def again(name: str) -> None:
     start(name, how.pop("argv"), **how)
 
 
+def restart(name: str) -> None:
+    """What a crash does to a process that somebody starts again."""
+    stop(name, kill=True)
+    again(name)
+
+
 def names() -> Iterator[str]:
     """Everything that was started, the youngest first."""
     records = sorted(PROCESSES.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)

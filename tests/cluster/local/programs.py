@@ -15,6 +15,7 @@ from tests.support.s3_servers import tools_dir
 
 MODULE = Path(__file__).parents[1] / "programs"
 BUILD_SECONDS_MAX = 3600
+KEEP_SECONDS = 7 * 86400
 # Debian's package of each program that is not built.
 SYSTEM_PROGRAMS = {
     "runc": "runc",
@@ -95,8 +96,9 @@ def build_programs() -> Path:
         for crd in (Path(folder) / "config/crd").glob("*.storage.k8s.io_*.yaml"):
             shutil.copyfile(crd, part / "crds" / crd.name)
         for old in home.parent.glob(f"{home.name.rpartition('-')[0]}-*"):
-            if old != part:
-                shutil.rmtree(old)
+            # Other checkouts may run theirs.
+            if old != part and time.time() - old.lstat().st_mtime > KEEP_SECONDS:
+                shutil.rmtree(old, ignore_errors=True)
         part.rename(home)
     finally:
         shutil.rmtree(part, ignore_errors=True)

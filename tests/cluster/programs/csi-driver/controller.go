@@ -165,7 +165,12 @@ func (c *controllerServer) DeleteVolume(
 	if err != nil {
 		return nil, err
 	}
-	return &csi.DeleteVolumeResponse{}, os.RemoveAll(c.volumeFolder(found))
+	folder := c.volumeFolder(found)
+	if device, err := attached(folder); err == nil {
+		// The kubelet has yet to take it off; who provides volumes asks again.
+		return nil, status.Errorf(codes.FailedPrecondition, "%s is still on %s of node %s", found.ID, device, found.Node)
+	}
+	return &csi.DeleteVolumeResponse{}, os.RemoveAll(folder)
 }
 
 func (c *controllerServer) ControllerExpandVolume(
