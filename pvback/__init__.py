@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 
 from pvback.errors import (
     ClusterError,
+    ClusterObjectExists,
+    ClusterObjectMissing,
+    ClusterRefusal,
     ConflictError,
     DamagedError,
     FileError,
@@ -51,6 +54,9 @@ __all__ = [
     "Change",
     "CheckResult",
     "ClusterError",
+    "ClusterObjectExists",
+    "ClusterObjectMissing",
+    "ClusterRefusal",
     "ConflictError",
     "Consistency",
     "CopiedSnapshot",

@@ -17,6 +17,9 @@ PvbackError                       1   failed
 │   ├── ObjectExists             30   a create lost
 │   └── ObjectChanged            30   a compare-and-swap lost
 ├── ClusterError                 40
+│   ├── ClusterObjectExists      40   under that name, or in another version
+│   ├── ClusterObjectMissing     40   or its kind is
+│   └── ClusterRefusal           40   rights, quota, admission, validation
 ├── InternalError                70   a bug
 └── Interrupted                 130
 ```
@@ -28,6 +31,9 @@ from typing import ClassVar
 
 __all__ = [
     "ClusterError",
+    "ClusterObjectExists",
+    "ClusterObjectMissing",
+    "ClusterRefusal",
     "ConflictError",
     "DamagedError",
     "FileError",
@@ -183,6 +189,18 @@ class ClusterError(PvbackError):
     """Kubernetes refused, or something in the cluster is not as it has to be."""
 
     exit_code = 40
+
+
+class ClusterObjectMissing(ClusterError):
+    """The object, or the kind, is not there."""
+
+
+class ClusterObjectExists(ClusterError):
+    """An object of that name exists, or the object has changed since it was read."""
+
+
+class ClusterRefusal(ClusterError):
+    """The cluster answered, and does not want it: rights, quota, admission, validation."""
 
 
 class InternalError(PvbackError):

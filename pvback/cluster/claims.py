@@ -74,7 +74,7 @@ class ClaimFacts:
 
 
 def load_claim(cluster: Cluster, claim: Claim) -> ClaimFacts:
-    """Raises ThereIsNone, and ClusterError."""
+    """Raises ClusterObjectMissing, and ClusterError."""
     body = cluster.get(CLAIM, claim.name, namespace=claim.namespace)
     pods = cluster.list(POD, namespace=claim.namespace)
     return _load(cluster, body, pods, {})

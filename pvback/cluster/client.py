@@ -15,24 +15,12 @@ from kubernetes import config as kubernetes_config
 
 from pvback import limits
 from pvback.cluster.kinds import Body, Kind
-from pvback.errors import ClusterError, UsageError
+from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ClusterRefusal, UsageError
 from pvback.runtime import Clock, SystemClock
 
-__all__ = ["AlreadyThere", "Cluster", "Refused", "ThereIsNone"]
+__all__ = ["Cluster"]
 
 _MERGE_PATCH = "application/merge-patch+json"
-
-
-class ThereIsNone(ClusterError):
-    """The object, or the kind, is not there."""
-
-
-class AlreadyThere(ClusterError):
-    """An object of that name exists, or the object has changed since it was read."""
-
-
-class Refused(ClusterError):
-    """The cluster answered, and does not want it: rights, quota, admission, validation."""
 
 
 class Cluster:
@@ -74,14 +62,14 @@ class Cluster:
         self._api.rest_client.pool_manager.clear()
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
-        """One object. Raises ThereIsNone."""
+        """One object. Raises ClusterObjectMissing."""
         return self._ask("GET", kind.path(namespace, name), what=_name(kind, name, namespace))
 
     def find(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body | None:
         """One object, or None where it is not there or may not be read."""
         try:
             return self.get(kind, name, namespace=namespace)
-        except (ThereIsNone, Refused):
+        except (ClusterObjectMissing, ClusterRefusal):
             return None
 
     def list(
@@ -108,7 +96,7 @@ class Cluster:
                 return found
 
     def create(self, kind: Kind, body: Body, *, dry_run: bool = False) -> Body:
-        """Create it, or with `dry_run` have it judged as if. Raises AlreadyThere, Refused."""
+        """Create it, or with `dry_run` have it judged as if. Raises ClusterObjectExists, ClusterRefusal."""
         metadata = body["metadata"]
         namespace = metadata.get("namespace")
         return self._ask(
@@ -120,7 +108,7 @@ class Cluster:
         )
 
     def patch(self, kind: Kind, name: str, *, change: Body, namespace: str | None = None) -> Body:
-        """Merge into it (RFC 7386). With a `resourceVersion` in it AlreadyThere when it has changed since."""
+        """Merge into it (RFC 7386). Raises ClusterObjectExists when it is not the uid or version that is named."""
         return self._ask(
             "PATCH",
             kind.path(namespace, name),
@@ -146,7 +134,7 @@ class Cluster:
                 what=_name(kind, metadata["name"], namespace),
                 body=options,
             )
-        except (ThereIsNone, AlreadyThere):
+        except (ClusterObjectMissing, ClusterObjectExists):
             # Gone, or there is another of its name by now.
             return
 
@@ -252,7 +240,7 @@ _IN_CLUSTER_TOKEN = _IN_CLUSTER / "token"
 _IN_CLUSTER_NAMESPACE = _IN_CLUSTER / "namespace"
 _CONFLICT = 409
 _TRY_AGAIN = {429, 502, 503, 504}
-_KINDS: Mapping[int, type[ClusterError]] = {404: ThereIsNone, 409: AlreadyThere}
+_KINDS: Mapping[int, type[ClusterError]] = {404: ClusterObjectMissing, 409: ClusterObjectExists}
 
 
 def _name(kind: Kind, name: str, namespace: str | None) -> str:
@@ -281,7 +269,7 @@ def _as_error(status: int, data: bytes, what: str) -> ClusterError:
         message = str(json.loads(data).get("message") or "")
     except (ValueError, AttributeError):
         message = data[: limits.MESSAGE_BYTES_MAX].decode("utf-8", "replace").strip()
-    kind = _KINDS.get(status, Refused if status < limits.HTTP_SERVER_ERROR_MIN else ClusterError)
+    kind = _KINDS.get(status, ClusterRefusal if status < limits.HTTP_SERVER_ERROR_MIN else ClusterError)
     hint = None
     if status == limits.HTTP_UNAUTHORIZED:
         hint = "the credentials of the kubeconfig are not accepted"

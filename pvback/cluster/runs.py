@@ -12,11 +12,11 @@ from datetime import datetime, timedelta
 from typing import Any, Self
 
 from pvback import limits
-from pvback.cluster.client import AlreadyThere, Cluster, ThereIsNone
+from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, SECRET, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
-from pvback.errors import ClusterError, ConflictError
+from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ConflictError
 from pvback.model import Claim
 from pvback.runtime import Clock
 
@@ -58,7 +58,7 @@ class Run:
         for _ in range(limits.SWAP_COUNT_MAX):
             try:
                 body = cluster.create(CONFIG_MAP, _run_body(name, claim, run, what, clock.now()))
-            except AlreadyThere:
+            except ClusterObjectExists:
                 _take_over(cluster, claim, name, clock)
                 continue
             begun = cls(cluster, claim, run=run, body=body, clock=clock)
@@ -111,7 +111,7 @@ class Run:
                 self._cluster.patch(
                     CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"]
                 )
-            except (AlreadyThere, ThereIsNone):
+            except (ClusterObjectExists, ClusterObjectMissing):
                 self._lost = ClusterError("another run has taken this claim over", key=str(self.claim))
                 return
             except ClusterError:

@@ -4,10 +4,10 @@ import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pvback.cluster.client import Cluster, ThereIsNone
+from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import SECRET, Body
 from pvback.cluster.names import MANAGED_BY
-from pvback.errors import UsageError
+from pvback.errors import ClusterObjectMissing, UsageError
 
 __all__ = ["RepositorySecret", "key_secret_body", "load_repository_secret", "repository_secret_body"]
 
@@ -26,7 +26,7 @@ def load_repository_secret(cluster: Cluster, namespace: str, *, name: str) -> Re
     """Raises UsageError where there is none, ClusterError."""
     try:
         body = cluster.get(SECRET, name, namespace=namespace)
-    except ThereIsNone:
+    except ClusterObjectMissing:
         raise UsageError(
             f"namespace {namespace} is not connected to a repository: it has no secret {name}",
             hint=f"an owner of the repository runs `pvback pvc connect {namespace}`",

@@ -4,11 +4,11 @@ import json
 from dataclasses import dataclass
 
 from pvback import datapath
-from pvback.cluster.client import AlreadyThere, Cluster
+from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import SECRET, Body
 from pvback.cluster.secrets import repository_secret_body
 from pvback.config import Config
-from pvback.errors import ConflictError, UsageError
+from pvback.errors import ClusterObjectExists, ConflictError, UsageError
 from pvback.model import S3Address
 from pvback.repository.keys import NewWay, add_key
 from pvback.repository.repository import RepositoryAccess
@@ -91,7 +91,7 @@ def apply_secret(cluster: Cluster, body: Body) -> None:
     metadata = body["metadata"]
     try:
         cluster.create(SECRET, body)
-    except AlreadyThere:
+    except ClusterObjectExists:
         cluster.patch(
             SECRET, metadata["name"], change={"data": body["data"]}, namespace=metadata["namespace"]
         )

@@ -13,7 +13,6 @@ from typing import Any
 
 from pvback import datapath, limits
 from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
-from pvback.cluster.client import AlreadyThere
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, SECRET, Body
 from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
@@ -21,7 +20,7 @@ from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
 from pvback.cluster.runs import Run
 from pvback.cluster.secrets import RepositorySecret, key_secret_body, load_repository_secret
-from pvback.errors import ClusterError, ConflictError, PvbackError, UsageError
+from pvback.errors import ClusterError, ClusterObjectExists, ConflictError, PvbackError, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.mover import MoverSpec
@@ -278,7 +277,7 @@ def _target(work: ClaimWork, run: Run, body: Body | None) -> Iterator[None]:
         return
     try:
         made = work.cluster.create(CLAIM, body)
-    except AlreadyThere:
+    except ClusterObjectExists:
         raise ConflictError(
             "the claim exists",
             key=str(run.claim),

@@ -305,7 +305,7 @@ class S3Store:
             wanted["ObjectLockMode"] = options.object_lock_mode.upper()
             until = self._clock.now() + timedelta(seconds=options.object_lock)
             wanted["ObjectLockRetainUntilDate"] = until
-            # Refused without a word on the checksum, even with the checksum there.
+            # ClusterRefusal without a word on the checksum, even with the checksum there.
             wanted["ChecksumAlgorithm"] = "CRC32"
         return {name: value for name, value in wanted.items() if value is not None}
 
