@@ -108,7 +108,7 @@ class Cluster:
         )
 
     def patch(self, kind: Kind, name: str, *, change: Body, namespace: str | None = None) -> Body:
-        """Merge into it (RFC 7386). Raises ClusterObjectExists when it is not the uid or version that is named."""
+        """Merge into it (RFC 7386). ClusterObjectExists: it is not of the uid or version that is named."""
         return self._ask(
             "PATCH",
             kind.path(namespace, name),
