@@ -78,7 +78,7 @@ cluster-down: $(STAMP) ## take it down; nothing of it is left
 	$(BIN)/python -m tests.cluster.local down
 
 test-cluster: build servers image ## the tests on Kubernetes: yours with PVBACK_TEST_KUBECONFIG, else one brought up and taken down
-	@if [[ -z "$${PVBACK_TEST_KUBECONFIG:-}" ]]; then trap '$(MAKE) cluster-down' EXIT; $(MAKE) cluster-up; fi; \
+	@if [[ -z "$${PVBACK_TEST_KUBECONFIG:-}" ]] && ! $(BIN)/python -m tests.cluster.local is-up; then trap '$(MAKE) cluster-down' EXIT; $(MAKE) cluster-up; fi; \
 		$(BIN)/python -m pytest -q tests/cluster
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow

@@ -1,9 +1,9 @@
-"""python -m tests.cluster.local up|down|status|programs: the cluster of this machine."""
+"""python -m tests.cluster.local up|down|is-up|status|programs: the cluster of this machine."""
 
 import sys
 import time
 
-from tests.cluster.local.cluster import down, status, up
+from tests.cluster.local.cluster import down, is_up, status, up
 from tests.cluster.local.layout import KUBECONFIG
 from tests.cluster.local.programs import build_programs
 
@@ -17,6 +17,8 @@ def main() -> None:
         print(f"export KUBECONFIG={KUBECONFIG}")
     elif argument == "down":
         down()
+    elif argument == "is-up":
+        sys.exit(not is_up())
     elif argument == "status":
         print(status())
     elif argument == "programs":

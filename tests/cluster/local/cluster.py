@@ -24,7 +24,7 @@ UP = HOME / "up"
 def up() -> bool:
     """Bring the cluster up; False when it was. Where it does not come, raises and leaves nothing."""
     with _alone():
-        if UP.exists() and processes.running("kube-apiserver"):
+        if is_up():
             return False
         if os.geteuid():
             raise PermissionError("a cluster on this machine needs root")
@@ -41,6 +41,11 @@ def up() -> bool:
             raise
         UP.touch()
         return True
+
+
+def is_up() -> bool:
+    """Whether there is a cluster that came up whole."""
+    return UP.exists() and processes.running("kube-apiserver") is not None
 
 
 def down() -> None:
