@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,8 +85,8 @@ class Fleet:
             yield process
         finally:
             if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                process.communicate()
+                process.kill()
+            process.communicate()
 
     def good(self, *words: str) -> Done:
         """One command that has to succeed."""

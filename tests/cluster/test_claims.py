@@ -317,7 +317,7 @@ def test_to_another_namespace_class_and_size(
     fleet.good("pvc", "backup", target)
     small = fleet.run("pvc", "restore", target, "--to", "small", "--size", "1MiB").ended(2)
     assert "too small" in small.err
-    fleet.good("pvc", "restore", target, "--to", "big", "--size", "96Mi", "--label", "kind=copy")
+    fleet.good("pvc", "restore", target, "--to", "big", "--size", "96MiB", "--label", "kind=copy")
     made = connected.get("v1", "PersistentVolumeClaim", "big")
     assert made.spec.resources.requests.storage == "96Mi"
     assert dict(made.metadata.labels) == {"kind": "copy"}
