@@ -207,6 +207,8 @@ MOVER_WEDGED_SECONDS = 300.0
 """How long a mover may take until it runs; what is surely wrong is not waited for."""
 MOVER_REFUSED_SECONDS = 15.0
 """How long the cluster may go on refusing to make its pod, or to pull its image."""
+SETTLE_SECONDS = 20.0
+"""How long a volume snapshot that is no longer wanted is waited for, to be deleted in order."""
 STAGING_SECONDS = 600.0
 """How long a volume snapshot, and a claim made of it, may take."""
 RUN_LIVES_SECONDS = 120.0

@@ -62,7 +62,11 @@ def stage(work: StagingWork, facts: ClaimFacts, *, exposure: Exposure, options: 
         source = {"kind": CLAIM.name, "name": facts.claim.name}
         return Staged(claim=_make_claim(work, facts, source, size=0, options=options), taken=None)
     cut = _cut_volume_snapshot(work, facts, exposure)
-    ready = _wait_ready(work, cut, seconds=options.seconds)
+    try:
+        ready = _wait_ready(work, cut, seconds=options.seconds)
+    except BaseException:
+        _let_settle(work, cut)
+        raise
     status, name = ready["status"], ready["metadata"]["name"]
     source = {"apiGroup": VOLUME_SNAPSHOT.group, "kind": VOLUME_SNAPSHOT.name, "name": name}
     size = parse_quantity(status.get("restoreSize") or "0")
@@ -108,6 +112,22 @@ def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
                 hint="its events and the driver's log say more; `--staging-timeout` waits longer",
             )
         work.clock.sleep(limits.CLUSTER_POLL_SECONDS, work.cancel)
+
+
+def _let_settle(work: StagingWork, body: Body) -> None:
+    """Wait, not for long, until a volume snapshot is made or has failed, so that it can be deleted.
+
+    The snapshot controller loses one that is deleted while its content is being made (external-snapshotter 8.7):
+    it stays, with its finalizer, until everything is looked at again.
+    """
+    metadata = body["metadata"]
+    deadline = work.clock.monotonic() + limits.SETTLE_SECONDS
+    while work.clock.monotonic() < deadline:
+        found = work.cluster.find(VOLUME_SNAPSHOT, metadata["name"], namespace=metadata["namespace"])
+        status = (found or {}).get("status") or {}
+        if found is None or status.get("readyToUse") is True or status.get("error"):
+            return
+        work.clock.sleep(limits.CLUSTER_POLL_SECONDS)
 
 
 def _make_claim(
