@@ -117,8 +117,8 @@ def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
 def _let_settle(work: StagingWork, body: Body) -> None:
     """Wait, not for long, until a volume snapshot is made or has failed, so that it can be deleted.
 
-    The snapshot controller loses one that is deleted while its content is being made (seen with version 8.7 of
-    external-snapshotter): it stays, with its finalizer, until everything is looked at again.
+    The snapshot controller loses one that is deleted while its content is being made (seen with
+    external-snapshotter 8.7): it stays, with its finalizer, until everything is looked at again.
     """
     metadata = body["metadata"]
     deadline = work.clock.monotonic() + limits.SETTLE_SECONDS
