@@ -30,6 +30,7 @@ _COMMANDS = {
     "key": "key",
     "pvc": "pvc",
     "mover": "mover",
+    "install": "install",
     "bench": "maintain",
     "completion": "completion",
 }

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from pvback.ops.claim_list import CoveredClaim
     from pvback.ops.claim_restore import RestoredClaim
 
-__all__ = ["cluster_options", "connect_cluster", "mover_options", "mover_settings", "parse_claim", "pvc"]
+__all__ = [
+    "cluster_options",
+    "connect_cluster",
+    "mover_options",
+    "mover_settings",
+    "parse_claim",
+    "pvc",
+    "secret_option",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

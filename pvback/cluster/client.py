@@ -107,6 +107,14 @@ class Cluster:
             body=body,
         )
 
+    def apply(self, kind: Kind, body: Body) -> Body:
+        """Create it, or merge it into the one that is there. Raises ClusterRefusal."""
+        try:
+            return self.create(kind, body)
+        except ClusterObjectExists:
+            metadata = body["metadata"]
+            return self.patch(kind, metadata["name"], change=body, namespace=metadata.get("namespace"))
+
     def patch(self, kind: Kind, name: str, *, change: Body, namespace: str | None = None) -> Body:
         """Merge into it (RFC 7386). ClusterObjectExists: it is not of the uid or version that is named."""
         return self._ask(

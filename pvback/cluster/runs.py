@@ -14,7 +14,7 @@ from typing import Any, Self
 from pvback import limits
 from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
-from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, SECRET, VOLUME_SNAPSHOT, Body, Kind
+from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ConflictError
 from pvback.model import Claim
@@ -22,8 +22,9 @@ from pvback.runtime import Clock
 
 __all__ = ["Leftover", "Run", "find_leftovers", "remove_leftovers"]
 
-_ORDER: tuple[Kind, ...] = (JOB, POD, CLAIM_KIND, VOLUME_SNAPSHOT, SECRET, CONFIG_MAP)
-"""What uses goes before what is used; the run's own object is the last."""
+_ORDER: tuple[Kind, ...] = (JOB, POD, CLAIM_KIND, VOLUME_SNAPSHOT, CONFIG_MAP)
+"""What uses goes before what is used; the run's own object is the last. Secrets go with it, for it owns them:
+to list secrets would be to read them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,10 +192,10 @@ def _with_label(cluster: Cluster, namespace: str, labels: str) -> list[Leftover]
         try:
             bodies = cluster.list(kind, namespace=namespace, labels=labels)
         except ClusterError:
-            # A cluster without volume snapshots, or rights without secrets: then we made none.
-            if kind in (VOLUME_SNAPSHOT, SECRET):
-                continue
-            raise
+            # A cluster without volume snapshots: then we made none.
+            if kind is not VOLUME_SNAPSHOT:
+                raise
+            continue
         bodies = sorted(bodies, key=lambda one: LIVES_UNTIL in (one["metadata"].get("annotations") or {}))
         found += [Leftover(kind=kind, body=one) for one in bodies]
     return found

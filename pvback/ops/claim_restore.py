@@ -6,7 +6,7 @@ the mover gets reads one scope, and is removed from the repository when the run 
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -263,8 +263,13 @@ def _restorer_key(work: ClaimWork, access: RepositoryAccess, run: Run) -> Iterat
         body = key_secret_body(
             run.claim.namespace, name, metadata=run.metadata("key"), key=private.hex().encode()
         )
-        work.cluster.create(SECRET, body)
-        yield name
+        made = work.cluster.create(SECRET, body)
+        try:
+            yield name
+        finally:
+            # The run's own object owns it, too: what is not removed here goes with that.
+            with suppress(ClusterError):
+                work.cluster.delete(SECRET, made)
     finally:
         access.twins.remove(key_object_key(principal))
 

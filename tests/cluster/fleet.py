@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -152,3 +153,23 @@ def digest_of(namespace: Namespace, claim: str, name: str = "look") -> str:
     found = namespace.run(objects.pod(name, script, image=namespace.cluster.image, claims=[claim]))
     namespace.delete("v1", "Pod", name)
     return found
+
+
+def make_claim(namespace: Namespace, name: str, **wishes: object) -> None:
+    """A claim of the cluster's class, unless it is said otherwise."""
+    given = {"storage_class": namespace.cluster.storage_class, **wishes}
+    namespace.create(objects.claim(name, **given))  # type: ignore[arg-type]
+
+
+def die(namespace: Namespace) -> None:
+    """Let the runs of a namespace be dead, whose time has not come yet."""
+    kind = namespace.cluster.kind("v1", "ConfigMap")
+    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+    change = {"metadata": {"annotations": {"pvback.io/lives-until": past}}}
+    for one in kind.get(namespace=namespace.name, label_selector="pvback.io/role=run").items:
+        kind.patch(
+            name=one.metadata.name,
+            namespace=namespace.name,
+            body=change,
+            content_type="application/merge-patch+json",
+        )

@@ -2,25 +2,28 @@
 
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, wait_for
-from tests.cluster.fleet import Fleet, digest_of, left_behind, wait_nothing_left, writer_pod
+from tests.cluster.fleet import (
+    Fleet,
+    die,
+    digest_of,
+    left_behind,
+    make_claim,
+    wait_nothing_left,
+    writer_pod,
+)
 
 pytestmark = pytest.mark.timeout(600)
 FILL = (
     "mkdir -p /{0}/deep/er; dd if=/dev/urandom of=/{0}/deep/er/large bs=64k count=80 2>/dev/null; "
     "for i in $(seq 1 200); do echo file $i > /{0}/f$i; done"
 )
-
-
-def make_claim(namespace: Namespace, name: str, **wishes: object) -> None:
-    given = {"storage_class": namespace.cluster.storage_class, **wishes}
-    namespace.create(objects.claim(name, **given))  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -254,20 +257,6 @@ def test_killed_and_taken_over(fleet: Fleet, connected: Namespace) -> None:
     wait_nothing_left(connected)
     assert not connected.is_gone("v1", "PersistentVolumeClaim", "data")
     fleet.good("pvc", "backup", f"{connected.name}/data")
-
-
-def die(namespace: Namespace) -> None:
-    """Let the runs of a namespace be dead, whose time has not come yet."""
-    kind = namespace.cluster.kind("v1", "ConfigMap")
-    past = (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
-    change = {"metadata": {"annotations": {"pvback.io/lives-until": past}}}
-    for one in kind.get(namespace=namespace.name, label_selector="pvback.io/role=run").items:
-        kind.patch(
-            name=one.metadata.name,
-            namespace=namespace.name,
-            body=change,
-            content_type="application/merge-patch+json",
-        )
 
 
 def test_a_dead_run_is_taken_over_by_the_next(fleet: Fleet, connected: Namespace) -> None:

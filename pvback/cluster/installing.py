@@ -1,0 +1,137 @@
+"""What a namespace gets for nightly backups of its claims: accounts, the smallest role, a CronJob. Pure.
+
+The rules are all that `pvback pvc` asks of the API for one namespace; tests/cluster/test_rights.py holds them
+against what the program really asks. Who makes pods reaches what pods reach: see docs/kubernetes.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pvback.cluster.kinds import Body, Kind
+from pvback.cluster.names import MANAGED_BY, ROLE
+
+__all__ = ["ACCOUNT", "MOVER_ACCOUNT", "InstallOptions", "install_objects", "role_rules"]
+
+ACCOUNT = "pvback"
+"""Runs `pvback pvc`."""
+MOVER_ACCOUNT = "pvback-mover"
+"""Of movers: no role is bound to it."""
+
+_ACCOUNT_KIND = Kind("", "v1", "ServiceAccount", "serviceaccounts")
+_ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
+_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+_POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
+_NOBODY_IN = {
+    # Movers listen on nothing; where they go to, the store, is not known here.
+    "podSelector": {"matchLabels": {MANAGED_BY: "pvback", ROLE: "mover"}},
+    "policyTypes": ["Ingress"],
+}
+_CRON_JOB = Kind("batch", "v1", "CronJob", "cronjobs")
+
+_RULES: Sequence[tuple[str, str, str]] = (
+    ("", "configmaps", "create delete get list patch"),
+    ("", "events", "list"),
+    ("", "persistentvolumeclaims", "create delete get list"),
+    ("", "pods", "create delete list"),
+    ("", "pods/log", "get"),
+    ("batch", "jobs", "create delete get list"),
+    ("snapshot.storage.k8s.io", "volumesnapshots", "create delete get list"),
+)
+_RESTORE_RULES: Sequence[tuple[str, str, str]] = (("", "secrets", "create delete"),)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstallOptions:
+    """What is to be installed.
+
+    Attributes:
+        namespace: Where.
+        secret: The repository's, as `pvback pvc connect` made it.
+        may_restore: Whether the account may restore, too, which takes the right to make secrets.
+        image: Of the CronJob; it needs one for `schedule`.
+        schedule: Of the CronJob, five fields; None: no CronJob.
+        time_zone: Of the schedule, such as `Europe/Vienna`; None: the cluster's.
+        words: More options for `pvback pvc backup`.
+    """
+
+    namespace: str
+    secret: str
+    may_restore: bool = False
+    image: str | None = None
+    schedule: str | None = None
+    time_zone: str | None = None
+    words: tuple[str, ...] = ()
+
+
+def role_rules(secret: str, *, may_restore: bool) -> list[dict[str, Any]]:
+    """The rules of the account's role."""
+    rules = [*_RULES, *(_RESTORE_RULES if may_restore else ())]
+    made: list[dict[str, Any]] = [
+        {"apiGroups": [group], "resources": [resource], "verbs": verbs.split()}
+        for group, resource, verbs in rules
+    ]
+    own = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}
+    return [*made, own]
+
+
+def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
+    """The objects, in the order in which they are made."""
+    namespace = options.namespace
+    metadata = {"labels": {MANAGED_BY: "pvback"}}
+    rules = role_rules(options.secret, may_restore=options.may_restore)
+    subject = {"kind": _ACCOUNT_KIND.name, "name": ACCOUNT, "namespace": namespace}
+    reference = {"apiGroup": _ROLE.group, "kind": _ROLE.name, "name": ACCOUNT}
+    bare = {"metadata": metadata, "automountServiceAccountToken": False}
+    bound = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
+    objects: list[tuple[Kind, Body]] = [
+        (_ACCOUNT_KIND, _ACCOUNT_KIND.body(ACCOUNT, namespace, metadata=metadata)),
+        (_ACCOUNT_KIND, _ACCOUNT_KIND.body(MOVER_ACCOUNT, namespace, **bare)),
+        (_ROLE, _ROLE.body(ACCOUNT, namespace, metadata=metadata, rules=rules)),
+        (_BINDING, _BINDING.body(ACCOUNT, namespace, **bound)),
+        (_POLICY, _POLICY.body(MOVER_ACCOUNT, namespace, metadata=metadata, spec=_NOBODY_IN)),
+    ]
+    if options.schedule is not None:
+        body = _CRON_JOB.body("pvback-backup", namespace, metadata=metadata, spec=_cron_spec(options))
+        objects.append((_CRON_JOB, body))
+    return objects
+
+
+def _cron_spec(options: InstallOptions) -> Mapping[str, Any]:
+    pod = {"spec": _pod_spec(options)}
+    template = {"spec": {"backoffLimit": 0, "ttlSecondsAfterFinished": 86400, "template": pod}}
+    return {
+        "schedule": options.schedule,
+        **({"timeZone": options.time_zone} if options.time_zone else {}),
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": 6 * 3600,
+        "successfulJobsHistoryLimit": 3,
+        "failedJobsHistoryLimit": 3,
+        "jobTemplate": template,
+    }
+
+
+def _pod_spec(options: InstallOptions) -> Mapping[str, Any]:
+    words = ["pvc", "backup", "--all", "--namespace", options.namespace, "--secret", options.secret]
+    return {
+        "serviceAccountName": ACCOUNT,
+        "restartPolicy": "Never",
+        "enableServiceLinks": False,
+        "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [
+            {
+                "name": "pvback",
+                "image": options.image,
+                "imagePullPolicy": "IfNotPresent",
+                "args": [*words, "--service-account", MOVER_ACCOUNT, *options.words],
+                "securityContext": {
+                    "allowPrivilegeEscalation": False,
+                    "readOnlyRootFilesystem": True,
+                    "capabilities": {"drop": ["ALL"]},
+                },
+                "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}},
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 -- of the container
+            }
+        ],
+        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}],
+    }

@@ -1,0 +1,167 @@
+"""The role that `pvback install` makes: enough for everything in one namespace, and not one verb more."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pvback.cli import main
+from pvback.cluster.client import Cluster as Door
+from tests.cluster.client import Namespace, wait_for
+from tests.cluster.fleet import Fleet, die, left_behind, make_claim, wait_nothing_left, writer_pod
+
+Right = tuple[str, str, str]
+"""Group, resource, verb."""
+HELPFUL = {"namespaces", "persistentvolumes", "storageclasses", "volumesnapshotclasses"}
+"""Of the cluster; nobody has to be let read them."""
+_PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/v1/(?:namespaces/[^/]+/)?(?P<resource>[a-z]+)(?P<rest>.*)"
+)
+
+
+@pytest.fixture
+def team(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
+    """A namespace whose owner has installed what nightly backups need, and connected it."""
+    fleet.good("install", "-n", namespace.name, "--restore", "--apply")
+    fleet.connect(namespace)
+    yield namespace
+    wait_nothing_left(namespace)
+
+
+def kubeconfig_of(team: Namespace, folder: Path) -> Path:
+    """Of the account `pvback` of the namespace."""
+    core = kubernetes.client.CoreV1Api(team.cluster.api)
+    request = kubernetes.client.AuthenticationV1TokenRequest(
+        spec=kubernetes.client.V1TokenRequestSpec(audiences=[], expiration_seconds=3600)
+    )
+    made: Any = core.create_namespaced_service_account_token("pvback", team.name, request)
+    config = yaml.safe_load(team.cluster.kubeconfig.read_text())
+    config["users"] = [{"name": "team", "user": {"token": made.status.token}}]
+    cluster = config["clusters"][0]["name"]
+    config["contexts"] = [
+        {"name": "team", "context": {"cluster": cluster, "user": "team", "namespace": team.name}}
+    ]
+    config["current-context"] = "team"
+    path = folder / "kubeconfig"
+    path.touch(0o600)
+    path.write_text(json.dumps(config))
+    return path
+
+
+def right_of(method: str, path: str) -> Right:
+    found = _PATH.fullmatch(path)
+    assert found, path
+    resource, rest = found["resource"], found["rest"]
+    name, _, subresource = rest.strip("/").partition("/")
+    verb = {"POST": "create", "PATCH": "patch", "DELETE": "delete", "GET": "get" if name else "list"}[method]
+    return found["group"] or "", f"{resource}/{subresource}" if subresource else resource, verb
+
+
+def test_every_right_is_used_and_no_other(
+    fleet: Fleet, team: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[Right] = set()
+    send = Door._send
+
+    def record(self: Door, method: str, path: str, **given: Any) -> Any:
+        asked.add(right_of(method, path))
+        return send(self, method, path, **given)
+
+    monkeypatch.setattr(Door, "_send", record)
+    environment = fleet.environment | {"KUBECONFIG": str(kubeconfig_of(team, tmp_path))}
+    for name in environment:
+        monkeypatch.setenv(name, environment[name])
+
+    def run(*words: str) -> int:
+        done = CliRunner().invoke(main, list(words))
+        assert "Traceback" not in done.output
+        print(*words, done.exit_code, done.output[-2000:])
+        return done.exit_code
+
+    make_claim(team, "data")
+    writer_pod(team, "app", "data", "echo x > /data/x")
+    assert run("pvc", "backup", "data") == 0
+    for method in ("snapshot", "clone"):
+        assert run("pvc", "backup", "data", "--method", method, "--snapshot-class", "csi") == 0
+    assert run("pvc", "list") == 0
+    assert run("pvc", "restore", "data", "--to", "again") == 0
+    assert run("pvc", "backup", "data", "--image", "localhost/none:1") == 40
+    with fleet.start("pvc", "backup", f"{team.name}/data", "--image", "localhost/none:1") as process:
+        wait_for(lambda: any("Job" in one for one in left_behind(team)), lambda: "no Job is made")
+        process.kill()
+        process.wait()
+    assert run("pvc", "backup", "data") == 11
+    die(team)
+    assert run("pvc", "cleanup") == 0
+    wait_nothing_left(team)
+    rules = team.get("rbac.authorization.k8s.io/v1", "Role", "pvback").rules
+    granted = {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule.apiGroups
+        for resource in rule.resources
+        for verb in rule.verbs
+    }
+    assert {one for one in asked if one[1] not in HELPFUL} == granted
+
+
+def test_a_nightly_run_in_the_cluster(fleet: Fleet, team: Namespace) -> None:
+    """The CronJob's pod backs up all claims, by its own account, under restricted pod security."""
+    words = ("--schedule", "17 2 * * *", "--image", fleet.image, "--backup-option", "--method")
+    fleet.good("install", "-n", team.name, *words, "--backup-option", "live", "--apply")
+    make_claim(team, "data")
+    writer_pod(team, "app", "data", "echo x > /data/x")
+    cron = team.get("batch/v1", "CronJob", "pvback-backup").to_dict()
+    spec = cron["spec"]["jobTemplate"]["spec"]
+    team.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tonight"}, "spec": spec})
+
+    def is_over() -> bool:
+        status = team.get("batch/v1", "Job", "tonight").status
+        return bool(status.succeeded or status.failed)
+
+    wait_for(is_over, lambda: f"it does not end: {team.events()}", seconds=120)
+    pods = team.cluster.kind("v1", "Pod").get(namespace=team.name, label_selector="job-name=tonight").items
+    log = team.log(pods[0].metadata.name)
+    assert team.get("batch/v1", "Job", "tonight").status.succeeded == 1, log
+    assert "snapshot" in log
+    (snapshot,) = fleet.snapshots(team)
+    assert snapshot["source"].endswith(f"/{team.name}/data")
+
+
+def test_what_is_printed_can_be_applied(fleet: Fleet, namespace: Namespace) -> None:
+    done = fleet.good("install", "-n", namespace.name, "--schedule", "17 2 * * *", "--image", fleet.image)
+    bodies = list(yaml.safe_load_all(done.out))
+    assert [one["kind"] for one in bodies] == [
+        "ServiceAccount",
+        "ServiceAccount",
+        "Role",
+        "RoleBinding",
+        "NetworkPolicy",
+        "CronJob",
+    ]
+    for one in bodies:
+        namespace.create(one)
+    fleet.good("install", "-n", namespace.name, "--schedule", "18 2 * * *", "--image", fleet.image, "--apply")
+    assert namespace.get("batch/v1", "CronJob", "pvback-backup").spec.schedule == "18 2 * * *"
+    fleet.run("install", "-n", namespace.name, "--schedule", "17 2 * * *").ended(2)
+
+
+def test_without_the_role_nothing_goes(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:
+    make_claim(team, "data")
+    team.delete("rbac.authorization.k8s.io/v1", "RoleBinding", "pvback")
+    kubeconfig = str(kubeconfig_of(team, tmp_path))
+    done = fleet.run("pvc", "backup", "data", KUBECONFIG=kubeconfig).ended(40)
+    assert "cannot get resource" in done.err
+    assert "docs/kubernetes.md" in done.err
+
+
+def test_only_one_namespace(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:
+    kubeconfig = str(kubeconfig_of(team, tmp_path))
+    done = fleet.run("pvc", "list", "-n", "kube-system", KUBECONFIG=kubeconfig).ended(40)
+    assert "forbidden" in done.err
