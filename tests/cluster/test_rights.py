@@ -74,12 +74,12 @@ def test_every_right_is_used_and_no_other(
         return send(self, method, path, **given)
 
     monkeypatch.setattr(Door, "_send", record)
-    environment = fleet.environment | {"KUBECONFIG": str(kubeconfig_of(team, tmp_path))}
-    for name in environment:
-        monkeypatch.setenv(name, environment[name])
+    kubeconfig = str(kubeconfig_of(team, tmp_path))
+    for name, value in fleet.environment.items():
+        monkeypatch.setenv(name, value)
 
     def run(*words: str) -> int:
-        done = CliRunner().invoke(main, list(words))
+        done = CliRunner().invoke(main, [*words, "--kubeconfig", kubeconfig])
         assert "Traceback" not in done.output
         print(*words, done.exit_code, done.output[-2000:])
         return done.exit_code
