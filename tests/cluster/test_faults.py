@@ -1,0 +1,124 @@
+"""What goes wrong while a mover works: it is told, nothing is left behind, and the next run goes on."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import kubernetes
+import pytest
+
+from tests.cluster.client import Cluster, Namespace, wait_for
+from tests.cluster.fleet import Fleet, digest_of, make_claim, wait_nothing_left, writer_pod
+from tests.cluster.local import processes
+
+MEBIBYTES = 48
+RATE = 4 << 20
+"""Bytes a second: one backup of so much takes a dozen seconds, and stores a checkpoint when it is ended."""
+FILL = f"for i in 1 2 3 4; do dd if=/dev/urandom of=/data/f$i bs=1M count={MEBIBYTES // 4} 2>/dev/null; done"
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def slow(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
+    """A namespace with a claim whose backup takes a while."""
+    fleet.connect(namespace)
+    set_rate(namespace, RATE)
+    make_claim(namespace, "data", size="256Mi")
+    writer_pod(namespace, "app", "data", FILL)
+    yield namespace
+    wait_nothing_left(namespace)
+
+
+def set_rate(namespace: Namespace, rate: int | None) -> None:
+    """Let the movers of a namespace send so fast."""
+    secret = namespace.get("v1", "Secret", "pvback-repository")
+    lines = base64.b64decode(secret.data["config.toml"]).decode().splitlines()
+    kept = [line for line in lines if not line.startswith("upload_bytes_per_second")]
+    config = "\n".join([*([f"upload_bytes_per_second = {rate}"] if rate else []), *kept])
+    change = {"data": {"config.toml": base64.b64encode(config.encode()).decode()}}
+    namespace.cluster.kind("v1", "Secret").patch(
+        name="pvback-repository",
+        namespace=namespace.name,
+        body=change,
+        content_type="application/merge-patch+json",
+    )
+
+
+def mover_of(namespace: Namespace) -> str:
+    """The pod of the mover, when it has sent something."""
+
+    def look() -> str | None:
+        pods = namespace.cluster.kind("v1", "Pod").get(
+            namespace=namespace.name,
+            label_selector="pvback.io/role=mover",
+            field_selector="status.phase=Running",
+        )
+        for one in pods.items:
+            name = str(one.metadata.name)
+            if '"stored_bytes": ' in namespace.log(name):
+                return name
+        return None
+
+    return wait_for(look, lambda: f"no mover works: {namespace.events()}")
+
+
+def next_run(fleet: Fleet, slow: Namespace) -> dict[str, Any]:
+    """What the next backup reports, at full speed."""
+    set_rate(slow, None)
+    (claim,) = fleet.good("pvc", "backup", f"{slow.name}/data", "--json").messages("claim")
+    found: dict[str, Any] = claim["result"]
+    return found
+
+
+def test_evicted(fleet: Fleet, slow: Namespace) -> None:
+    with fleet.start("pvc", "backup", f"{slow.name}/data", "--method", "live") as process:
+        pod = mover_of(slow)
+        eviction = kubernetes.client.V1Eviction(
+            metadata=kubernetes.client.V1ObjectMeta(name=pod, namespace=slow.name)
+        )
+        kubernetes.client.CoreV1Api(slow.cluster.api).create_namespaced_pod_eviction(pod, slow.name, eviction)
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 40, err
+    assert "evict" in err.lower()
+    wait_nothing_left(slow)
+    assert fleet.snapshots(slow) == []
+    assert next_run(fleet, slow)["resumed"] is not None
+
+
+def test_interrupted_in_the_middle(fleet: Fleet, slow: Namespace) -> None:
+    with fleet.start("pvc", "backup", f"{slow.name}/data", "--method", "live") as process:
+        mover_of(slow)
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    wait_nothing_left(slow)
+    result = next_run(fleet, slow)
+    assert result["resumed"] is not None
+    fleet.good("pvc", "restore", f"{slow.name}/data", "--to", "again")
+    slow.delete("v1", "Pod", "app")
+    assert digest_of(slow, "again") == digest_of(slow, "data")
+
+
+def test_the_api_server_is_restarted(fleet: Fleet, slow: Namespace, local_cluster: Cluster) -> None:
+    with fleet.start("pvc", "backup", f"{slow.name}/data", "--json") as process:
+        mover_of(slow)
+        processes.stop("kube-apiserver", kill=True)
+        processes.again("kube-apiserver")
+        _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err
+    wait_nothing_left(slow)
+    assert len(fleet.snapshots(slow)) == 1
+
+
+def test_the_mover_is_killed(fleet: Fleet, slow: Namespace) -> None:
+    """As by the kernel: it leaves no word, and is not believed to have done its work."""
+    with fleet.start("pvc", "backup", f"{slow.name}/data", "--method", "live") as process:
+        pod = mover_of(slow)
+        slow.cluster.kind("v1", "Pod").delete(name=pod, namespace=slow.name, body={"gracePeriodSeconds": 0})
+        _, err = process.communicate(timeout=120)
+    assert process.returncode not in (0, 3), err
+    wait_nothing_left(slow)
+    assert fleet.snapshots(slow) == []
+    next_run(fleet, slow)
+    assert len(fleet.snapshots(slow)) == 1
