@@ -179,6 +179,11 @@ def judge(sound: Sound, world: World, command: str, done: Done, place: Path, cas
         if case == "records delete":
             # The time of a snapshot whose record is gone is that of its register, a moment later.
             assert _TIME.sub(b"", done.out) == _TIME.sub(b"", said)
+        elif command == "key" and case.startswith("own key"):
+            # The ways to unlock a key are its holder's own affair: nothing vouches for what they are called.
+            assert [line.split()[:2] for line in done.out.splitlines()] == [
+                line.split()[:2] for line in said.splitlines()
+            ]
         else:
             assert done.out == said
 
