@@ -50,28 +50,31 @@ class MoverWatch:
         self._cluster, self._job, self._clock, self._on_line = cluster, job, clock, on_line
         self._where = job.claim.namespace
         self._wrong_since: float | None = None
+        self._why_going: str | None = None
+        self._gone_at = 0.0
         self._reader: threading.Thread | None = None
         self._line_count = 0
 
     def wait(self, *, check: Callable[[], None], cancel: Cancel, wedged_seconds: float) -> MoverEnd:
-        """Until the mover ends. Raises ClusterError with the reason when it cannot start or is lost."""
+        """Until the mover ends. Raises ClusterError with the reason when it cannot start or is lost.
+
+        One that is evicted has its grace: what it ends with then is what counts.
+        """
         started = self._clock.monotonic()
         while True:
             check()
             pod = self._find_pod()
-            if pod is not None and (end := self._end_of(pod)) is not None:
-                self._finish_log(pod["metadata"]["name"])
+            end = self._end_of_job() if pod is None else self._end_of(pod)
+            if end is not None:
+                if pod is not None:
+                    self._finish_log(pod["metadata"]["name"])
                 return end
-            is_running = pod is not None and pod.get("status", {}).get("phase") == "Running"
-            if is_running and pod is not None:
+            if pod is not None and pod.get("status", {}).get("phase") == "Running":
                 self._follow_log(pod["metadata"]["name"])
                 self._wrong_since = None
             else:
-                self._judge_waiting(
-                    pod, waited=self._clock.monotonic() - started, wedged_seconds=wedged_seconds
-                )
-            if pod is None or not is_running:
-                self._require_job(pod)
+                waited = self._clock.monotonic() - started
+                self._judge_waiting(pod, waited=waited, wedged_seconds=wedged_seconds)
             self._clock.sleep(limits.CLUSTER_POLL_SECONDS, cancel)
 
     def stop(self) -> None:
@@ -97,25 +100,46 @@ class MoverWatch:
             {},
         )
         over = state.get("terminated")
-        disruption = _condition(pod, "DisruptionTarget")
+        self._note_going(pod)
         if over is not None:
-            message = _parse_message(over.get("message") or "")
             if over.get("reason") == "OOMKilled":
                 raise self._lost(
-                    "the mover ran out of memory and was killed (OOMKilled)", "give it more: `--mover-memory`"
+                    "the mover ran out of memory and was killed", "give it more: `--mover-memory`"
                 )
             code = int(over.get("exitCode", 1))
-            if disruption is None or code in (0, PartlyDone.exit_code):
-                return MoverEnd(exit_code=code, message=message)
-        if disruption is not None:
-            raise self._lost(
-                f"the mover was evicted: {disruption.get('message') or disruption.get('reason')}"
-            )
+            if self._why_going is not None and code not in (0, PartlyDone.exit_code):
+                raise self._lost(self._why_going)
+            return MoverEnd(exit_code=code, message=_parse_message(over.get("message") or ""))
         if status.get("phase") == "Failed":
             said = status.get("message") or status.get("reason") or "it does not say why"
             raise self._lost(f"the mover's pod failed: {said}")
-        if "deletionTimestamp" in pod["metadata"] and status.get("phase") != "Running":
-            raise self._lost("the mover's pod was removed")
+        if self._why_going is not None and self._clock.monotonic() >= self._gone_at:
+            raise self._lost(f"{self._why_going}, and it does not end: its node may be gone")
+        return None
+
+    def _note_going(self, pod: Body) -> None:
+        """Remember that the pod is being ended, and until when that may take."""
+        disruption = _condition(pod, "DisruptionTarget")
+        if self._why_going is None and (disruption is not None or "deletionTimestamp" in pod["metadata"]):
+            grace = pod["spec"].get("terminationGracePeriodSeconds") or 0
+            self._gone_at = self._clock.monotonic() + grace + limits.MOVER_REFUSED_SECONDS
+            self._why_going = "the mover's pod was removed"
+        if disruption is not None:
+            why = disruption.get("message") or disruption.get("reason")
+            self._why_going = f"the mover was evicted: {why}"
+
+    def _end_of_job(self) -> MoverEnd | None:
+        """The end that the Job knows of while there is no pod: none yet, or no more. Raises ClusterError."""
+        body = self._cluster.find(JOB, self._job.name, namespace=self._where)
+        if body is None:
+            raise self._lost("the mover's Job was removed")
+        if _condition(body, "Complete") is not None:
+            return MoverEnd(exit_code=0)
+        if self._why_going is not None:
+            raise self._lost(self._why_going)
+        failed = _condition(body, "Failed")
+        if failed is not None:
+            raise self._lost(f"the mover's Job failed: {failed.get('reason')}: {failed.get('message')}")
         return None
 
     def _judge_waiting(self, pod: Body | None, *, waited: float, wedged_seconds: float) -> None:
@@ -157,15 +181,6 @@ class MoverWatch:
             return None
         last = max(warnings, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
         return f"{last.get('reason')}: {last.get('message')}"
-
-    def _require_job(self, pod: Body | None) -> None:
-        """Raise ClusterError when the Job is gone, or has ended without a pod that says how."""
-        body = self._cluster.find(JOB, self._job.name, namespace=self._where)
-        if body is None:
-            raise self._lost("the mover's Job was removed")
-        failed = _condition(body, "Failed")
-        if failed is not None and pod is None:
-            raise self._lost(f"the mover's Job failed: {failed.get('reason')}: {failed.get('message')}")
 
     def _lost(self, what: str, hint: str | None = None) -> ClusterError:
         return ClusterError(what, key=str(self._job.claim), hint=hint)
