@@ -147,8 +147,9 @@ RECHECK_BYTES_MAX = 4 * GIB
 """About so much in one backup, unless the share is asked for."""
 REPACK_ONE_IN = 8
 """Of so many backups, one reads the parent's tree for chunks of small files that are mostly unused."""
-STOP_SECONDS_MAX = 30.0
-"""How long a backup that was asked to stop may take for its last checkpoint."""
+STOP_SECONDS_MAX = 100.0
+"""How long a backup that was asked to stop may take for its last checkpoint: what is in memory has to get
+through a slow link first. Whoever asks twice does not wait."""
 SESSION_START_COUNT_MAX = 20
 """Attempts to begin a session between two prunes."""
 SESSION_RETRY_COUNT_MAX = 3
@@ -200,7 +201,7 @@ MOVER_SPARE_BYTES = 128 * MIB
 """Of the container's limit, what is left to the kernel: pages of files that are being read and written."""
 MOVER_CACHE_BYTES = 2 * GIB
 MOVER_DEADLINE_SECONDS = 24 * 3600
-MOVER_GRACE_SECONDS = 60
+MOVER_GRACE_SECONDS = 120
 """Between SIGTERM and SIGKILL: a checkpoint is stored."""
 MOVER_KEPT_SECONDS = 3600
 MOVER_WEDGED_SECONDS = 300.0
