@@ -21,7 +21,7 @@ from tests.cluster.fleet import Fleet
 from tests.cluster.local import layout, storage
 from tests.cluster.local.images import BUSYBOX, load_image
 from tests.cluster.local.programs import find_programs
-from tests.support.s3_servers import seaweedfs
+from tests.support.s3_servers import BUCKET, seaweedfs
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -144,7 +144,12 @@ def fleet(cluster: Cluster, mover_image: str, tmp_path_factory: pytest.TempPathF
     if not cluster.host_address:
         pytest.skip("set PVBACK_TEST_HOST_ADDRESS to an address of this machine that pods reach")
     folder = tmp_path_factory.mktemp("fleet")
-    with seaweedfs(folder, address=cluster.host_address) as server:
+    actions = [f"s3:{one}" for one in ("GetObject", "PutObject", "ListBucket", "AbortMultipartUpload")]
+    resources = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
+    # Movers never delete; what each role may do at all is in tests/s3/test_policies.py.
+    allowed = {"Effect": "Allow", "Action": actions, "Resource": resources}
+    policies = {"mover": {"Version": "2012-10-17", "Statement": [allowed]}}
+    with seaweedfs(folder, address=cluster.host_address, policies=policies) as server:
         made = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=mover_image)
         made.good("init", "-q")
         yield made

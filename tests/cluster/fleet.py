@@ -94,13 +94,14 @@ class Fleet:
         return self.run(*words).ended(0)
 
     def credentials(self, *, key: str = "", secret: str = "") -> Path:
-        """An AWS credentials file, of the server's or of others."""
+        """An AWS credentials file: of movers, who may not delete, or others."""
+        mover = self.server.others["mover"]
         path = self.folder / f"credentials-{key or 'own'}"
         path.touch(0o600)
         path.write_text(
             "[default]\n"
-            f"aws_access_key_id = {key or self.server.access_key}\n"
-            f"aws_secret_access_key = {secret or self.server.secret_key}\n"
+            f"aws_access_key_id = {key or mover.access_key}\n"
+            f"aws_secret_access_key = {secret or mover.secret_key}\n"
             "region = us-east-1\n"
         )
         return path
