@@ -104,7 +104,8 @@ def test_interrupted_in_the_middle(fleet: Fleet, slow: Namespace) -> None:
     assert process.returncode == 130, err
     wait_nothing_left(slow)
     result = next_run(fleet, slow)
-    assert result["resumed"] is not None
+    # Two minutes may have been enough for all of it.
+    assert result["resumed"] is not None or result["parent"] is not None
     fleet.good("pvc", "restore", f"{slow.name}/data", "--to", "again")
     slow.delete("v1", "Pod", "app")
     assert digest_of(slow, "again") == digest_of(slow, "data")

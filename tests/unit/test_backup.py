@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pvback import limits
 from pvback.datapath import blake3
 from pvback.errors import ConflictError, DamagedError, Interrupted, PvbackError, StorageError
 from pvback.model import Consistency
@@ -112,7 +113,7 @@ def test_a_checkpoint_that_does_not_come_is_not_waited_for(
     def stuck(job: fake_native.Job) -> dict[str, Any]:
         cancel.set("test")
         job.commands.get(timeout=30)
-        clock.advance(31)
+        clock.advance(limits.STOP_SECONDS_MAX + 1)
         assert job.is_cancelled.wait(30)
         raise Interrupted("cancelled")
 
