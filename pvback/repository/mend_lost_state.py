@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
-from pvback.errors import ConflictError, DamagedError, ObjectNotFound, PvbackError
+from pvback.errors import ConflictError, DamagedError, ObjectNotFound, PvbackError, StorageError
 from pvback.repository.barrier import ALIVE
 from pvback.repository.gcstate import GcState, IndexView, Marks, found_gc_state, load_gc_state
 from pvback.repository.index_work import RepairWork, Usage
@@ -103,8 +103,10 @@ def write_lost_state(
     if lost is None:
         return None
     settle(objects, clock)
-    repair, state = _Repair(objects, work, is_forced=is_forced, clock=clock, cancel=cancel).run(lost[0])
+    work_to_do = _Repair(objects, work, is_forced=is_forced, clock=clock, cancel=cancel)
+    repair, state = work_to_do.run(lost[0])
     if not found_gc_state(objects, state, etag=lost[1], clock=clock):
+        work_to_do.take_back()
         raise ConflictError(
             "somebody else has written it meanwhile",
             key=objects.layout.key(GC_STATE_NAME),
@@ -134,6 +136,19 @@ class _Repair:
     ) -> None:
         self._objects, self._work, self._is_forced = objects, work, is_forced
         self._clock, self._cancel = clock, cancel
+        self._made: set[str] = set()
+        """Runs that were written."""
+
+    def take_back(self) -> None:
+        """Remove the runs that were written, once it is known that no `gc/state` will name them.
+
+        They are of a generation that the one which counts does not reach for long: no prune would merge them,
+        and what they list dies without them.
+        """
+        with contextlib.suppress(StorageError):
+            self._objects.store.delete_many(
+                [self._objects.layout.key(f"{Area.INDEX}/{name}") for name in sorted(self._made)]
+            )
 
     def run(self, why: str) -> tuple[StateRepair, GcState]:
         """Everything but the write of `gc/state`."""
@@ -143,6 +158,7 @@ class _Repair:
         found = self._read_index(registers, closed)
         generation, listed = found.generation, found.listed
         rebuilt = work.rebuild(found.unlisted, generation=generation)
+        self._made |= set(rebuilt.runs)
         runs = {**found.runs, **self._sizes(rebuilt.runs)}
         view = _view(runs, dead=found.missing)
         usage = work.usage(view, marks=Marks(), refs=refs)
@@ -151,9 +167,11 @@ class _Repair:
         packs = [name for name in sorted(doubtful) if usage.packs[name].used_count]
         given_up = replace(view, condemned=doubtful)
         repacked = work.repack(given_up, packs=packs, marks=Marks(), refs=refs, generation=generation)
+        self._made |= set(repacked.runs)
         runs |= self._sizes(repacked.runs)
         self._cancel.check()
         base = work.merge(_view(runs, dead=found.missing), drop=doubtful, generation=generation)
+        self._made |= set(base)
         names = frozenset(registers) | closed
         repair = StateRepair(
             why=why,

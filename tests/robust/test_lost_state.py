@@ -243,11 +243,13 @@ def test_two_at_once(case: Case, tmp_path: Path) -> None:
     case.undo_deletions()
     case.state().unlink()
     outcomes: list[str] = []
+    bases: set[str] = set()
     meet = threading.Barrier(2)
 
     class Meeting(NativeIndexWork):
         def merge(self, view: Any, *, drop: Any, generation: int) -> tuple[str, ...]:
             made = super().merge(view, drop=drop, generation=generation)
+            bases.update(made)
             meet.wait(30)
             return made
 
@@ -265,6 +267,11 @@ def test_two_at_once(case: Case, tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert sorted(outcomes) == ["conflict", "done"]
+    with opened(world) as access:
+        state = load_gc_state(access.objects).state
+    runs = [key.rsplit("/", 1)[1] for key in world.objects() if "/index/" in key]
+    # A run of the other one would be of a generation that no prune reaches, and outlive what it lists.
+    assert bases & set(runs) == state.base < bases
     case.backup()
     case.assert_whole(tmp_path / "first")
     world.good("prune", "--force", "--keep-unused", "0s")
