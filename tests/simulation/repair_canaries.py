@@ -57,7 +57,7 @@ def abandoned_with_its_dead(patch: Patch) -> None:
         patch.setattr(module, "abandoned", abandoned)
 
 
-@canary("lost-state", seeds_max=1500)
+@canary("lost-state", seeds_max=6000)
 def lost_state_without_doubt(patch: Patch) -> None:
     """Packs that are there are believed, though requests to delete them may be under way."""
     patch.setattr(mend_lost_state._Repair, "_doubtful", lambda *_facts: frozenset())
