@@ -8,19 +8,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pvback import limits
+from pvback.cli.claim_progress import working
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import Output, format_bytes, format_count, format_moment
 from pvback.cli.values import parse_tags, parse_time
+from pvback.cluster.mover import MoverSettings
+from pvback.cluster.runs import find_leftovers, remove_leftovers
 from pvback.config import parse_size
 from pvback.errors import FileError, PartlyDone, UsageError
 from pvback.model import Claim
+from pvback.ops import claim_connect as connecting
+from pvback.ops.claim_list import CoveredClaim, list_coverage, snapshots_of_claim
+from pvback.ops.claim_restore import ClaimRestoreOptions, RestoredClaim, choose_snapshot, restore_claim
 from pvback.runtime import SystemClock
 
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
-    from pvback.cluster.mover import MoverSettings
-    from pvback.ops.claim_list import CoveredClaim
-    from pvback.ops.claim_restore import RestoredClaim
 
 __all__ = [
     "cluster_options",
@@ -45,6 +48,7 @@ class _Claims(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of them."""
         if cmd_name == "backup":
+            # It is built upon this module.
             from pvback.cli import pvc_backup  # noqa: PLC0415
 
             return pvc_backup.backup_command
@@ -103,16 +107,18 @@ mover_options = _several(
 
 def connect_cluster(kubeconfig: str | None, context: str | None) -> "Cluster":
     """The cluster that the options name. Raises UsageError."""
-    # Loaded here: the client takes a good part of a second.
-    from pvback.cluster.client import Cluster  # noqa: PLC0415
-
+    # Loaded here: the client takes a good part of a second, and is an extra.
+    try:
+        from pvback.cluster.client import Cluster  # noqa: PLC0415
+    except ModuleNotFoundError as exc:
+        raise UsageError(
+            "the client of Kubernetes is not installed", hint="run `pip install 'pvback[kubernetes]'`"
+        ) from exc
     return Cluster.connect(kubeconfig=kubeconfig, context=context)
 
 
-def mover_settings(given: dict[str, Any]) -> "MoverSettings":
+def mover_settings(given: dict[str, Any]) -> MoverSettings:
     """The settings that the options say. Takes its options out of `given`."""
-    from pvback.cluster.mover import MoverSettings  # noqa: PLC0415
-
     memory = parse_size(given.pop("mover_memory"), what="--mover-memory")
     least = limits.MEMORY_BYTES_MIN + limits.MOVER_SPARE_BYTES
     if memory < least:
@@ -172,8 +178,6 @@ def connect(
 
     The key backs up and opens no stored content. It lies in a secret, with the store's credentials.
     """
-    from pvback.ops import claim_connect as connecting  # noqa: PLC0415
-
     options = connecting.ConnectOptions(
         secret=given["secret"],
         cluster=given["cluster_name"],
@@ -188,7 +192,7 @@ def connect(
         connecting.require_unconnected(cluster, namespace, secret=options.secret)
     with invocation.repository(is_writer=True) as access:
         made = connecting.connect_namespace(access, namespace, options=options)
-        connecting.apply_secret(cluster, made.secret)
+        connecting.apply_secret(cluster, made.secret, replace=replace)
     output = invocation.output
     if output.is_json:
         output.document({"namespace": made.namespace, "scope": made.scope, "principal": made.principal})
@@ -221,8 +225,6 @@ def list_command(
     context: str | None,
 ) -> int:
     """Show every claim and its last good backup, or that there is none."""
-    from pvback.ops.claim_list import list_coverage  # noqa: PLC0415
-
     cluster = connect_cluster(kubeconfig, context)
     where = None if all_namespaces else namespace or cluster.namespace
     with invocation.repository() as access:
@@ -237,7 +239,7 @@ def list_command(
     return 0
 
 
-def _row(one: "CoveredClaim") -> tuple[str, ...]:
+def _row(one: CoveredClaim) -> tuple[str, ...]:
     worth = "" if one.grade is None else one.grade
     if one.error_count:
         worth += f", {format_count(one.error_count, 'file')} missing"
@@ -278,10 +280,6 @@ def restore_command(
 
     Other names, namespaces, clusters, classes and sizes will do. A new claim whose restore fails is removed.
     """
-    from pvback.cli.claim_progress import working  # noqa: PLC0415
-    from pvback.ops.claim_list import snapshots_of_claim  # noqa: PLC0415
-    from pvback.ops.claim_restore import ClaimRestoreOptions, choose_snapshot, restore_claim  # noqa: PLC0415
-
     cluster = connect_cluster(kubeconfig, context)
     namespace = given["namespace"] or cluster.namespace
     source = parse_claim(claim, namespace)
@@ -308,7 +306,7 @@ def restore_command(
     return 0
 
 
-def _show_restored(output: Output, done: "RestoredClaim", as_of: datetime | None) -> None:
+def _show_restored(output: Output, done: RestoredClaim, as_of: datetime | None) -> None:
     if output.is_json:
         output.message("summary", done)
         return
@@ -336,12 +334,11 @@ def cleanup(
 
     Only what pvback has made for a run and labelled so; nothing of a run that lives, and no claim of yours.
     """
-    from pvback.cluster.runs import find_leftovers, remove_leftovers  # noqa: PLC0415
-
     cluster = connect_cluster(kubeconfig, context)
     where = namespace or cluster.namespace
-    found = find_leftovers(cluster, namespace=where, now=SystemClock().now())
-    failed = [] if dry_run else remove_leftovers(cluster, found)
+    clock = SystemClock()
+    found = find_leftovers(cluster, namespace=where, now=clock.now())
+    failed = [] if dry_run else remove_leftovers(cluster, found, clock=clock)
     output = invocation.output
     if output.is_json:
         output.document({"namespace": where, "found": [str(one) for one in found], "failed": failed})

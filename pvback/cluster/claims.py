@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CLAIM, POD, STORAGE_CLASS, VOLUME, Body
 from pvback.cluster.quantity import parse_quantity
 from pvback.errors import ClusterError
 from pvback.model import Claim
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["ClaimFacts", "Consumer", "facts_of", "list_claims", "load_claim", "require_data"]
 
@@ -73,14 +75,14 @@ class ClaimFacts:
         return tuple(one for one in self.consumers if not one.is_read_only)
 
 
-def load_claim(cluster: Cluster, claim: Claim) -> ClaimFacts:
+def load_claim(cluster: "Cluster", claim: Claim) -> ClaimFacts:
     """Raises ClusterObjectMissing, and ClusterError."""
     body = cluster.get(CLAIM, claim.name, namespace=claim.namespace)
     pods = cluster.list(POD, namespace=claim.namespace)
     return _load(cluster, body, pods, {})
 
 
-def list_claims(cluster: Cluster, *, namespace: str | None, labels: str | None = None) -> list[ClaimFacts]:
+def list_claims(cluster: "Cluster", *, namespace: str | None, labels: str | None = None) -> list[ClaimFacts]:
     """The claims of a namespace, or of all (None), by name. Raises ClusterError."""
     bodies = cluster.list(CLAIM, namespace=namespace, labels=labels)
     pods = cluster.list(POD, namespace=namespace) if bodies else []
@@ -89,7 +91,9 @@ def list_claims(cluster: Cluster, *, namespace: str | None, labels: str | None =
     return sorted(found, key=lambda one: one.claim)
 
 
-def _load(cluster: Cluster, body: Body, pods: Iterable[Body], classes: dict[str, Body | None]) -> ClaimFacts:
+def _load(
+    cluster: "Cluster", body: Body, pods: Iterable[Body], classes: dict[str, Body | None]
+) -> ClaimFacts:
     """Volumes and classes belong to the cluster; where they may not be read, less is known."""
     name = body["spec"].get("storageClassName")
     if name and name not in classes:

@@ -14,7 +14,7 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
 from pvback import limits
-from pvback.cluster.kinds import Body, Kind
+from pvback.cluster.kinds import POD, Body, Kind
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ClusterRefusal, UsageError
 from pvback.runtime import Clock, SystemClock
 
@@ -56,10 +56,6 @@ class Cluster:
             ) from exc
         used = next((one for one in contexts if one["name"] == context), active)
         return cls(configuration, namespace=used.get("context", {}).get("namespace") or "default")
-
-    def close(self) -> None:
-        """Give back connections."""
-        self._api.rest_client.pool_manager.clear()
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
         """One object. Raises ClusterObjectMissing."""
@@ -125,15 +121,13 @@ class Cluster:
             content_type=_MERGE_PATCH,
         )
 
-    def delete(self, kind: Kind, body: Body, *, seconds: int | None = None) -> None:
+    def delete(self, kind: Kind, body: Body) -> None:
         """Remove this very object, not another of its name, with what it owns. What is gone is fine."""
         metadata = body["metadata"]
         options: dict[str, Any] = {
             "propagationPolicy": "Background",
             "preconditions": {"uid": metadata["uid"]},
         }
-        if seconds is not None:
-            options["gracePeriodSeconds"] = seconds
         namespace = metadata.get("namespace")
         try:
             self._ask(
@@ -151,8 +145,6 @@ class Cluster:
 
         The first `since_line` lines are left out, so that who lost a log can go on.
         """
-        from pvback.cluster.kinds import POD  # noqa: PLC0415 -- the one kind that is named here
-
         query = [("container", container), ("follow", "true")]
         response = self._send(
             "GET", POD.path(namespace, pod, subresource="log"), query=query, read_seconds=None
@@ -203,7 +195,7 @@ class Cluster:
                     raise failure from exc
             else:
                 if status == _CONFLICT and method == "POST" and was_sent and body is not None:
-                    found = self.find_by_path(f"{path}/{body['metadata']['name']}")
+                    found = self._find_by_path(f"{path}/{body['metadata']['name']}")
                     if found is not None and _is_ours(found, body):
                         return found
                 if status < limits.HTTP_ERROR_MIN:
@@ -216,7 +208,7 @@ class Cluster:
                 raise failure
             self._clock.sleep(limits.CLUSTER_POLL_SECONDS)
 
-    def find_by_path(self, path: str) -> dict[str, Any] | None:
+    def _find_by_path(self, path: str) -> dict[str, Any] | None:
         """What is served at a path, or None."""
         response = self._send("GET", path)
         return _parse(response.read(), path) if response.status < limits.HTTP_ERROR_MIN else None

@@ -50,7 +50,12 @@ class Kind:
         end = "".join(f"/{quote(one, safe='')}" for one in (name, subresource) if one)
         return f"{base}{within}/{self.plural}{end}"
 
-    def body(self, name: str, namespace: str | None = None, **parts: Any) -> dict[str, Any]:  # noqa: ANN401
+    def body(
+        self,
+        name: str,
+        namespace: str | None = None,
+        **parts: Any,  # noqa: ANN401 -- JSON has no type
+    ) -> dict[str, Any]:
         """An object to be created: `metadata` given in parts is kept."""
         metadata = {
             "name": name,

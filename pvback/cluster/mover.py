@@ -7,7 +7,7 @@ judge.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pvback import limits
@@ -50,7 +50,6 @@ class MoverSettings:
         cache_bytes: Of the emptyDir for the cache.
         deadline_seconds: When the Job is ended, done or not.
         is_privileged: Root with one more capability to read, or three to restore, where that is allowed.
-        node_selector, tolerations: Beside those that the volume asks for.
     """
 
     image: str
@@ -63,8 +62,6 @@ class MoverSettings:
     cache_bytes: int = limits.MOVER_CACHE_BYTES
     deadline_seconds: int = limits.MOVER_DEADLINE_SECONDS
     is_privileged: bool = False
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,8 +141,8 @@ class MoverJob:
 
     def pod_body(self) -> Body:
         """The pod alone, to have it judged before anything is touched: a Job's pod is judged too late."""
-        metadata = {**self._pod_metadata(), "generateName": f"{self.name}-"}
-        return POD.body(f"{self.name}-try", self.claim.namespace, metadata=metadata, spec=self.pod_spec())
+        name = f"{self.name}-try"
+        return POD.body(name, self.claim.namespace, metadata=self._pod_metadata(), spec=self.pod_spec())
 
     def _pod_metadata(self) -> dict[str, Any]:
         return {
@@ -167,7 +164,6 @@ class MoverJob:
             "serviceAccountName": settings.service_account,
             "priorityClassName": settings.priority_class,
             "imagePullSecrets": [{"name": one} for one in settings.pull_secrets],
-            "nodeSelector": dict(settings.node_selector),
             "affinity": self._affinity(),
             "tolerations": self._tolerations(),
         }
@@ -197,7 +193,7 @@ class MoverJob:
         copied = list(consumer.tolerations) if consumer is not None else []
         if self.exposure.node is not None:
             copied.append({"key": "node.kubernetes.io/unschedulable", "operator": "Exists"})
-        return [*copied, *self.settings.tolerations]
+        return copied
 
     def _pod_security(self) -> dict[str, Any]:
         consumer = self.exposure.consumer

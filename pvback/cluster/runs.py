@@ -3,16 +3,18 @@
 The object is a ConfigMap whose name comes from the claim's, so that to create it is to have the claim. It
 says until when its run lives, and its run says so again while it does. What a dead run has left goes with it:
 each object names the ConfigMap as its owner, and is labelled with the run.
+
+Guarantee: the ConfigMap outlives the run's pods, so that two movers never work on one claim. A pod whose node
+is gone keeps the claim until the pod is removed.
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pvback import limits
-from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
@@ -20,9 +22,13 @@ from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissin
 from pvback.model import Claim
 from pvback.runtime import Clock
 
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
+
 __all__ = ["Leftover", "Run", "find_leftovers", "remove_leftovers"]
 
-_ORDER: tuple[Kind, ...] = (JOB, POD, CLAIM_KIND, VOLUME_SNAPSHOT, CONFIG_MAP)
+_PODS: tuple[Kind, ...] = (JOB, POD)
+_ORDER: tuple[Kind, ...] = (*_PODS, CLAIM_KIND, VOLUME_SNAPSHOT, CONFIG_MAP)
 """What uses goes before what is used; the run's own object is the last. Secrets go with it, for it owns them:
 to list secrets would be to read them all."""
 
@@ -42,7 +48,7 @@ class Leftover:
 class Run:
     """A run on a claim, from `begin` to `end`. Says that it lives from a thread of its own."""
 
-    def __init__(self, cluster: Cluster, claim: Claim, *, run: str, body: Body, clock: Clock) -> None:
+    def __init__(self, cluster: "Cluster", claim: Claim, *, run: str, body: Body, clock: Clock) -> None:
         self.claim, self.id = claim, run
         self._cluster, self._body, self._clock = cluster, body, clock
         self._over = threading.Event()
@@ -50,7 +56,7 @@ class Run:
         self._thread = threading.Thread(target=self._say_that_we_live, name="pvback-run", daemon=True)
 
     @classmethod
-    def begin(cls, cluster: Cluster, claim: Claim, *, run: str, what: str, clock: Clock) -> Self:
+    def begin(cls, cluster: "Cluster", claim: Claim, *, run: str, what: str, clock: Clock) -> Self:
         """Have the claim. What a dead run has left is removed first.
 
         Raises ConflictError while another run has it, ClusterError.
@@ -92,15 +98,19 @@ class Run:
             raise self._lost
 
     def end(self) -> list[str]:
-        """Remove all that the run has made and its own object; what could not be removed, in words."""
-        self._over.set()
-        self._thread.join()
+        """Remove all that the run has made and its own object; what could not be removed, in words.
+
+        A mover that still runs is told to end, and is waited for: it has its grace to store a checkpoint.
+        """
         try:
             found = _of_run(self._cluster, self.claim.namespace, self.id)
+            return remove_leftovers(self._cluster, found, clock=self._clock)
         except ClusterError as exc:
             # `cleanup` finds it. What the run failed with, if it did, is the better thing to say.
-            return [f"all objects of run {self.id}: {exc.what}"]
-        return remove_leftovers(self._cluster, found)
+            return [f"objects of run {self.id}: {exc.what}"]
+        finally:
+            self._over.set()
+            self._thread.join()
 
     def _say_that_we_live(self) -> None:
         while not self._over.wait(limits.RUN_BEAT_SECONDS):
@@ -133,10 +143,11 @@ def _run_body(name: str, claim: Claim, run: str, what: str, now: datetime) -> Bo
     )
 
 
-def _take_over(cluster: Cluster, claim: Claim, name: str, clock: Clock) -> None:
+def _take_over(cluster: "Cluster", claim: Claim, name: str, clock: Clock) -> None:
     """Remove what a dead run has left. Raises ConflictError when it lives."""
-    found = cluster.find(CONFIG_MAP, name, namespace=claim.namespace)
-    if found is None:
+    try:
+        found = cluster.get(CONFIG_MAP, name, namespace=claim.namespace)
+    except ClusterObjectMissing:
         return
     if not _is_dead(found, clock.now()):
         raise ConflictError(
@@ -145,7 +156,7 @@ def _take_over(cluster: Cluster, claim: Claim, name: str, clock: Clock) -> None:
             hint="wait for its end; a run that was killed is taken over two minutes later",
         )
     run = found["metadata"]["labels"][RUN]
-    failed = remove_leftovers(cluster, _of_run(cluster, claim.namespace, run))
+    failed = remove_leftovers(cluster, _of_run(cluster, claim.namespace, run), clock=clock)
     if failed:
         raise ClusterError(f"what a dead run has left cannot be removed: {failed[0]}", key=str(claim))
 
@@ -158,20 +169,33 @@ def _is_dead(body: Body, now: datetime) -> bool:
         return True
 
 
-def find_leftovers(cluster: Cluster, *, namespace: str, now: datetime) -> list[Leftover]:
-    """Objects of runs that are dead, in the order in which they are removed."""
+def find_leftovers(cluster: "Cluster", *, namespace: str, now: datetime) -> list[Leftover]:
+    """Objects of runs that are dead, in the order in which they are removed.
+
+    Who lives is asked last: a run that begins meanwhile has its own object before it has any other.
+    """
+    found = _with_label(cluster, namespace, f"{MANAGED_BY}=pvback,{RUN}")
     runs = cluster.list(CONFIG_MAP, namespace=namespace, labels=f"{MANAGED_BY}=pvback,{RUN}")
     alive = {
         one["metadata"]["labels"][RUN]
         for one in runs
         if LIVES_UNTIL in (one["metadata"].get("annotations") or {}) and not _is_dead(one, now)
     }
-    found = _with_label(cluster, namespace, f"{MANAGED_BY}=pvback,{RUN}")
     return [one for one in found if one.body["metadata"]["labels"][RUN] not in alive]
 
 
-def remove_leftovers(cluster: Cluster, found: Iterable[Leftover]) -> list[str]:
-    """Remove them in order. What could not be removed, in words; never an object without our labels."""
+def remove_leftovers(cluster: "Cluster", found: Sequence[Leftover], *, clock: Clock) -> list[str]:
+    """Remove them in order. What could not be removed, in words; never an object without our labels.
+
+    While a pod of a run is there, the rest of what was found stays, too. Raises ClusterError when that is not
+    to be learned.
+    """
+    failed = _remove(cluster, [one for one in found if one.kind in _PODS])
+    failed += _wait_for_pods(cluster, found, clock)
+    return failed or _remove(cluster, [one for one in found if one.kind not in _PODS])
+
+
+def _remove(cluster: "Cluster", found: Iterable[Leftover]) -> list[str]:
     failed = []
     for one in found:
         assert one.body["metadata"]["labels"][MANAGED_BY] == "pvback", "only what is ours is removed"
@@ -182,11 +206,23 @@ def remove_leftovers(cluster: Cluster, found: Iterable[Leftover]) -> list[str]:
     return failed
 
 
-def _of_run(cluster: Cluster, namespace: str, run: str) -> list[Leftover]:
+def _wait_for_pods(cluster: "Cluster", found: Iterable[Leftover], clock: Clock) -> list[str]:
+    """Wait until no pod of these runs is there: its grace, and a little. Those that stay, in words."""
+    places = {(one.body["metadata"]["namespace"], one.body["metadata"]["labels"][RUN]) for one in found}
+    deadline = clock.monotonic() + limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS
+    for namespace, run in sorted(places):
+        while pods := cluster.list(POD, namespace=namespace, labels=f"{MANAGED_BY}=pvback,{RUN}={run}"):
+            if clock.monotonic() >= deadline:
+                return [f"{Leftover(kind=POD, body=pods[0])}: it does not end; its node may be gone"]
+            clock.sleep(limits.CLUSTER_POLL_SECONDS)
+    return []
+
+
+def _of_run(cluster: "Cluster", namespace: str, run: str) -> list[Leftover]:
     return _with_label(cluster, namespace, f"{MANAGED_BY}=pvback,{RUN}={run}")
 
 
-def _with_label(cluster: Cluster, namespace: str, labels: str) -> list[Leftover]:
+def _with_label(cluster: "Cluster", namespace: str, labels: str) -> list[Leftover]:
     found = []
     for kind in _ORDER:
         try:

@@ -3,11 +3,14 @@
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import SECRET, Body
 from pvback.cluster.names import MANAGED_BY
 from pvback.errors import ClusterObjectMissing, UsageError
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["RepositorySecret", "key_secret_body", "load_repository_secret", "repository_secret_body"]
 
@@ -22,7 +25,7 @@ class RepositorySecret:
     image: str | None
 
 
-def load_repository_secret(cluster: Cluster, namespace: str, *, name: str) -> RepositorySecret:
+def load_repository_secret(cluster: "Cluster", namespace: str, *, name: str) -> RepositorySecret:
     """Raises UsageError where there is none, ClusterError."""
     try:
         body = cluster.get(SECRET, name, namespace=namespace)

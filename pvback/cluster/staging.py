@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvback import limits
 from pvback.cluster.claims import ClaimFacts
-from pvback.cluster.client import Cluster
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body
 from pvback.cluster.names import object_name
@@ -15,6 +14,9 @@ from pvback.cluster.quantity import as_quantity, parse_quantity
 from pvback.cluster.runs import Run
 from pvback.errors import ClusterError
 from pvback.runtime import Cancel, Clock
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["Staged", "StagingOptions", "StagingWork", "stage"]
 
@@ -47,7 +49,7 @@ class Staged:
 class StagingWork:
     """What staging needs."""
 
-    cluster: Cluster
+    cluster: "Cluster"
     run: Run
     cancel: Cancel
     clock: Clock

@@ -8,15 +8,17 @@ import json
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvback import limits
-from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import EVENT, JOB, POD, Body
 from pvback.cluster.mover import CONTAINER, MoverJob
 from pvback.cluster.names import ROLE, RUN
-from pvback.errors import ClusterError, PartlyDone
+from pvback.errors import ClusterError, ClusterObjectMissing, PartlyDone
 from pvback.runtime import Cancel, Clock
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["MoverEnd", "MoverWatch"]
 
@@ -45,7 +47,7 @@ class MoverWatch:
     """One mover's Job, from its creation to its end. `on_line` hears its log, from another thread."""
 
     def __init__(
-        self, cluster: Cluster, job: MoverJob, *, clock: Clock, on_line: Callable[[str], None]
+        self, cluster: "Cluster", job: MoverJob, *, clock: Clock, on_line: Callable[[str], None]
     ) -> None:
         self._cluster, self._job, self._clock, self._on_line = cluster, job, clock, on_line
         self._where = job.claim.namespace
@@ -76,16 +78,6 @@ class MoverWatch:
                 waited = self._clock.monotonic() - started
                 self._judge_waiting(pod, waited=waited, wedged_seconds=wedged_seconds)
             self._clock.sleep(limits.CLUSTER_POLL_SECONDS, cancel)
-
-    def stop(self) -> None:
-        """Have the pod told to end (SIGTERM), and wait until it has, for the grace period and a little."""
-        pod = self._find_pod()
-        if pod is None:
-            return
-        self._cluster.delete(POD, pod)
-        deadline = self._clock.monotonic() + limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS
-        while self._find_pod() is not None and self._clock.monotonic() < deadline:
-            self._clock.sleep(limits.CLUSTER_POLL_SECONDS)
 
     def _find_pod(self) -> Body | None:
         labels = f"{RUN}={self._job.run},{ROLE}=mover,job-name={self._job.name}"
@@ -130,9 +122,10 @@ class MoverWatch:
 
     def _end_of_job(self) -> MoverEnd | None:
         """The end that the Job knows of while there is no pod: none yet, or no more. Raises ClusterError."""
-        body = self._cluster.find(JOB, self._job.name, namespace=self._where)
-        if body is None:
-            raise self._lost("the mover's Job was removed")
+        try:
+            body = self._cluster.get(JOB, self._job.name, namespace=self._where)
+        except ClusterObjectMissing as exc:
+            raise self._lost("the mover's Job was removed") from exc
         if _condition(body, "Complete") is not None:
             return MoverEnd(exit_code=0)
         if self._why_going is not None:

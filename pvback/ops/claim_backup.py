@@ -7,11 +7,10 @@ belongs to the user is never written to or deleted.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pvback import datapath, limits
 from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
-from pvback.cluster.client import Cluster
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
 from pvback.cluster.kinds import VOLUME_SNAPSHOT_CLASS, Body
 from pvback.cluster.manifests import pruned
@@ -24,6 +23,9 @@ from pvback.errors import ClusterError, PartlyDone, PvbackError
 from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.mover import MoverSpec
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["ClaimBackupOptions", "ClaimOutcome", "backup_claim"]
 
@@ -132,7 +134,7 @@ def _expose_and_move(
     return move(work, run, job=job, wedged_seconds=options.wedged_seconds)
 
 
-def _snapshot_classes(cluster: Cluster) -> list[Body] | None:
+def _snapshot_classes(cluster: "Cluster") -> list[Body] | None:
     try:
         return cluster.list(VOLUME_SNAPSHOT_CLASS)
     except ClusterError:

@@ -1,18 +1,22 @@
 """Connecting a namespace: a scope and a writer's key of its own, in a secret for its movers."""
 
 import json
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pvback import datapath
-from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import SECRET, Body
 from pvback.cluster.secrets import repository_secret_body
 from pvback.config import Config
-from pvback.errors import ClusterObjectExists, ConflictError, UsageError
+from pvback.errors import ClusterObjectExists, ClusterObjectMissing, ConflictError, UsageError
 from pvback.model import S3Address
 from pvback.repository.keys import NewWay, add_key
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import add_scope
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["ConnectOptions", "Connected", "apply_secret", "connect_namespace", "require_unconnected"]
 
@@ -76,25 +80,34 @@ def connect_namespace(access: RepositoryAccess, namespace: str, *, options: Conn
     return Connected(namespace=namespace, scope=label, principal=principal, secret=secret)
 
 
-def require_unconnected(cluster: Cluster, namespace: str, *, secret: str) -> None:
-    """Raise ConflictError where the namespace has that secret, before anything is made for another."""
-    if cluster.find(SECRET, secret, namespace=namespace) is not None:
-        raise ConflictError(
-            "the namespace is connected already",
-            key=f"Secret {namespace}/{secret}",
-            hint="`--replace` makes a new key for it",
-        )
+def require_unconnected(cluster: "Cluster", namespace: str, *, secret: str) -> None:
+    """Raise ConflictError where the namespace has that secret, before anything is made for another.
+
+    Raises ClusterError where that may not be seen: what is there would be taken for nothing.
+    """
+    with suppress(ClusterObjectMissing):
+        cluster.get(SECRET, secret, namespace=namespace)
+        raise _connected(namespace, secret)
 
 
-def apply_secret(cluster: Cluster, body: Body) -> None:
-    """Store it in the cluster, in place of one that is there."""
+def apply_secret(cluster: "Cluster", body: Body, *, replace: bool) -> None:
+    """Store it in the cluster; with `replace` over one that is there, else ConflictError."""
     metadata = body["metadata"]
+    namespace, name = metadata["namespace"], metadata["name"]
     try:
         cluster.create(SECRET, body)
     except ClusterObjectExists:
-        cluster.patch(
-            SECRET, metadata["name"], change={"data": body["data"]}, namespace=metadata["namespace"]
-        )
+        if not replace:
+            raise _connected(namespace, name) from None
+        cluster.patch(SECRET, name, change={"data": body["data"]}, namespace=namespace)
+
+
+def _connected(namespace: str, secret: str) -> ConflictError:
+    return ConflictError(
+        "the namespace is connected already",
+        key=f"Secret {namespace}/{secret}",
+        hint="`--replace` makes a new key for it",
+    )
 
 
 def _mover_config(config: Config, options: ConnectOptions) -> bytes:

@@ -1,19 +1,21 @@
 """Which claims there are, and the last good backup of each: coverage."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from pvback.cluster.claims import ClaimFacts, list_claims
-from pvback.cluster.client import Cluster
 from pvback.cluster.exposure import is_never_bound
-from pvback.errors import WrongKeyError
 from pvback.model import Claim
 from pvback.ops.claim_restore import moment_of
 from pvback.ops.sources import claim_string
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import in_scope
 from pvback.repository.snapshots import CommittedSnapshot
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["CoveredClaim", "list_coverage", "snapshots_of_claim"]
 
@@ -44,18 +46,19 @@ class CoveredClaim:
 
 
 def list_coverage(
-    cluster: Cluster, access: RepositoryAccess, *, namespace: str | None, cluster_name: str
+    cluster: "Cluster", access: RepositoryAccess, *, namespace: str | None, cluster_name: str
 ) -> list[CoveredClaim]:
     """Every claim of a namespace, or of all. Raises ClusterError, StorageError, DamagedError."""
     found = list_claims(cluster, namespace=namespace)
     newest: dict[str, CommittedSnapshot] = {}
-    for one in _snapshots(access):
-        details = one.details
-        if details is None or not details.is_complete:
-            continue
-        known = newest.get(details.source.string)
-        if known is None or moment_of(one) >= moment_of(known):
-            newest[details.source.string] = one
+    for _, snapshots in _catalogs(access):
+        for one in snapshots:
+            details = one.details
+            if details is None or not details.is_complete:
+                continue
+            known = newest.get(details.source.string)
+            if known is None or moment_of(one) >= moment_of(known):
+                newest[details.source.string] = one
     return [_covered(facts, newest.get(claim_string(facts.claim, cluster=cluster_name))) for facts in found]
 
 
@@ -64,23 +67,18 @@ def snapshots_of_claim(
 ) -> tuple[RepositoryAccess, list[CommittedSnapshot]]:
     """A claim's snapshots, in the first scope that has some, and access to that scope."""
     wanted = claim_string(claim, cluster=cluster_name)
-    for scope, _ in access.keyring.scopes():
-        scoped = in_scope(access, scope)
-        fitting = [
-            one for one in scoped.catalog().snapshots if one.details and one.details.source.string == wanted
-        ]
+    for scoped, snapshots in _catalogs(access):
+        fitting = [one for one in snapshots if one.details and one.details.source.string == wanted]
         if fitting:
             return scoped, fitting
     return access, []
 
 
-def _snapshots(access: RepositoryAccess) -> Iterable[CommittedSnapshot]:
-    """Of all scopes that the key opens."""
+def _catalogs(access: RepositoryAccess) -> Iterator[tuple[RepositoryAccess, Sequence[CommittedSnapshot]]]:
+    """Every scope that the key opens, with its snapshots."""
     for scope, _ in access.keyring.scopes():
-        try:
-            yield from in_scope(access, scope).catalog().snapshots
-        except WrongKeyError:
-            continue
+        scoped = in_scope(access, scope)
+        yield scoped, scoped.catalog().snapshots
 
 
 def _covered(facts: ClaimFacts, newest: CommittedSnapshot | None) -> CoveredClaim:

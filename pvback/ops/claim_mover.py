@@ -2,16 +2,19 @@
 
 import json
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
-from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CONFIG_MAP, JOB, NAMESPACE, POD
 from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.names import PRIVILEGED
 from pvback.cluster.runs import Run
 from pvback.cluster.secrets import RepositorySecret
 from pvback.cluster.watching import MoverEnd, MoverWatch
-from pvback.errors import ClusterError, Interrupted, PartlyDone, PvbackError, UsageError
+from pvback.errors import ClusterError, PartlyDone, PvbackError, UsageError
 from pvback.runtime import Cancel, Clock, Counters, Progress
+
+if TYPE_CHECKING:
+    from pvback.cluster.client import Cluster
 
 __all__ = ["ClaimWork", "move", "settings_for", "try_pod"]
 
@@ -22,14 +25,14 @@ _COUNTERS = tuple(item.name for item in fields(Counters))
 class ClaimWork:
     """What all work on a claim needs. `progress` may be called from two threads."""
 
-    cluster: Cluster
+    cluster: "Cluster"
     progress: Progress
     cancel: Cancel
     clock: Clock
 
 
 def settings_for(
-    cluster: Cluster, namespace: str, *, settings: MoverSettings, secret: RepositorySecret
+    cluster: "Cluster", namespace: str, *, settings: MoverSettings, secret: RepositorySecret
 ) -> MoverSettings:
     """The settings with an image. Raises UsageError without one, or where more rights are not allowed."""
     image = settings.image or secret.image
@@ -48,7 +51,7 @@ def settings_for(
     return replace(settings, image=image)
 
 
-def try_pod(cluster: Cluster, job: MoverJob) -> None:
+def try_pod(cluster: "Cluster", job: MoverJob) -> None:
     """Have the mover's pod judged, as if it were made. Raises ClusterError with what is against it."""
     try:
         cluster.create(POD, job.pod_body(), dry_run=True)
@@ -61,18 +64,17 @@ def try_pod(cluster: Cluster, job: MoverJob) -> None:
 def move(work: ClaimWork, run: Run, *, job: MoverJob, wedged_seconds: float) -> MoverEnd:
     """Run a mover to its end; its exit code is 0 or 3. Raises what it failed with, ClusterError, Interrupted.
 
-    One that is interrupted is told to end, and has its grace to store a checkpoint.
+    A mover that goes on after that is ended with its run.
     """
     work.cluster.create(CONFIG_MAP, job.spec_body(run.owner))
     work.cluster.create(JOB, job.job_body(run.owner))
     watch = MoverWatch(work.cluster, job, clock=work.clock, on_line=lambda line: _hear(line, work.progress))
-    try:
-        end = watch.wait(check=run.check, cancel=work.cancel, wedged_seconds=wedged_seconds)
-    except Interrupted:
-        watch.stop()
-        raise
+    end = watch.wait(check=run.check, cancel=work.cancel, wedged_seconds=wedged_seconds)
     if end.exit_code not in (0, PartlyDone.exit_code):
         raise _as_error(end, job)
+    if not end.message:
+        what = "the mover ended well, and its word of what it did was lost"
+        raise ClusterError(what, key=str(job.claim), hint="`pvback snapshots` shows whether it was stored")
     return end
 
 

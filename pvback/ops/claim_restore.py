@@ -42,7 +42,6 @@ class ClaimRestoreOptions:
         is_in_place: Into a claim that is there; else a new one is made.
         storage_class, size_bytes, labels: Of the new claim; None: as recorded.
         keep_extra: In place, leave what the snapshot does not have.
-        overwrite: As `RestoreOptions` has it.
         settings: Of the mover.
         wedged_seconds: How long the mover may take until it runs.
     """
@@ -53,7 +52,6 @@ class ClaimRestoreOptions:
     size_bytes: int | None = None
     labels: Mapping[str, str] | None = None
     keep_extra: bool = False
-    overwrite: str = "always"
     settings: MoverSettings
     wedged_seconds: float = limits.MOVER_WEDGED_SECONDS
 
@@ -211,10 +209,7 @@ def _plan_job(
 ) -> MoverJob:
     details = snapshot.require_details()
     is_block = details.source.kind == "device"
-    given: dict[str, Any] = {
-        "overwrite": options.overwrite,
-        "delete": there is not None and not options.keep_extra and not is_block,
-    }
+    given = {"delete": there is not None and not options.keep_extra and not is_block}
     spec = MoverSpec(
         cluster=secret.cluster,
         namespace=options.target.namespace,

@@ -208,7 +208,7 @@ def _resign_state(access: RepositoryAccess, objects: ScopeObjects, principal: st
             nonlocal count
             if isinstance(value, dict) and str(value.get("name", "")).startswith(f"{Area.GC}/"):
                 name = str(value["name"])
-                named = _resign_list(access, objects, name, principal=principal, generation=n)  # noqa: B023
+                named = _resign_list(access, objects, name, principal=principal, generation=n)  # noqa: B023 -- called in this round
                 count += named is not None
                 return {**value, **named} if named is not None else value
             if isinstance(value, dict):

@@ -55,8 +55,11 @@ class AheadStore(WrappedStore):
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list_objects`."""
-        known = None if after else self._take(("list", prefix))
-        return self._inner.list_objects(prefix, after=after) if known is None else iter(known)
+        if after:
+            self.drop()
+            return self._inner.list_objects(prefix, after=after)
+        known = self._take(("list", prefix))
+        return self._inner.list_objects(prefix) if known is None else iter(known)
 
     def _take(self, question: Question) -> Any | None:  # noqa: ANN401 -- what the question asks for
         """The answer to this if it is what was expected next; else None, and all answers are dropped."""

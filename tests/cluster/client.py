@@ -113,7 +113,7 @@ class Namespace:
 
     def wait_ready(self, manifest: Manifest) -> Any:
         """A volume snapshot, or a group of them, when it can be used."""
-        name = manifest["metadata"]["name"]  # type: ignore[index] # it is a manifest
+        name = manifest["metadata"]["name"]
 
         def look() -> Any:
             found = self.cluster.resource(manifest).get(name=name, namespace=self.name)

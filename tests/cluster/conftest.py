@@ -78,6 +78,7 @@ def namespace(cluster: Cluster, namespace_names: list[str]) -> Iterator[Namespac
 def local_cluster(cluster: Cluster) -> Cluster:
     """The cluster of this machine; what only it has is not asked of others."""
     if not cluster.is_local:
+        # Its volumes on named nodes and its faulty classes are nowhere else.
         pytest.skip("needs the cluster of `make cluster-up`")
     return cluster
 
@@ -101,11 +102,17 @@ def static_volume(local_cluster: Cluster) -> Iterator[Callable[..., str]]:
         storage.remove_static_volume(name)
 
 
-@pytest.fixture
-def host_server(cluster: Cluster) -> Iterator[str]:
-    """The URL of a web server of this machine that pods reach; it answers everything with `hello`."""
+@pytest.fixture(scope="session")
+def host_address(cluster: Cluster) -> str:
+    """An address of this machine that pods reach. On somebody's own cluster only they know one."""
     if not cluster.host_address:
         pytest.skip("set PVBACK_TEST_HOST_ADDRESS to an address of this machine that pods reach")
+    return cluster.host_address
+
+
+@pytest.fixture
+def host_server(host_address: str) -> Iterator[str]:
+    """The URL of a web server of this machine that pods reach; it answers everything with `hello`."""
 
     class Hello(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -116,10 +123,10 @@ def host_server(cluster: Cluster) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer((cluster.host_address, 0), Hello) as server:
+    with ThreadingHTTPServer((host_address, 0), Hello) as server:
         thread = Thread(target=server.serve_forever)
         thread.start()
-        yield f"http://{cluster.host_address}:{server.server_port}"
+        yield f"http://{host_address}:{server.server_port}"
         server.shutdown()
         thread.join()
 
@@ -139,17 +146,17 @@ def mover_image(cluster: Cluster) -> str:
 
 
 @pytest.fixture(scope="session")
-def fleet(cluster: Cluster, mover_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def fleet(
+    cluster: Cluster, host_address: str, mover_image: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Fleet]:
     """A repository in a store that pods reach."""
-    if not cluster.host_address:
-        pytest.skip("set PVBACK_TEST_HOST_ADDRESS to an address of this machine that pods reach")
     folder = tmp_path_factory.mktemp("fleet")
     actions = [f"s3:{one}" for one in ("GetObject", "PutObject", "ListBucket", "AbortMultipartUpload")]
     resources = [f"arn:aws:s3:::{BUCKET}", f"arn:aws:s3:::{BUCKET}/*"]
     # Movers never delete; what each role may do at all is in tests/s3/test_policies.py.
     allowed = {"Effect": "Allow", "Action": actions, "Resource": resources}
     policies = {"mover": {"Version": "2012-10-17", "Statement": [allowed]}}
-    with seaweedfs(folder, address=cluster.host_address, policies=policies) as server:
+    with seaweedfs(folder, address=host_address, policies=policies) as server:
         made = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=mover_image)
         made.good("init", "-q")
         yield made

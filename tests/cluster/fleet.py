@@ -156,10 +156,10 @@ def digest_of(namespace: Namespace, claim: str, name: str = "look") -> str:
     return found
 
 
-def make_claim(namespace: Namespace, name: str, **wishes: object) -> None:
+def make_claim(namespace: Namespace, name: str, **wishes: Any) -> None:
     """A claim of the cluster's class, unless it is said otherwise."""
-    given = {"storage_class": namespace.cluster.storage_class, **wishes}
-    namespace.create(objects.claim(name, **given))  # type: ignore[arg-type]
+    given: dict[str, Any] = {"storage_class": namespace.cluster.storage_class, **wishes}
+    namespace.create(objects.claim(name, **given))
 
 
 def die(namespace: Namespace) -> None:

@@ -1,8 +1,9 @@
 """Objects of Kubernetes as the tests write them: what `restricted` pod security lets pass."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-Manifest = dict[str, object]
+Manifest = dict[str, Any]
 
 USER = 1000680000
 """As OpenShift gives them out: no name, no home."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pvback.errors import ObjectNotFound
-from pvback.storage import ObjectInfo, ObjectStore, StoredObject
+from pvback.storage import ObjectInfo, ObjectStore, ReadBuffer, StoredObject
 from pvback.storage.ahead import AheadStore
 from pvback.storage.memory import MemoryStore
 from pvback.storage.wrap import WrappedStore
@@ -30,8 +30,8 @@ class Recorded(WrappedStore):
         self.seen.append(("list", prefix, threading.current_thread().name))
         return self._inner.list_objects(prefix, after=after)
 
-    def put(self, key: str, data: object) -> None:
-        self._inner.put(key, data)  # type: ignore[arg-type]
+    def put(self, key: str, data: ReadBuffer) -> None:
+        self._inner.put(key, data)
 
 
 @pytest.fixture
@@ -79,6 +79,14 @@ def test_what_was_not_begun_is_not_asked(inner: Recorded) -> None:
     for thread in threads:
         thread.join()
     assert ("list", "a/") not in kinds(inner)
+
+
+def test_a_list_from_the_middle_is_another_request(inner: Recorded) -> None:
+    store = AheadStore(inner)
+    store.ask_ahead([("list", "a/")])
+    assert [one.key for one in store.list_objects("a/", after="a/1")] == ["a/2"]
+    inner.put("a/3", b"new")
+    assert len(list(store.list_objects("a/"))) == 3
 
 
 def test_a_failure_is_for_who_asks(inner: Recorded) -> None:

@@ -1,8 +1,9 @@
 """The cluster's own authority, what it signs, and kubeconfigs made of it."""
 
 import json
+from base64 import b64encode
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address
 from pathlib import Path
 
@@ -86,13 +87,11 @@ def write_kubeconfig(path: Path, name: str) -> None:
 
 
 def _base64(text: str) -> str:
-    from base64 import b64encode  # noqa: PLC0415 - one use
-
     return b64encode(text.encode()).decode()
 
 
 def _dated() -> x509.CertificateBuilder:
-    now = datetime.now(timezone.utc)  # noqa: UP017
+    now = datetime.now(UTC)
     builder = x509.CertificateBuilder().serial_number(x509.random_serial_number())
     return builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=DAYS))
 

@@ -1,0 +1,66 @@
+"""Runs on claims where the moment matters, which a real cluster does not give on command."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from pvback.cluster.client import Cluster
+from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind
+from pvback.cluster.names import LIVES_UNTIL, RUN, labels_of
+from pvback.cluster.runs import find_leftovers, remove_leftovers
+from pvback.runtime import ManualClock
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+class Objects(Cluster):
+    """Objects of one namespace. What is `late` is there from the second question on."""
+
+    def __init__(self, *bodies: tuple[Kind, Body]) -> None:
+        self.bodies = list(bodies)
+        self.late: list[tuple[Kind, Body]] = []
+        self.are_pods_stubborn = False
+        self._question_count = 0
+
+    def list(self, kind: Kind, *, labels: str | None = None, **_: Any) -> list[Body]:
+        self._question_count += 1
+        if self._question_count == 2:
+            self.bodies += self.late
+        wanted = dict(one.split("=") for one in (labels or "").split(",") if "=" in one)
+        return [
+            body
+            for of, body in self.bodies
+            if of is kind and wanted.items() <= body["metadata"]["labels"].items()
+        ]
+
+    def delete(self, kind: Kind, body: Body) -> None:
+        if kind is not POD or not self.are_pods_stubborn:
+            self.bodies.remove((kind, body))
+
+
+def run_object(run: str, until: str) -> tuple[Kind, Body]:
+    metadata = {"labels": labels_of(run, "run"), "annotations": {LIVES_UNTIL: until}}
+    return CONFIG_MAP, CONFIG_MAP.body(f"run-{run}", "ns", metadata=metadata)
+
+
+def part(kind: Kind, run: str) -> tuple[Kind, Body]:
+    return kind, kind.body(f"{kind.plural}-{run}", "ns", metadata={"labels": labels_of(run, "mover")})
+
+
+def test_a_run_that_begins_during_a_cleanup_is_left_alone() -> None:
+    cluster = Objects(run_object("old", "2026-02-01T00:00:00+00:00"), part(JOB, "old"))
+    cluster.late = [run_object("new", "2026-03-02T00:00:00+00:00"), part(JOB, "new")]
+    found = find_leftovers(cluster, namespace="ns", now=NOW)
+    assert {one.body["metadata"]["labels"][RUN] for one in found} == {"old"}
+    assert len(found) == 2
+
+
+def test_a_run_has_its_claim_until_its_pods_are_gone() -> None:
+    cluster = Objects(run_object("old", "2026-02-01T00:00:00+00:00"), part(JOB, "old"), part(POD, "old"))
+    cluster.are_pods_stubborn = True
+    found = find_leftovers(cluster, namespace="ns", now=NOW)
+    (failed,) = remove_leftovers(cluster, found, clock=ManualClock())
+    assert "pods-old: it does not end" in failed
+    assert [kind for kind, _ in cluster.bodies] == [CONFIG_MAP, POD]
+    cluster.are_pods_stubborn = False
+    assert remove_leftovers(cluster, found[1:], clock=ManualClock()) == []
+    assert cluster.bodies == []
