@@ -14,6 +14,7 @@ from pvback.repository.body import dump_body
 from pvback.repository.gcstate import read_gc_state
 from pvback.repository.layout import ObjectType
 from pvback.repository.repository import RepositoryAccess
+from pvback.repository.scopes import add_scope
 from pvback.storage import ObjectInfo, ObjectStore, ReadBuffer, open_store
 from pvback.storage.wrap import Request, WrappedStore
 from tests.robust.team import Members
@@ -367,3 +368,16 @@ def test_a_writer_of_one_source(members: Members, source: Path, tmp_path: Path) 
         one.good("backup", source, "--host", "other")
     world.good("check", "--read-data")
     assert issubclass(WrongKeyError, PvbackError)
+
+
+def test_two_owners_who_add_a_scope_at_once(members: Members) -> None:
+    """Labels are sealed, so the second one cannot see that the new scope is the one that it wants."""
+    first, second = members.access(), members.access()
+    made = add_scope(first, "shop")
+    with pytest.raises(ConflictError, match="somebody else has added a scope"):
+        add_scope(second, "shop")
+    again = add_scope(members.access(), "shop")
+    assert again.objects.scope == made.objects.scope
+    assert [label for _, label in again.keyring.scopes()].count("shop") == 1
+    for one in (first, second, again):
+        one.close()
