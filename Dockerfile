@@ -6,7 +6,7 @@ ARG BUILD_BASE=docker.io/library/rust:1.95-bookworm
 ARG BASE_IMAGE=docker.io/library/debian:bookworm-slim
 # `build` compiles the wheel in the stage below. `given` takes the one in build/image/wheel, which `make image` lays
 # there when `make wheel` has compiled it from the same sources: buildah is used where no registry is at hand, so no base
-# with Rust either, and minutes are saved. Buildah before 1.29 does not find a stage by a default: --build-arg WHEEL=build.
+# with Rust either, and minutes are saved. Buildah 1.28 does not find a stage by a default: --build-arg WHEEL=build.
 ARG WHEEL=build
 
 FROM ${BUILD_BASE} AS build

@@ -12,8 +12,8 @@ from pvback.cli.claim_progress import working
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import Output, format_bytes, format_count, format_moment
 from pvback.cli.values import parse_tags, parse_time
+from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
 from pvback.cluster.mover import MoverSettings
-from pvback.cluster.runs import find_leftovers, remove_leftovers
 from pvback.config import parse_size
 from pvback.errors import FileError, PartlyDone, UsageError
 from pvback.model import Claim

@@ -6,12 +6,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pvback import limits
+from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
-from pvback.cluster.runs import Run
 from pvback.errors import ClusterError
 from pvback.runtime import Cancel, Clock
 
@@ -50,7 +50,7 @@ class StagingWork:
     """What staging needs."""
 
     cluster: "Cluster"
-    run: Run
+    run: ClaimRun
     cancel: Cancel
     clock: Clock
 

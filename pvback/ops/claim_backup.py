@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pvback import datapath, limits
+from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
 from pvback.cluster.kinds import VOLUME_SNAPSHOT_CLASS, Body
 from pvback.cluster.manifests import pruned
 from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
-from pvback.cluster.runs import Run
 from pvback.cluster.secrets import RepositorySecret, load_repository_secret
 from pvback.cluster.staging import StagingOptions, StagingWork, stage
 from pvback.cluster.watching import MoverEnd
@@ -97,7 +97,9 @@ def backup_claim(work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions) 
     settings = settings_for(work.cluster, claim.namespace, settings=options.settings, secret=secret)
     job = _plan_job(facts, exposure, secret, replace(options, settings=settings))
     try_pod(work.cluster, job)
-    run = Run.begin(work.cluster, claim, run=job.run, what=f"backup by {exposure.method}", clock=work.clock)
+    run = ClaimRun.begin(
+        work.cluster, claim, run=job.run, what=f"backup by {exposure.method}", clock=work.clock
+    )
     leftovers: list[str] = []
     try:
         end = _expose_and_move(work, run, facts, job, options)
@@ -120,7 +122,7 @@ def backup_claim(work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions) 
 
 
 def _expose_and_move(
-    work: ClaimWork, run: Run, facts: ClaimFacts, job: MoverJob, options: ClaimBackupOptions
+    work: ClaimWork, run: ClaimRun, facts: ClaimFacts, job: MoverJob, options: ClaimBackupOptions
 ) -> MoverEnd:
     if job.exposure.method != "live":
         staged = stage(

@@ -4,10 +4,10 @@ import json
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.kinds import CONFIG_MAP, JOB, NAMESPACE, POD
 from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.names import PRIVILEGED
-from pvback.cluster.runs import Run
 from pvback.cluster.secrets import RepositorySecret
 from pvback.cluster.watching import MoverEnd, MoverWatch
 from pvback.errors import ClusterError, PartlyDone, PvbackError, UsageError
@@ -61,7 +61,7 @@ def try_pod(cluster: "Cluster", job: MoverJob) -> None:
         ) from exc
 
 
-def move(work: ClaimWork, run: Run, *, job: MoverJob, wedged_seconds: float) -> MoverEnd:
+def move(work: ClaimWork, run: ClaimRun, *, job: MoverJob, wedged_seconds: float) -> MoverEnd:
     """Run a mover to its end; its exit code is 0 or 3. Raises what it failed with, ClusterError, Interrupted.
 
     A mover that goes on after that is ended with its run.

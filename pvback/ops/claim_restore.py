@@ -12,13 +12,13 @@ from datetime import datetime
 from typing import Any
 
 from pvback import datapath, limits
+from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, SECRET, Body
 from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
-from pvback.cluster.runs import Run
 from pvback.cluster.secrets import RepositorySecret, key_secret_body, load_repository_secret
 from pvback.errors import ClusterError, ClusterObjectExists, ConflictError, PvbackError, UsageError
 from pvback.model import Claim, Consistency
@@ -116,7 +116,7 @@ def restore_claim(
     run_id = datapath.random_id()[:16]
     job = _plan_job(snapshot, there, secret, replace(options, settings=settings), run=run_id)
     try_pod(work.cluster, job)
-    run = Run.begin(
+    run = ClaimRun.begin(
         work.cluster, target, run=run_id, what=f"restore of snapshot {snapshot.id[:8]}", clock=work.clock
     )
     try:
@@ -248,7 +248,7 @@ def _consumer(details: RecordDetails) -> Consumer:
 
 
 @contextmanager
-def _restorer_key(work: ClaimWork, access: RepositoryAccess, run: Run) -> Iterator[str]:
+def _restorer_key(work: ClaimWork, access: RepositoryAccess, run: ClaimRun) -> Iterator[str]:
     """A secret with a restorer's key of this scope, which opens nothing any more afterwards."""
     private, public = datapath.key_pair()
     label = f"restore {run.id} of {run.claim}"
@@ -270,7 +270,7 @@ def _restorer_key(work: ClaimWork, access: RepositoryAccess, run: Run) -> Iterat
 
 
 @contextmanager
-def _target(work: ClaimWork, run: Run, body: Body | None) -> Iterator[None]:
+def _target(work: ClaimWork, run: ClaimRun, body: Body | None) -> Iterator[None]:
     """Make the new claim; it is removed again, and only it, when what follows fails."""
     if body is None:
         yield

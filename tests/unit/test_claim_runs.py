@@ -3,10 +3,10 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
 from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind
 from pvback.cluster.names import LIVES_UNTIL, RUN, labels_of
-from pvback.cluster.runs import find_leftovers, remove_leftovers
 from pvback.runtime import ManualClock
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)

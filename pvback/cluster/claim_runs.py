@@ -25,7 +25,7 @@ from pvback.runtime import Clock
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["Leftover", "Run", "find_leftovers", "remove_leftovers"]
+__all__ = ["ClaimRun", "Leftover", "find_leftovers", "remove_leftovers"]
 
 _PODS: tuple[Kind, ...] = (JOB, POD)
 _ORDER: tuple[Kind, ...] = (*_PODS, CLAIM_KIND, VOLUME_SNAPSHOT, CONFIG_MAP)
@@ -45,7 +45,7 @@ class Leftover:
         return f"{self.kind.name} {metadata['namespace']}/{metadata['name']}"
 
 
-class Run:
+class ClaimRun:
     """A run on a claim, from `begin` to `end`. Says that it lives from a thread of its own."""
 
     def __init__(self, cluster: "Cluster", claim: Claim, *, run: str, body: Body, clock: Clock) -> None:
