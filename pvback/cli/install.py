@@ -14,6 +14,9 @@ __all__ = ["install"]
 @click.option("-n", "--namespace", metavar="NAME", required=True, help="Whose claims are backed up.")
 @secret_option
 @click.option("--restore", "may_restore", is_flag=True, help="Let the account restore, too.")
+@click.option(
+    "--replace", "may_replace", is_flag=True, help="Let it exchange volumes, which are the cluster's."
+)
 @click.option("--schedule", metavar="CRON", help="A nightly run, such as '17 2 * * *'.")
 @click.option("--time-zone", metavar="NAME", help="Of the schedule, such as Europe/Vienna.")
 @click.option("--image", metavar="IMAGE", help="Of the nightly run.")
@@ -35,7 +38,8 @@ def install(
 ) -> int:
     """Print, as YAML, what a namespace needs for backups of its own: accounts, the smallest role, a CronJob.
 
-    The account `pvback` may do what `pvback pvc` does in this one namespace, and nothing in the cluster.
+    The account `pvback` may do what `pvback pvc` does in this one namespace, and nothing in the cluster, but
+    for volumes with `--replace`.
     `pvback pvc connect` gives the namespace its secret.
     """
     options = InstallOptions(namespace=namespace, secret=secret, **given)  # type: ignore[arg-type]
@@ -47,7 +51,8 @@ def install(
         cluster = connect_cluster(kubeconfig, context)
         for kind, body in objects:
             cluster.apply(kind, body)
-            output.line(f"{kind.name} {namespace}/{body['metadata']['name']}")
+            where = f"{namespace}/" if kind.is_namespaced else ""
+            output.line(f"{kind.name} {where}{body['metadata']['name']}")
         return 0
     if output.is_json:
         output.document([body for _, body in objects])

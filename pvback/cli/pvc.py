@@ -1,7 +1,7 @@
 """`pvback pvc`: claims of a Kubernetes cluster, read and written by pods beside their volumes."""
 
 from collections.abc import Callable
-from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -10,17 +10,15 @@ import click
 from pvback import limits
 from pvback.cli.claim_progress import working
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
-from pvback.cli.output import Output, format_bytes, format_count, format_moment
-from pvback.cli.values import parse_tags, parse_time
+from pvback.cli.output import format_bytes, format_count, format_moment
 from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
 from pvback.cluster.mover import MoverSettings
 from pvback.config import parse_size
 from pvback.errors import FileError, PartlyDone, UsageError
 from pvback.model import Claim
 from pvback.ops import claim_connect as connecting
-from pvback.ops.claim_list import CoveredClaim, list_coverage, snapshots_of_claim
-from pvback.ops.claim_restore import ClaimRestoreOptions, RestoredClaim, choose_snapshot, restore_claim
-from pvback.runtime import SystemClock
+from pvback.ops.claim_list import CoveredClaim, list_coverage
+from pvback.ops.claim_undo import complete_unfinished, find_unfinished
 
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
@@ -38,20 +36,28 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+_ELSEWHERE = {
+    "backup": "pvc_backup.backup_command",
+    "commit": "pvc_restore.commit_command",
+    "restore": "pvc_restore.restore_command",
+    "undo": "pvc_restore.undo_command",
+}
+"""Commands that have a module of their own, which is built upon this one."""
+
+
 class _Claims(click.Group):
-    """Loads `backup` when it is asked for, which has a module of its own."""
+    """Loads commands of other modules when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Their names, as the help shows them."""
-        return sorted({*super().list_commands(ctx), "backup"})
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """One of them."""
-        if cmd_name == "backup":
-            # It is built upon this module.
-            from pvback.cli import pvc_backup  # noqa: PLC0415
-
-            return pvc_backup.backup_command
+        if cmd_name in _ELSEWHERE:
+            module, _, name = _ELSEWHERE[cmd_name].partition(".")
+            command: click.Command = getattr(import_module(f"pvback.cli.{module}"), name)
+            return command
         return super().get_command(ctx, cmd_name)
 
 
@@ -247,77 +253,10 @@ def _row(one: CoveredClaim) -> tuple[str, ...]:
     return one.claim, one.phase, format_bytes(one.capacity_bytes), ",".join(one.pods), last, worth
 
 
-@pvc.command("restore", epilog=exit_codes(3, 11, 40))
-@click.argument("claim", metavar="[NAMESPACE/]CLAIM")
-@click.option("--snapshot", metavar="ID", help="Default: the newest.")
-@click.option("--as-of", metavar="TIME", help="The newest snapshot that is not later.")
-@click.option("--to", metavar="[NAMESPACE/]CLAIM", help="The claim to make; default: the same name.")
-@click.option("--in-place", is_flag=True, help="Into the claim that is there, where no pod has it.")
-@click.option("--keep-extra", is_flag=True, help="In place, leave files that the snapshot does not have.")
-@click.option("--storage-class", metavar="NAME", help="Of the new claim; default: as recorded.")
-@click.option("--size", metavar="SIZE", help="Likewise.")
-@click.option(
-    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="In place of the recorded labels."
-)
-@click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
-@click.option(
-    "--cluster-name", default="default", metavar="NAME", help="Of the snapshot; as `connect` was told."
-)
-@mover_options
-@cluster_options
-@global_options()
-@pass_invocation
-def restore_command(
-    invocation: Invocation,
-    /,
-    claim: str,
-    *,
-    kubeconfig: str | None,
-    context: str | None,
-    **given: Any,  # noqa: ANN401 -- click has checked them
-) -> int:
-    """Restore a claim from the repository: to a new claim, or into one that is there.
-
-    Other names, namespaces, clusters, classes and sizes will do. A new claim whose restore fails is removed.
-    """
-    cluster = connect_cluster(kubeconfig, context)
-    namespace = given["namespace"] or cluster.namespace
-    source = parse_claim(claim, namespace)
-    as_of = parse_time(given["as_of"])
-    options = ClaimRestoreOptions(
-        target=parse_claim(given["to"], source.namespace) if given["to"] else source,
-        is_in_place=given["in_place"],
-        keep_extra=given["keep_extra"],
-        storage_class=given["storage_class"],
-        size_bytes=parse_size(given["size"], what="--size") if given["size"] else None,
-        labels=parse_tags(given["labels"]) if given["labels"] else None,
-        wedged_seconds=float(given["start_timeout"]),
-        settings=mover_settings(given),
-    )
-    output = invocation.output
-    with invocation.repository(is_writer=True) as access:
-        scoped, known = snapshots_of_claim(access, source, cluster_name=given["cluster_name"])
-        chosen = choose_snapshot(known, wanted=given["snapshot"], as_of=as_of)
-        with working(output, cluster, claim=str(options.target)) as work:
-            done = restore_claim(work, scoped, snapshot=chosen, options=options)
-    _show_restored(output, done, as_of)
-    if not done.is_whole:
-        raise PartlyDone("files could not be restored; the rest was", key=done.claim)
-    return 0
-
-
-def _show_restored(output: Output, done: RestoredClaim, as_of: datetime | None) -> None:
-    if output.is_json:
-        output.message("summary", done)
-        return
-    output.line(f"restored {done.claim} from snapshot {done.snapshot}, as of {done.taken.isoformat()}")
-    if as_of is not None:
-        output.line(f"that is {as_of - done.taken} before the time that was asked for")
-
-
 @pvc.command("cleanup", epilog=exit_codes(3, 40))
 @click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+@click.option("--scale-up", is_flag=True, help="Also workloads whose claim is half restored.")
 @cluster_options
 @global_options()
 @pass_invocation
@@ -327,25 +266,35 @@ def cleanup(
     *,
     namespace: str | None,
     dry_run: bool,
+    scale_up: bool,
     kubeconfig: str | None,
     context: str | None,
 ) -> int:
-    """Remove what runs that were killed have left: movers, volume snapshots, copies of claims, secrets.
+    """Remove what runs that were killed have left, and complete what they had begun.
 
-    Only what pvback has made for a run and labelled so; nothing of a run that lives, and no claim of yours.
+    Movers, volume snapshots, copies of claims and secrets go: only what pvback has made for a run and
+    labelled so; nothing of a run that lives, and no claim of yours. A volume that was half exchanged is
+    exchanged; workloads that were stopped run again, but not with data that is half restored.
     """
     cluster = connect_cluster(kubeconfig, context)
     where = namespace or cluster.namespace
-    clock = SystemClock()
-    found = find_leftovers(cluster, namespace=where, now=clock.now())
-    failed = [] if dry_run else remove_leftovers(cluster, found, clock=clock)
     output = invocation.output
+    with working(output, cluster, claim=where) as work:
+        found = find_leftovers(cluster, namespace=where, now=work.clock.now())
+        failed = [] if dry_run else remove_leftovers(cluster, found, clock=work.clock)
+        unfinished = find_unfinished(cluster, namespace=where)
+        for half_done in () if dry_run else unfinished:
+            failed += complete_unfinished(work, half_done, scale_up=scale_up)
+    said = [str(one) for one in unfinished]
     if output.is_json:
-        output.document({"namespace": where, "found": [str(one) for one in found], "failed": failed})
+        names = [str(one) for one in found]
+        output.document({"namespace": where, "found": names, "unfinished": said, "failed": failed})
     else:
         for one in found:
             output.line(f"{'would remove' if dry_run else 'removed'} {one}")
+        for words in said:
+            output.line(f"unfinished: {words}")
         output.remark(format_count(len(found), "object"))
     if failed:
-        raise PartlyDone(f"could not be removed: {'; '.join(failed)}")
+        raise PartlyDone(f"could not be removed or completed: {'; '.join(failed)}")
     return 0

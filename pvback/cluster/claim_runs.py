@@ -97,6 +97,15 @@ class ClaimRun:
         if self._lost is not None:
             raise self._lost
 
+    def end_pods(self) -> None:
+        """Remove the run's pods, and wait until they are gone. Raises ClusterError."""
+        found = _of_run(self._cluster, self.claim.namespace, self.id)
+        failed = remove_leftovers(
+            self._cluster, [one for one in found if one.kind in _PODS], clock=self._clock
+        )
+        if failed:
+            raise ClusterError(failed[0], key=str(self.claim))
+
     def end(self) -> list[str]:
         """Remove all that the run has made and its own object; what could not be removed, in words.
 

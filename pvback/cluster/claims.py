@@ -56,6 +56,8 @@ class ClaimFacts:
     is_waiting_for_consumer: bool
     """Whether its class binds with the first pod."""
     consumers: tuple[Consumer, ...]
+    ended: tuple[str, ...]
+    """Pods that are over and still hold it: a claim does not go before their objects do."""
     body: Body
     volume_body: Body | None
 
@@ -116,7 +118,8 @@ def facts_of(
         or annotations.get("volume.beta.kubernetes.io/storage-provisioner")
         or (storage_class or {}).get("provisioner")
     )
-    consumers = [one for pod in pods if (one := _consumer(pod, claim)) is not None]
+    users = [pod for pod in pods if _uses(pod, claim)]
+    consumers = [_consumer(pod, claim) for pod in users if not _is_over(pod)]
     return ClaimFacts(
         claim=claim,
         uid=metadata["uid"],
@@ -131,18 +134,25 @@ def facts_of(
         driver=csi.get("driver") or (provisioner if volume is None else None),
         is_waiting_for_consumer=(storage_class or {}).get("volumeBindingMode") == "WaitForFirstConsumer",
         consumers=tuple(sorted(consumers, key=lambda one: one.pod)),
+        ended=tuple(sorted(pod["metadata"]["name"] for pod in users if _is_over(pod))),
         body=body,
         volume_body=volume,
     )
 
 
-def _consumer(pod: Body, claim: Claim) -> Consumer | None:
+def _uses(pod: Body, claim: Claim) -> bool:
+    metadata = pod["metadata"]
+    in_place = metadata.get("namespace") == claim.namespace
+    return in_place and bool(_volumes_of(pod["spec"], metadata["name"], claim))
+
+
+def _is_over(pod: Body) -> bool:
+    return pod.get("status", {}).get("phase") in _OVER
+
+
+def _consumer(pod: Body, claim: Claim) -> Consumer:
     metadata, spec, status = pod["metadata"], pod["spec"], pod.get("status", {})
-    if metadata.get("namespace") != claim.namespace or status.get("phase") in _OVER:
-        return None
     names = _volumes_of(spec, metadata["name"], claim)
-    if not names:
-        return None
     mounts = [
         (container, mount)
         for container in (*(spec.get("containers") or ()), *(spec.get("initContainers") or ()))

@@ -111,12 +111,15 @@ class Cluster:
             metadata = body["metadata"]
             return self.patch(kind, metadata["name"], change=body, namespace=metadata.get("namespace"))
 
-    def patch(self, kind: Kind, name: str, *, change: Body, namespace: str | None = None) -> Body:
+    def patch(
+        self, kind: Kind, name: str, *, change: Body, namespace: str | None = None, dry_run: bool = False
+    ) -> Body:
         """Merge into it (RFC 7386). ClusterObjectExists: it is not of the uid or version that is named."""
         return self._ask(
             "PATCH",
             kind.path(namespace, name),
             what=_name(kind, name, namespace),
+            query=[("dryRun", "All")] if dry_run else [],
             body=change,
             content_type=_MERGE_PATCH,
         )

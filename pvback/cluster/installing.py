@@ -21,6 +21,8 @@ MOVER_ACCOUNT = "pvback-mover"
 _ACCOUNT_KIND = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 _ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
 _BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+_CLUSTER_ROLE = Kind(_ROLE.group, "v1", "ClusterRole", "clusterroles", is_namespaced=False)
+_CLUSTER_BINDING = Kind(_ROLE.group, "v1", "ClusterRoleBinding", "clusterrolebindings", is_namespaced=False)
 _POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 _NOBODY_IN = {
     # Movers listen on nothing; where they go to, the store, is not known here.
@@ -38,7 +40,14 @@ _RULES: Sequence[tuple[str, str, str]] = (
     ("batch", "jobs", "create delete get list"),
     ("snapshot.storage.k8s.io", "volumesnapshots", "create delete get list"),
 )
-_RESTORE_RULES: Sequence[tuple[str, str, str]] = (("", "secrets", "create delete"),)
+_RESTORE_RULES: Sequence[tuple[str, str, str]] = (
+    ("", "secrets", "create delete"),
+    ("apps", "deployments", "get list patch"),
+    ("apps", "replicasets", "get"),
+    ("apps", "statefulsets", "get list patch"),
+)
+_VOLUME_RULES = [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "patch"]}]
+"""Volumes are the cluster's: there are no fewer than all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +57,8 @@ class InstallOptions:
     Attributes:
         namespace: Where.
         secret: The repository's, as `pvback pvc connect` made it.
-        may_restore: Whether the account may restore, too, which takes the right to make secrets.
+        may_restore: Whether the account may restore, too: make secrets, and stop and start workloads.
+        may_replace: Whether it may exchange volumes, too, which are the cluster's.
         image: Of the CronJob; it needs one for `schedule`.
         schedule: Of the CronJob, five fields; None: no CronJob.
         time_zone: Of the schedule, such as `Europe/Vienna`; None: the cluster's.
@@ -58,6 +68,7 @@ class InstallOptions:
     namespace: str
     secret: str
     may_restore: bool = False
+    may_replace: bool = False
     image: str | None = None
     schedule: str | None = None
     time_zone: str | None = None
@@ -91,6 +102,14 @@ def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
         (_BINDING, _BINDING.body(ACCOUNT, namespace, **bound)),
         (_POLICY, _POLICY.body(MOVER_ACCOUNT, namespace, metadata=metadata, spec=_NOBODY_IN)),
     ]
+    if options.may_replace:
+        name = f"{ACCOUNT}-volumes-{namespace}"
+        reference = {"apiGroup": _ROLE.group, "kind": _CLUSTER_ROLE.name, "name": name}
+        whole: dict[str, Any] = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
+        objects += [
+            (_CLUSTER_ROLE, _CLUSTER_ROLE.body(name, metadata=metadata, rules=_VOLUME_RULES)),
+            (_CLUSTER_BINDING, _CLUSTER_BINDING.body(name, **whole)),
+        ]
     if options.schedule is not None:
         body = _CRON_JOB.body("pvback-backup", namespace, metadata=metadata, spec=_cron_spec(options))
         objects.append((_CRON_JOB, body))

@@ -8,12 +8,15 @@ from urllib.parse import quote
 __all__ = [
     "CLAIM",
     "CONFIG_MAP",
+    "DEPLOYMENT",
     "EVENT",
     "JOB",
     "NAMESPACE",
     "NODE",
     "POD",
+    "REPLICA_SET",
     "SECRET",
+    "STATEFUL_SET",
     "STORAGE_CLASS",
     "VOLUME",
     "VOLUME_SNAPSHOT",
@@ -69,12 +72,15 @@ _SNAPSHOTS = "snapshot.storage.k8s.io"
 
 CLAIM = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
+DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
 EVENT = Kind("", "v1", "Event", "events")
 JOB = Kind("batch", "v1", "Job", "jobs")
 NAMESPACE = Kind("", "v1", "Namespace", "namespaces", is_namespaced=False)
 NODE = Kind("", "v1", "Node", "nodes", is_namespaced=False)
 POD = Kind("", "v1", "Pod", "pods")
+REPLICA_SET = Kind("apps", "v1", "ReplicaSet", "replicasets")
 SECRET = Kind("", "v1", "Secret", "secrets")
+STATEFUL_SET = Kind("apps", "v1", "StatefulSet", "statefulsets")
 STORAGE_CLASS = Kind("storage.k8s.io", "v1", "StorageClass", "storageclasses", is_namespaced=False)
 VOLUME = Kind("", "v1", "PersistentVolume", "persistentvolumes", is_namespaced=False)
 VOLUME_SNAPSHOT = Kind(_SNAPSHOTS, "v1", "VolumeSnapshot", "volumesnapshots")

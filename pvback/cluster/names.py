@@ -12,6 +12,7 @@ __all__ = [
     "PRIVILEGED",
     "ROLE",
     "RUN",
+    "STOPPED",
     "labels_of",
     "object_name",
     "run_name",
@@ -27,6 +28,9 @@ LIVES_UNTIL: Final = "pvback.io/lives-until"
 """On a run's own object: when it is dead unless it says otherwise before."""
 PRIVILEGED: Final = "pvback.io/privileged-movers"
 """Annotation of a namespace whose owner lets movers have one more capability."""
+
+STOPPED: Final = "pvback.io/stopped"
+"""Annotation of a workload that was stopped: how many replicas it had, and for which claims."""
 
 
 def labels_of(run: str, role: str) -> dict[str, str]:

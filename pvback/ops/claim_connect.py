@@ -11,6 +11,7 @@ from pvback.cluster.secrets import repository_secret_body
 from pvback.config import Config
 from pvback.errors import ClusterObjectExists, ClusterObjectMissing, ConflictError, UsageError
 from pvback.model import S3Address
+from pvback.ops.sources import check_cluster_name
 from pvback.repository.keys import NewWay, add_key
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import add_scope
@@ -58,8 +59,9 @@ class Connected:
 def connect_namespace(access: RepositoryAccess, namespace: str, *, options: ConnectOptions) -> Connected:
     """Make scope, key and secret; the secret is not stored in the cluster yet. Owners only: WrongKeyError.
 
-    Raises UsageError for a repository that pods cannot reach.
+    Raises UsageError for a repository that pods cannot reach, and for a name of a cluster that is none.
     """
+    check_cluster_name(options.cluster)
     label = options.scope or namespace
     config = _mover_config(access.config, options)
     scoped = add_scope(access, label)

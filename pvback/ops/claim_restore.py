@@ -19,10 +19,13 @@ from pvback.cluster.kinds import CLAIM, SECRET, Body
 from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
+from pvback.cluster.replacing import require_no_pods, require_replaceable
 from pvback.cluster.secrets import RepositorySecret, key_secret_body, load_repository_secret
-from pvback.errors import ClusterError, ClusterObjectExists, ConflictError, PvbackError, UsageError
+from pvback.cluster.watching import MoverEnd
+from pvback.errors import ClusterError, PartlyDone, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
+from pvback.ops.claim_targets import being_written, exchange, made_claim, require_unused, workloads_held
 from pvback.ops.mover import MoverSpec
 from pvback.repository.keys import NewWay, add_key
 from pvback.repository.layout import key_object_key
@@ -39,7 +42,8 @@ class ClaimRestoreOptions:
 
     Attributes:
         target: The claim that will hold the data.
-        is_in_place: Into a claim that is there; else a new one is made.
+        way: `new`: a claim is made; `in-place`: into the one that is there; `replace`: it gets a new volume.
+        scale_down: Whether workloads that use the claim may be stopped meanwhile.
         storage_class, size_bytes, labels: Of the new claim; None: as recorded.
         keep_extra: In place, leave what the snapshot does not have.
         settings: Of the mover.
@@ -47,7 +51,8 @@ class ClaimRestoreOptions:
     """
 
     target: Claim
-    is_in_place: bool = False
+    way: str = "new"
+    scale_down: bool = False
     storage_class: str | None = None
     size_bytes: int | None = None
     labels: Mapping[str, str] | None = None
@@ -66,6 +71,8 @@ class RestoredClaim:
     """The moment that the data is of."""
     is_whole: bool
     result: Mapping[str, Any] = field(default_factory=dict)
+    stopped: tuple[str, ...] = ()
+    """Workloads that were down meanwhile, and run again."""
     seconds: float = 0.0
 
 
@@ -111,20 +118,16 @@ def restore_claim(
     target = options.target
     secret = load_repository_secret(work.cluster, target.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, target.namespace, settings=options.settings, secret=secret)
-    there = _existing(work, target, details) if options.is_in_place else None
-    body = None if there is not None else _new_claim(details, options)
-    run_id = datapath.random_id()[:16]
-    job = _plan_job(snapshot, there, secret, replace(options, settings=settings), run=run_id)
+    there = None if options.way == "new" else _existing(work, details, options)
+    job = _plan_job(snapshot, secret, replace(options, settings=settings))
     try_pod(work.cluster, job)
     run = ClaimRun.begin(
-        work.cluster, target, run=run_id, what=f"restore of snapshot {snapshot.id[:8]}", clock=work.clock
+        work.cluster, target, run=job.run, what=f"restore of snapshot {snapshot.id[:8]}", clock=work.clock
     )
     try:
-        with _restorer_key(work, access, run) as key_secret, _target(work, run, body):
-            end = move(
-                work, run, job=replace(job, key_secret=key_secret), wedged_seconds=options.wedged_seconds
-            )
-            run.check()
+        with _restorer_key(work, access, run) as key_secret:
+            made = _Restoring(work=work, run=run, job=replace(job, key_secret=key_secret), options=options)
+            end, stopped = made.to(there, details)
     finally:
         for one in run.end():
             work.progress.warn(f"left behind: {one}")
@@ -134,26 +137,97 @@ def restore_claim(
         taken=moment_of(snapshot),
         is_whole=end.exit_code == 0,
         result=end.message.get("result") or {},
+        stopped=tuple(stopped),
         seconds=round(work.clock.monotonic() - began, 3),
     )
 
 
-def _existing(work: ClaimWork, target: Claim, details: RecordDetails) -> ClaimFacts:
-    """The claim to restore into. Raises ClusterError, ConflictError where a pod has it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Restoring:
+    """A restore whose mover is ready to go."""
+
+    work: ClaimWork
+    run: ClaimRun
+    job: MoverJob
+    options: ClaimRestoreOptions
+
+    def to(self, there: ClaimFacts | None, details: RecordDetails) -> tuple[MoverEnd, list[str]]:
+        """How the mover ended, and what was stopped meanwhile."""
+        if there is None:
+            with made_claim(self.work, _new_claim(details, self.options)):
+                return self._move(), []
+        if self.options.way == "replace":
+            return self._replace(there)
+        with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as stopped:
+            with being_written(self.work, there.claim):
+                end = self._move()
+                if end.exit_code != 0 and stopped:
+                    raise PartlyDone("files could not be restored", key=str(there.claim))
+            return end, stopped
+
+    def _replace(self, there: ClaimFacts) -> tuple[MoverEnd, list[str]]:
+        """The workload goes on until there is a volume that is whole."""
+        body = _claim_like(there, self.run, name=self.job.mounted, options=self.options)
+        with made_claim(self.work, body):
+            end = self._move()
+            if end.exit_code != 0:
+                raise PartlyDone(
+                    "files could not be restored, so the claim keeps the volume that it has",
+                    key=str(there.claim),
+                    hint="`--to` restores what there is to another claim",
+                )
+            with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as stopped:
+                # They would keep the claim that they have mounted from going.
+                self.run.end_pods()
+                self.run.check()
+                snapshot = str(self.job.spec["snapshot"])
+                exchange(self.work, there.claim, mounted=self.job.mounted, snapshot=snapshot)
+        return end, stopped
+
+    def _move(self) -> MoverEnd:
+        end = move(self.work, self.run, job=self.job, wedged_seconds=self.options.wedged_seconds)
+        self.run.check()
+        return end
+
+
+def _existing(work: ClaimWork, details: RecordDetails, options: ClaimRestoreOptions) -> ClaimFacts:
+    """The claim to restore into, or to replace. Raises ClusterError, ConflictError where a pod has it."""
+    target = options.target
     facts = load_claim(work.cluster, target)
     if facts.is_deleting or facts.phase == "Lost":
         raise ClusterError("the claim is lost or being deleted", key=str(target))
-    if facts.consumers:
-        pods = ", ".join(one.pod for one in facts.consumers)
-        raise ConflictError(f"pods have the claim: {pods}", key=str(target), hint="stop them, then restore")
+    require_unused(facts, may_stop=options.scale_down)
     if facts.is_block != (details.source.kind == "device"):
         kinds = ("a file system", "a device")
         raise UsageError(
             f"the claim is {kinds[facts.is_block]}, and the snapshot of {kinds[not facts.is_block]}",
             key=str(target),
         )
-    _check_size(details, facts.capacity_bytes or facts.request_bytes, str(target))
+    size = facts.capacity_bytes or facts.request_bytes
+    if options.way == "replace":
+        if facts.volume is None:
+            raise ClusterError("the claim has no volume to replace", key=str(target), hint="use `--in-place`")
+        require_no_pods(target, facts.ended)
+        require_replaceable(work.cluster, target, volume=facts.volume)
+        size = options.size_bytes or size
+    _check_size(details, size, str(target))
     return facts
+
+
+def _claim_like(there: ClaimFacts, run: ClaimRun, *, name: str, options: ClaimRestoreOptions) -> Body:
+    """A claim of ours whose volume another claim shall have."""
+    size = options.size_bytes or max(there.request_bytes, there.capacity_bytes)
+    return CLAIM.body(
+        name,
+        there.claim.namespace,
+        metadata=run.metadata("staging"),
+        spec={
+            "accessModes": list(there.access_modes),
+            "volumeMode": "Block" if there.is_block else "Filesystem",
+            "storageClassName": options.storage_class or there.storage_class,
+            "resources": {"requests": {"storage": as_quantity(size)}},
+        },
+    )
 
 
 def _new_claim(details: RecordDetails, options: ClaimRestoreOptions) -> Body:
@@ -201,15 +275,17 @@ def _check_size(details: RecordDetails, size: int, where: str) -> None:
 
 def _plan_job(
     snapshot: CommittedSnapshot,
-    there: ClaimFacts | None,
     secret: RepositorySecret,
     options: ClaimRestoreOptions,
-    *,
-    run: str,
 ) -> MoverJob:
     details = snapshot.require_details()
     is_block = details.source.kind == "device"
-    given = {"delete": there is not None and not options.keep_extra and not is_block}
+    is_in_place = options.way == "in-place"
+    run = datapath.random_id()[:16]
+    name = options.target.name
+    if options.way == "replace":
+        name = object_name("new", name, run=run)
+    given = {"delete": is_in_place and not options.keep_extra and not is_block}
     spec = MoverSpec(
         cluster=secret.cluster,
         namespace=options.target.namespace,
@@ -223,7 +299,7 @@ def _plan_job(
     return MoverJob(
         work="restore",
         claim=options.target,
-        mounted=options.target.name,
+        mounted=name,
         is_block=is_block,
         run=run,
         exposure=Exposure(method="live", grade=Consistency.COLD, consumer=_consumer(details)),
@@ -267,27 +343,3 @@ def _restorer_key(work: ClaimWork, access: RepositoryAccess, run: ClaimRun) -> I
                 work.cluster.delete(SECRET, made)
     finally:
         access.twins.remove(key_object_key(principal))
-
-
-@contextmanager
-def _target(work: ClaimWork, run: ClaimRun, body: Body | None) -> Iterator[None]:
-    """Make the new claim; it is removed again, and only it, when what follows fails."""
-    if body is None:
-        yield
-        return
-    try:
-        made = work.cluster.create(CLAIM, body)
-    except ClusterObjectExists:
-        raise ConflictError(
-            "the claim exists",
-            key=str(run.claim),
-            hint="restore to another name with `--to`, or `--in-place`",
-        ) from None
-    try:
-        yield
-    except BaseException:
-        try:
-            work.cluster.delete(CLAIM, made)
-        except PvbackError as exc:
-            work.progress.warn(f"left behind: claim {run.claim}, which is not restored: {exc}")
-        raise

@@ -23,6 +23,7 @@ from pvback.repository.records import SourceIdentity
 
 __all__ = [
     "Source",
+    "check_cluster_name",
     "claim_source",
     "claim_string",
     "command_source",
@@ -98,22 +99,31 @@ def claim_source(where: Path, claim: Claim, *, cluster: str) -> Source:
 
     Raises as `path_source`, UsageError for a name of a cluster that is none.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", cluster):
-        raise UsageError(f"not a name for a cluster: {cluster!r}", hint="letters, digits, `.`, `_` and `-`")
+    string = claim_string(claim, cluster=cluster)
     found = path_source(where, host=cluster)
     identity = replace(
         found.identity,
         host=f"{cluster}/{claim.namespace}",
         path=None,
         name=claim.name,
-        string=claim_string(claim, cluster=cluster),
+        string=string,
     )
     return replace(found, identity=identity)
 
 
 def claim_string(claim: Claim, *, cluster: str) -> str:
-    """The source string of a claim, for life. No path or stream has one like it."""
+    """The source string of a claim, for life. No path or stream has one like it.
+
+    Raises UsageError for a name of a cluster that is none.
+    """
+    check_cluster_name(cluster)
     return f"pvc:{cluster}/{claim}"
+
+
+def check_cluster_name(cluster: str) -> None:
+    """Raise UsageError for what cannot be part of a source string."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", cluster):
+        raise UsageError(f"not a name for a cluster: {cluster!r}", hint="letters, digits, `.`, `_` and `-`")
 
 
 def stdin_source(name: str, *, descriptor: int = 0, host: str | None = None) -> Source:

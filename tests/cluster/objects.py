@@ -114,3 +114,22 @@ def pod(
         required = {"nodeSelectorTerms": [term]}
         spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+
+
+def workload(kind: str, name: str, *, image: str, claims: Sequence[str], template: str = "") -> Manifest:
+    """A Deployment or StatefulSet of one pod; `template` names a claim that it makes itself."""
+    body = pod(name, "while true; do sleep 1; done", image=image, claims=claims)["spec"]
+    body["restartPolicy"] = "Always"
+    labels = {"app": name}
+    spec: Manifest = {
+        "replicas": 1,
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": body},
+    }
+    if kind == "StatefulSet":
+        spec["serviceName"] = name
+    if template:
+        body["containers"][0]["volumeMounts"] = [{"name": template, "mountPath": f"/{template}"}]
+        made = claim(template, storage_class="csi")
+        spec["volumeClaimTemplates"] = [{"metadata": made["metadata"], "spec": made["spec"]}]
+    return {"apiVersion": "apps/v1", "kind": kind, "metadata": {"name": name}, "spec": spec}

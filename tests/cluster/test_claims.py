@@ -121,6 +121,16 @@ def test_who_has_no_data(fleet: Fleet, connected: Namespace) -> None:
     assert listed["phase"] == "NeverBound"
 
 
+def test_a_name_that_no_cluster_can_have(fleet: Fleet, namespace: Namespace) -> None:
+    """Told before a key is made or a secret stored, for it would be wrong for life."""
+    keys = fleet.good("key", "list", "--json").json()
+    for words in (("connect", namespace.name), ("list", "-n", namespace.name)):
+        refused = fleet.run("pvc", *words, "--cluster-name", "a/b").ended(2)
+        assert "not a name for a cluster" in refused.err
+    assert fleet.good("key", "list", "--json").json() == keys
+    assert namespace.is_gone("v1", "Secret", "pvback-repository")
+
+
 def test_not_connected(fleet: Fleet, namespace: Namespace) -> None:
     make_claim(namespace, "data")
     writer_pod(namespace, "app", "data", "echo x > /data/x")

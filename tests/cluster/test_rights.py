@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from pvback import limits
 from pvback.cli import main
 from pvback.cluster.client import Cluster as Door
 from pvback.cluster.watching import MoverWatch
+from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
 from tests.cluster.fleet import Fleet, die, left_behind, make_claim, wait_nothing_left, writer_pod
 
@@ -65,6 +67,10 @@ def right_of(method: str, path: str) -> Right:
     return found["group"] or "", f"{resource}/{subresource}" if subresource else resource, verb
 
 
+def is_ready(team: Namespace, kind: str) -> bool:
+    return bool(team.get("apps/v1", kind, "work").status.get("readyReplicas"))
+
+
 def test_every_right_is_used_and_no_other(
     fleet: Fleet, team: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +110,14 @@ def test_every_right_is_used_and_no_other(
         assert run("pvc", "backup", "data", "--method", method, "--snapshot-class", "csi") == 0
     assert run("pvc", "list") == 0
     assert run("pvc", "restore", "data", "--to", "again") == 0
+    team.delete("v1", "Pod", "app")
+    for kind in ("Deployment", "StatefulSet"):
+        manifest = objects.workload(kind, "work", image=team.cluster.image, claims=["data"])
+        team.create(manifest)
+        wait_for(partial(is_ready, team, kind), team.events)
+        assert run("pvc", "restore", "data", "--in-place", "--scale-down") == 0
+        team.delete("apps/v1", kind, "work")
+    assert run("pvc", "restore", "data", "--replace") == 40, "volumes are the cluster's"
     assert run("pvc", "backup", "data", "--image", "localhost/none:1") == 40
     with fleet.start("pvc", "backup", f"{team.name}/data", "--image", "localhost/none:1") as process:
         wait_for(lambda: any("Job" in one for one in left_behind(team)), lambda: "no Job is made")
@@ -122,6 +136,31 @@ def test_every_right_is_used_and_no_other(
         for verb in rule.verbs
     }
     assert {one for one in asked if one[1] not in HELPFUL} == granted
+
+
+def test_volumes_exchanged_by_an_account(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:
+    """`install --replace` gives what an exchange of volumes takes beside the role, and no more."""
+    make_claim(team, "data")
+    team.run(objects.pod("fill", "echo x > /data/x", image=team.cluster.image, claims=["data"]))
+    team.delete("v1", "Pod", "fill")
+    given = {"KUBECONFIG": str(kubeconfig_of(team, tmp_path))}
+    fleet.run("pvc", "backup", "data", **given).ended(0)
+    refused = fleet.run("pvc", "restore", "data", "--replace", **given).ended(40)
+    assert "persistentvolumes" in refused.err
+    printed = fleet.good("install", "-n", team.name, "--restore", "--replace")
+    made = [one for one in yaml.safe_load_all(printed.out) if one["kind"].startswith("Cluster")]
+    assert [one["kind"] for one in made] == ["ClusterRole", "ClusterRoleBinding"]
+    assert made[0]["rules"] == [
+        {"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "patch"]}
+    ]
+    try:
+        for one in made:
+            team.cluster.create(one)
+        for words in (("restore", "data", "--replace"), ("undo", "data"), ("commit", "data")):
+            fleet.run("pvc", *words, **given).ended(0)
+    finally:
+        for one in reversed(made):
+            team.cluster.resource(one).delete(name=one["metadata"]["name"])
 
 
 def test_a_nightly_run_in_the_cluster(fleet: Fleet, team: Namespace) -> None:
