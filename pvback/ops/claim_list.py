@@ -9,7 +9,7 @@ from pvback.cluster.claims import ClaimFacts, list_claims
 from pvback.cluster.exposure import is_never_bound
 from pvback.model import Claim
 from pvback.ops.claim_restore import moment_of
-from pvback.ops.sources import claim_string
+from pvback.ops.sources import check_cluster_name, claim_string
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import in_scope
 from pvback.repository.snapshots import CommittedSnapshot
@@ -48,7 +48,8 @@ class CoveredClaim:
 def list_coverage(
     cluster: "Cluster", access: RepositoryAccess, *, namespace: str | None, cluster_name: str
 ) -> list[CoveredClaim]:
-    """Every claim of a namespace, or of all. Raises ClusterError, StorageError, DamagedError."""
+    """Every claim of a namespace, or of all. Raises UsageError, ClusterError, StorageError, DamagedError."""
+    check_cluster_name(cluster_name)
     found = list_claims(cluster, namespace=namespace)
     newest: dict[str, CommittedSnapshot] = {}
     for _, snapshots in _catalogs(access):

@@ -71,6 +71,10 @@ def is_ready(team: Namespace, kind: str) -> bool:
     return bool(team.get("apps/v1", kind, "work").status.get("readyReplicas"))
 
 
+def has_no_pods(team: Namespace) -> bool:
+    return not team.cluster.kind("v1", "Pod").get(namespace=team.name, label_selector="app=work").items
+
+
 def test_every_right_is_used_and_no_other(
     fleet: Fleet, team: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,6 +121,7 @@ def test_every_right_is_used_and_no_other(
         wait_for(partial(is_ready, team, kind), team.events)
         assert run("pvc", "restore", "data", "--in-place", "--scale-down") == 0
         team.delete("apps/v1", kind, "work")
+        wait_for(partial(has_no_pods, team), team.events)
     assert run("pvc", "restore", "data", "--replace") == 40, "volumes are the cluster's"
     assert run("pvc", "backup", "data", "--image", "localhost/none:1") == 40
     with fleet.start("pvc", "backup", f"{team.name}/data", "--image", "localhost/none:1") as process:

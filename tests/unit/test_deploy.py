@@ -88,7 +88,7 @@ def test_settings_exist(pod: dict[str, Any]) -> None:
 @pytest.mark.parametrize("pod", pods())
 def test_command_lines_exist(pod: dict[str, Any]) -> None:
     (container,) = pod["containers"]
-    group = click.Context(main, info_name="pvback")
+    group = click.Context(main, info_name="pvback", **main.context_settings)
     name, command, rest = main.resolve_command(group, list(container["args"]))
     assert command is not None
     command.make_context(name, rest, parent=group)
