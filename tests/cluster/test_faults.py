@@ -15,9 +15,9 @@ from tests.cluster.fleet import Fleet, digest_of, make_claim, wait_nothing_left,
 from tests.cluster.local import processes
 
 ROOT = Path(__file__).parents[2]
-MEBIBYTES = 192
+MEBIBYTES = 384
 RATE = 4 << 20
-"""Bytes a second: a backup takes most of a minute, and what is on its way at its end a part of its grace."""
+"""Bytes a second: a backup takes a minute and a half, and what is on its way at its end a part of its grace."""
 FILL = f"for i in 1 2 3 4; do dd if=/dev/urandom of=/data/f$i bs=1M count={MEBIBYTES // 4} 2>/dev/null; done"
 
 pytestmark = pytest.mark.timeout(600)
