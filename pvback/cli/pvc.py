@@ -280,7 +280,7 @@ def cleanup(
     where = namespace or cluster.namespace
     output = invocation.output
     with working(output, cluster, claim=where) as work:
-        found = find_leftovers(cluster, namespace=where, now=work.clock.now())
+        found = find_leftovers(cluster, namespace=where)
         failed = [] if dry_run else remove_leftovers(cluster, found, clock=work.clock)
         unfinished = find_unfinished(cluster, namespace=where)
         for half_done in () if dry_run else unfinished:

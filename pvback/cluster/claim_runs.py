@@ -64,7 +64,7 @@ class ClaimRun:
         name = run_name(claim)
         for _ in range(limits.SWAP_COUNT_MAX):
             try:
-                body = cluster.create(CONFIG_MAP, _run_body(name, claim, run, what, clock.now()))
+                body = cluster.create(CONFIG_MAP, _run_body(name, claim, run, what, cluster.now()))
             except ClusterObjectExists:
                 _take_over(cluster, claim, name, clock)
                 continue
@@ -123,7 +123,7 @@ class ClaimRun:
 
     def _say_that_we_live(self) -> None:
         while not self._over.wait(limits.RUN_BEAT_SECONDS):
-            until = _as_text(self._clock.now() + timedelta(seconds=limits.RUN_LIVES_SECONDS))
+            until = _as_text(self._cluster.now() + timedelta(seconds=limits.RUN_LIVES_SECONDS))
             metadata = self._body["metadata"]
             # With its uid, so that the object of another run, which took ours for dead, is not touched.
             change = {"metadata": {"uid": metadata["uid"], "annotations": {LIVES_UNTIL: until}}}
@@ -158,7 +158,7 @@ def _take_over(cluster: "Cluster", claim: Claim, name: str, clock: Clock) -> Non
         found = cluster.get(CONFIG_MAP, name, namespace=claim.namespace)
     except ClusterObjectMissing:
         return
-    if not _is_dead(found, clock.now()):
+    if not _is_dead(found, cluster.now()):
         raise ConflictError(
             f"another run works on this claim: {found.get('data', {}).get('what', '?')}",
             key=str(claim),
@@ -178,7 +178,7 @@ def _is_dead(body: Body, now: datetime) -> bool:
         return True
 
 
-def find_leftovers(cluster: "Cluster", *, namespace: str, now: datetime) -> list[Leftover]:
+def find_leftovers(cluster: "Cluster", *, namespace: str) -> list[Leftover]:
     """Objects of runs that are dead, in the order in which they are removed.
 
     Who lives is asked last: a run that begins meanwhile has its own object before it has any other.
@@ -188,7 +188,7 @@ def find_leftovers(cluster: "Cluster", *, namespace: str, now: datetime) -> list
     alive = {
         one["metadata"]["labels"][RUN]
         for one in runs
-        if LIVES_UNTIL in (one["metadata"].get("annotations") or {}) and not _is_dead(one, now)
+        if LIVES_UNTIL in (one["metadata"].get("annotations") or {}) and not _is_dead(one, cluster.now())
     }
     return [one for one in found if one.body["metadata"]["labels"][RUN] not in alive]
 

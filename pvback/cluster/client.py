@@ -6,6 +6,9 @@ our own: where a creation is heard twice, the second answer says what the first 
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -35,6 +38,7 @@ class Cluster:
     ) -> None:
         self._api = kubernetes_client.ApiClient(configuration)
         self._clock = clock or SystemClock()
+        self._ahead = timedelta()
         self.namespace = namespace
         """That of the context, or of the pod that this runs in."""
 
@@ -56,6 +60,13 @@ class Cluster:
             ) from exc
         used = next((one for one in contexts if one["name"] == context), active)
         return cls(configuration, namespace=used.get("context", {}).get("namespace") or "default")
+
+    def now(self) -> datetime:
+        """The API server's time, by its last answer: those who share a cluster need not share a clock.
+
+        Before the first answer it is this machine's.
+        """
+        return self._clock.now() + self._ahead
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
         """One object. Raises ClusterObjectMissing."""
@@ -235,7 +246,12 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
         )
-        return self._api.call_api(*request, _request_timeout=(limits.CLUSTER_CONNECT_SECONDS, read_seconds))
+        answer = self._api.call_api(*request, _request_timeout=(limits.CLUSTER_CONNECT_SECONDS, read_seconds))
+        with suppress(ValueError, TypeError):
+            # Of its own clock an answer says nothing that is finer than a second.
+            said = parsedate_to_datetime(answer.getheader("Date"))
+            self._ahead = said.astimezone(UTC) - self._clock.now()
+        return answer
 
 
 _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")

@@ -3,11 +3,17 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from pvback.cluster.claim_runs import ClaimRun, find_leftovers
+from pvback.cluster.client import Cluster as Door
+from pvback.cluster.kinds import CLAIM as CLAIM_KIND
+from pvback.errors import ConflictError
+from pvback.model import Claim
+from pvback.runtime import SystemClock
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, wait_for
 from tests.cluster.fleet import (
@@ -181,6 +187,53 @@ def test_a_quota_in_the_way(fleet: Fleet, connected: Namespace) -> None:
     )
     refused = fleet.run("pvc", "backup", f"{connected.name}/data").ended(40)
     assert "exceeded quota" in refused.err
+
+
+def test_a_limit_range_in_the_way(fleet: Fleet, connected: Namespace) -> None:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    limit = {"type": "Container", "max": {"memory": "300Mi"}}
+    metadata = {"name": "tight"}
+    connected.create(
+        {"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": {"limits": [limit]}}
+    )
+    refused = fleet.run("pvc", "backup", f"{connected.name}/data").ended(40)
+    assert "maximum memory usage per Container" in refused.err
+    fleet.good("pvc", "backup", f"{connected.name}/data", "--mover-memory", "300MiB")
+
+
+def test_clocks_apart(fleet: Fleet, connected: Namespace) -> None:
+    """Who lives is told by the API server's clock: a wrong one takes no claim from another, nor keeps one."""
+    make_claim(connected, "data")
+    claim = Claim(connected.name, "data")
+    for hours in (1, -1):
+        here, there = door(fleet, 0), door(fleet, hours)
+        for first, second in ((here, there), (there, here)):
+            first.get(CLAIM_KIND, "data", namespace=connected.name)
+            second.get(CLAIM_KIND, "data", namespace=connected.name)
+            clock = SystemClock()
+            run = ClaimRun.begin(first, claim, run="a" * 16, what="test", clock=clock)
+            with pytest.raises(ConflictError):
+                ClaimRun.begin(second, claim, run="b" * 16, what="test", clock=clock)
+            assert find_leftovers(second, namespace=connected.name) == []
+            assert run.end() == []
+
+
+class Apart(SystemClock):
+    """A clock that is wrong by some hours."""
+
+    hours = 0
+
+    def now(self) -> datetime:
+        return super().now() + timedelta(hours=self.hours)
+
+
+def door(fleet: Fleet, hours: int) -> Door:
+    made = Door.connect(kubeconfig=str(fleet.kubeconfig))
+    clock = Apart()
+    clock.hours = hours
+    made._clock = clock
+    return made
 
 
 def test_more_rights_only_where_they_are_allowed(fleet: Fleet, connected: Namespace) -> None:

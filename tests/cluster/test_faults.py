@@ -11,13 +11,15 @@ import kubernetes
 import pytest
 
 from tests.cluster.client import Cluster, Namespace, wait_for
-from tests.cluster.fleet import Fleet, digest_of, make_claim, wait_nothing_left, writer_pod
-from tests.cluster.local import processes
+from tests.cluster.fleet import Fleet, die, digest_of, make_claim, wait_nothing_left, writer_pod
+from tests.cluster.local import layout, nodes, processes
+from tests.cluster.local.images import load_image, make_glutton
+from tests.cluster.local.programs import find_programs
 
 ROOT = Path(__file__).parents[2]
 MEBIBYTES = 384
 RATE = 4 << 20
-"""Bytes a second: a backup takes a minute and a half, and what is on its way at its end a part of its grace."""
+"""Bytes a second: a backup takes over a minute, and what is on its way at its end a part of its grace."""
 FILL = f"for i in 1 2 3 4; do dd if=/dev/urandom of=/data/f$i bs=1M count={MEBIBYTES // 4} 2>/dev/null; done"
 
 pytestmark = pytest.mark.timeout(600)
@@ -70,6 +72,15 @@ def mover_of(namespace: Namespace) -> str:
 def start_again(name: str) -> None:
     """From a process of its own, which does not wait for what it has started."""
     code = f"from tests.cluster.local import processes; processes.again({name!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def start_again_node(name: str) -> None:
+    """Likewise."""
+    code = (
+        "from tests.cluster.local import layout, nodes; "
+        f"nodes.start_node(next(one for one in layout.NODES if one.name == {name!r}))"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
@@ -133,3 +144,44 @@ def test_the_mover_is_killed(fleet: Fleet, slow: Namespace) -> None:
     assert fleet.snapshots(slow) == []
     next_run(fleet, slow)
     assert len(fleet.snapshots(slow)) == 1
+
+
+def test_out_of_memory(fleet: Fleet, namespace: Namespace, local_cluster: Cluster, tmp_path: Path) -> None:
+    """The kernel ends a mover that needs more than its limit, and that is what is said."""
+    fleet.connect(namespace)
+    make_claim(namespace, "data")
+    writer_pod(namespace, "app", "data", "echo x > /data/x")
+    image, archive = make_glutton(tmp_path, busybox=Path("/bin/busybox"))
+    load_image(archive, programs=find_programs())
+    failed = fleet.run("pvc", "backup", f"{namespace.name}/data", "--image", image).ended(40)
+    assert "memory" in failed.err.lower()
+    assert "--mover-memory" in failed.err
+    wait_nothing_left(namespace)
+    assert fleet.snapshots(namespace) == []
+
+
+def test_the_node_dies(fleet: Fleet, slow: Namespace, local_cluster: Cluster) -> None:
+    """Power cut under a mover: told, and when the node is back nothing is left, and the next run goes on."""
+    with fleet.start("pvc", "backup", f"{slow.name}/data", "--method", "live") as process:
+        pod = mover_of(slow)
+        name = slow.get("v1", "Pod", pod).spec.nodeName
+        node = next(one for one in layout.NODES if one.name == name)
+        nodes.stop_machine(node)
+        try:
+            _, err = process.communicate(timeout=400)
+        finally:
+            start_again_node(name)
+    assert process.returncode == 40, err
+    assert "node" in err.lower()
+    die(slow)
+    wait_for(lambda: is_ready(local_cluster, name), lambda: f"node {name} is not ready")
+    fleet.good("pvc", "cleanup", "-n", slow.name)
+    wait_nothing_left(slow)
+    # What used the claim has gone with its node, and nothing makes it again.
+    next_run(fleet, slow)
+    assert len(fleet.snapshots(slow)) == 1
+
+
+def is_ready(cluster: Cluster, node: str) -> bool:
+    status = cluster.kind("v1", "Node").get(name=node).status
+    return any(one.type == "Ready" and one.status == "True" for one in status.conditions)

@@ -21,6 +21,9 @@ class Objects(Cluster):
         self.are_pods_stubborn = False
         self._question_count = 0
 
+    def now(self) -> datetime:
+        return NOW
+
     def list(self, kind: Kind, *, labels: str | None = None, **_: Any) -> list[Body]:
         self._question_count += 1
         if self._question_count == 2:
@@ -49,7 +52,7 @@ def part(kind: Kind, run: str) -> tuple[Kind, Body]:
 def test_a_run_that_begins_during_a_cleanup_is_left_alone() -> None:
     cluster = Objects(run_object("old", "2026-02-01T00:00:00+00:00"), part(JOB, "old"))
     cluster.late = [run_object("new", "2026-03-02T00:00:00+00:00"), part(JOB, "new")]
-    found = find_leftovers(cluster, namespace="ns", now=NOW)
+    found = find_leftovers(cluster, namespace="ns")
     assert {one.body["metadata"]["labels"][RUN] for one in found} == {"old"}
     assert len(found) == 2
 
@@ -57,7 +60,7 @@ def test_a_run_that_begins_during_a_cleanup_is_left_alone() -> None:
 def test_a_run_has_its_claim_until_its_pods_are_gone() -> None:
     cluster = Objects(run_object("old", "2026-02-01T00:00:00+00:00"), part(JOB, "old"), part(POD, "old"))
     cluster.are_pods_stubborn = True
-    found = find_leftovers(cluster, namespace="ns", now=NOW)
+    found = find_leftovers(cluster, namespace="ns")
     (failed,) = remove_leftovers(cluster, found, clock=ManualClock())
     assert "pods-old: it does not end" in failed
     assert [kind for kind, _ in cluster.bodies] == [CONFIG_MAP, POD]

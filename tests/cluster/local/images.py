@@ -48,6 +48,16 @@ def make_images(folder: Path, *, programs: Path, busybox: Path) -> list[Path]:
     ]
 
 
+def make_glutton(folder: Path, *, busybox: Path) -> tuple[str, Path]:
+    """An image that takes 2 GiB of memory, whatever it is told, and its archive."""
+    layer = _layer({"bin/busybox": busybox}, links={}, folders=("bin", "tmp"))
+    command = ["/bin/busybox", "dd", "if=/dev/zero", "of=/dev/null", "bs=2G", "count=1"]
+    tag = "localhost/glutton:1"
+    # What follows are the arguments of the container, which are none of `dd`'s.
+    quoted = " ".join(command)
+    return tag, _image(folder / "glutton.tar", tag, layer=layer, command=["/bin/busybox", "sh", "-c", quoted])
+
+
 def _layer(files: dict[str, Path], *, links: dict[str, str], folders: Sequence[str]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
