@@ -135,6 +135,11 @@ PRUNE_RESTART_COUNT_MAX = 10
 """How often prune begins again because another one was faster."""
 FORGET_SHARE_MAX = 0.5
 """A policy that would forget more of the snapshots has to be confirmed."""
+SHRINK_SHARE_MAX = 0.9
+"""Nothing is forgotten of a source that has lost more than this of its files or bytes."""
+SHRINK_NODES_MIN = 10
+SHRINK_BYTES_MIN = MIB
+"""Where it had so many files, or bytes, that this says something."""
 FORGET_GRACE_SECONDS = 7 * 24 * 3600.0
 """How long a forgotten snapshot can be brought back."""
 

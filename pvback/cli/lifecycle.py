@@ -9,7 +9,7 @@ from pvback.cli.output import Output, format_bytes, format_count, format_moment
 from pvback.cli.progress import stopping, watching
 from pvback.cli.values import parse_percent, parse_span, parse_tag_filters
 from pvback.config import parse_size
-from pvback.errors import UsageError
+from pvback.errors import PartlyDone, UsageError
 from pvback.ops.forget import (
     ForgetPlan,
     Policy,
@@ -38,13 +38,14 @@ def _keep_options(function: click.decorators.FC) -> click.decorators.FC:
     return function
 
 
-@click.command(epilog=exit_codes(11))
+@click.command(epilog=exit_codes(3, 11))
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_keep_options
 @click.option("--keep-within", metavar="SPAN", help="Keep what is younger than this, such as 7d or 12h.")
 @click.option("--keep-tag", "keep_tags", multiple=True, metavar="KEY[=VALUE]", help="Keep what has this tag.")
 @click.option("--source", metavar="SOURCE", help="Only of this source: its string, path or name.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only with this tag.")
+@click.option("--acknowledge", multiple=True, metavar="ID", help="This snapshot is meant to be so small.")
 @click.option("--prune", "with_prune", is_flag=True, help="Prune afterwards.")
 @click.option("--force", is_flag=True, help="Although it forgets most of them, or all of a source.")
 @click.option("--dry-run", "-n", is_flag=True, help="Show the plan, change nothing.")
@@ -55,9 +56,11 @@ def forget(invocation: Invocation, /, ids: tuple[str, ...], **options: object) -
 
     Rules are applied source by source, to the store's times in UTC. Forgotten snapshots are not shown any
     more and can be brought back with `pvback undelete` until a prune finds their grace of 7 days over.
+    Rules forget nothing of a source that has lost more than 90 % of its files or bytes.
     """
     output = invocation.output
     wanted = _filter(options)
+    code = 0
     with invocation.repository() as access:
         plan = _plan(access, ids, options, wanted=wanted)
         if not output.is_json:
@@ -65,7 +68,9 @@ def forget(invocation: Invocation, /, ids: tuple[str, ...], **options: object) -
         is_dry = bool(options["dry_run"])
         moved = None if is_dry else apply_forget(access, plan, is_forced=bool(options["force"]))
         if output.is_json:
-            output.message("forget", {"decisions": plan.decisions, "is_dry_run": is_dry})
+            output.message(
+                "forget", {"decisions": plan.decisions, "shrunk": plan.shrunk, "is_dry_run": is_dry}
+            )
         output.line(
             f"{format_count(len(plan.forgotten), 'snapshot')} "
             f"{'would be forgotten' if is_dry else 'forgotten'}, "
@@ -73,9 +78,19 @@ def forget(invocation: Invocation, /, ids: tuple[str, ...], **options: object) -
         )
         for name in moved.refused if moved else ():
             output.warn(f"{name} was changed by somebody else meanwhile")
+        _warn_of_shrunk(output, plan)
         if options["with_prune"]:
-            return _prune(output, access, PruneOptions(), is_dry=is_dry)
-    return 0
+            code = _prune(output, access, PruneOptions(), is_dry=is_dry)
+    return code or (PartlyDone.exit_code if plan.shrunk and not is_dry else 0)
+
+
+def _warn_of_shrunk(output: Output, plan: ForgetPlan) -> None:
+    names = {one.id: one.source or one.source_id[:8] for one in plan.decisions}
+    for one in plan.shrunk:
+        output.warn(
+            f"{names[one.newest]} has next to nothing of what it had in snapshot {one.since[:8]}:"
+            f" nothing of it is forgotten; if that is right, `--acknowledge {one.newest[:8]}`"
+        )
 
 
 @click.command(epilog=exit_codes(11))
@@ -198,7 +213,7 @@ def _plan(
         if wanted or not policy.is_empty:
             raise UsageError("ids and rules do not go together", hint="give one of them")
         return plan_forget_named(access, ids)
-    return plan_forget_policy(access, policy, wanted=wanted)
+    return plan_forget_policy(access, policy, wanted=wanted, acknowledged=_words(options, "acknowledge"))
 
 
 def _show_plan(output: Output, plan: ForgetPlan) -> None:

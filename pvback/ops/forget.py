@@ -13,7 +13,7 @@ from pvback import limits
 from pvback.errors import ConflictError, UsageError, WrongKeyError
 from pvback.repository.forget import Moved, forget_snapshots, undelete_snapshots
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.retention import Candidate, Decision, Policy, plan_retention
+from pvback.repository.retention import Candidate, Decision, Policy, Shrunk, find_shrunk, plan_retention
 from pvback.repository.snapshots import Catalog, CommittedSnapshot, SnapshotFilter, find_snapshot
 
 __all__ = [
@@ -50,6 +50,8 @@ class ForgetPlan:
     """Names of the registers to change."""
     is_named: bool = False
     """Somebody has chosen each snapshot, not a policy."""
+    shrunk: tuple[Shrunk, ...] = ()
+    """Sources of which nothing is forgotten, for they are next to empty now."""
 
     @property
     def forgotten(self) -> Sequence[Decided]:
@@ -58,9 +60,16 @@ class ForgetPlan:
 
 
 def plan_forget_policy(
-    access: RepositoryAccess, policy: Policy, *, wanted: SnapshotFilter | None = None
+    access: RepositoryAccess,
+    policy: Policy,
+    *,
+    wanted: SnapshotFilter | None = None,
+    acknowledged: Sequence[str] = (),
 ) -> ForgetPlan:
-    """What a policy forgets of the snapshots that fit.
+    """What a policy forgets of the snapshots that fit: nothing of a source that has shrunk to next to none.
+
+    Sizes are sealed, so that with a maintainer's key no source is found to have shrunk. `acknowledged` are
+    ids, or beginnings of them, of snapshots that are meant to be so small.
 
     Raises UsageError for a policy that keeps nothing, WrongKeyError for one about tags with a key that does
     not read them, DamagedError when the repository was rolled back or a snapshot does not open, StorageError.
@@ -73,11 +82,26 @@ def plan_forget_policy(
         raise WrongKeyError(
             "the key in use does not read sources and tags", hint="use an owner's or a restorer's key"
         )
-    candidates = [
-        Candidate(one.id, one.source, one.time, one.details.tags if one.details else None, seq=one.record.seq)
-        for one in fitting
-    ]
-    return _plan(plan_retention(candidates, policy), fitting)
+    candidates = [_candidate(one) for one in fitting]
+    known = {find_snapshot(catalog.snapshots, text).id for text in acknowledged}
+    shrunk = find_shrunk(candidates, acknowledged=known)
+    decisions = plan_retention(candidates, policy, frozen={one.source for one in shrunk})
+    return dataclasses.replace(_plan(decisions, fitting), shrunk=tuple(shrunk))
+
+
+def _candidate(one: CommittedSnapshot) -> Candidate:
+    details = one.details
+    if details is None:
+        return Candidate(one.id, one.source, one.time, None, seq=one.record.seq)
+    return Candidate(
+        one.id,
+        one.source,
+        one.time,
+        details.tags,
+        seq=one.record.seq,
+        node_count=details.root.nodes,
+        byte_count=details.root.bytes,
+    )
 
 
 def plan_forget_named(access: RepositoryAccess, ids: Sequence[str]) -> ForgetPlan:

@@ -4,11 +4,14 @@ Snapshots are judged source by source, newest first. A rule such as `daily=7` ke
 each of the last seven days that have one. What no rule keeps is to be forgotten.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import takewhile
 
-__all__ = ["Candidate", "Decision", "Policy", "plan_retention"]
+from pvback import limits
+
+__all__ = ["Candidate", "Decision", "Policy", "Shrunk", "find_shrunk", "plan_retention"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +26,9 @@ class Candidate:
     """None when the key in use may not read them."""
     seq: int = 0
     """Its place among its source's: some stores know the time to a second only."""
+    node_count: int | None = None
+    """Files and folders, likewise None."""
+    byte_count: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,16 @@ class Decision:
         return bool(self.reasons)
 
 
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """A source whose newest snapshot has next to nothing of what an earlier one had."""
+
+    source: str
+    newest: str
+    since: str
+    """The newest snapshot of those that had so much more."""
+
+
 def _day(time: datetime) -> str:
     return f"{time:%Y-%m-%d}"
 
@@ -79,20 +95,57 @@ _PERIODS: Mapping[str, Callable[[datetime], str]] = {
 }
 
 
-def plan_retention(candidates: Iterable[Candidate], policy: Policy) -> list[Decision]:
-    """A decision for each candidate, by source and then newest first.
+def find_shrunk(candidates: Iterable[Candidate], *, acknowledged: Collection[str] = ()) -> list[Shrunk]:
+    """Sources that have lost more than `limits.SHRINK_SHARE_MAX` of their files or bytes.
+
+    It may be a volume that came up empty, and then the earlier snapshots are all that there is. Those before
+    an acknowledged one are not compared with: since then it is meant to be so small.
+    """
+    found = []
+    for source, newest_first in _by_source(candidates):
+        newest = newest_first[0]
+        known = list(takewhile(lambda one: one.id not in acknowledged, newest_first))
+        base = newest_first[: len(known) + 1]
+        since = next((one for one in base if _has_shrunk(one, newest)), None)
+        if since is not None and newest.id not in acknowledged:
+            found.append(Shrunk(source, newest.id, since.id))
+    return found
+
+
+def _has_shrunk(before: Candidate, now: Candidate) -> bool:
+    pairs = (
+        (before.node_count, now.node_count, limits.SHRINK_NODES_MIN),
+        (before.byte_count, now.byte_count, limits.SHRINK_BYTES_MIN),
+    )
+    left = 1 - limits.SHRINK_SHARE_MAX
+    return any(a is not None and b is not None and a >= least and b < a * left for a, b, least in pairs)
+
+
+def plan_retention(
+    candidates: Iterable[Candidate], policy: Policy, *, frozen: Collection[str] = ()
+) -> list[Decision]:
+    """A decision for each candidate, by source and then newest first. Of a frozen source nothing goes.
 
     Candidates without readable tags are never kept by a rule about tags: callers refuse such a policy.
     """
+    decisions: list[Decision] = []
+    for source, newest_first in _by_source(candidates):
+        judged = _judge(newest_first, policy)
+        if source in frozen:
+            judged = [replace(one, reasons=(*one.reasons, "shrunk")) for one in judged]
+        decisions += judged
+    return decisions
+
+
+def _by_source(candidates: Iterable[Candidate]) -> list[tuple[str, list[Candidate]]]:
+    """Sources and their snapshots, newest first."""
     by_source: dict[str, list[Candidate]] = {}
     for one in candidates:
         by_source.setdefault(one.source, []).append(one)
-    decisions = []
-    for source in sorted(by_source):
-        decisions += _judge(
-            sorted(by_source[source], key=lambda one: (one.time, one.seq, one.id), reverse=True), policy
-        )
-    return decisions
+    return [
+        (source, sorted(by_source[source], key=lambda one: (one.time, one.seq, one.id), reverse=True))
+        for source in sorted(by_source)
+    ]
 
 
 def _judge(newest_first: Sequence[Candidate], policy: Policy) -> list[Decision]:

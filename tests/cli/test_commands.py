@@ -184,3 +184,24 @@ def test_each_source_has_its_own_count(run: Run, source: Path, tmp_path: Path) -
     lines = good(run("backup", str(source), str(small), "--json")).stdout.splitlines()
     first, second = (one["store"] for one in map(json.loads, lines) if one["message_type"] == "summary")
     assert first["sent_bytes"] > 1 << 20 > second["sent_bytes"] > 0
+
+
+def test_a_source_that_came_up_empty_is_not_forgotten(run: Run, source: Path) -> None:
+    for number in range(12):
+        (source / f"f{number}").write_text("x")
+    good(run("init"))
+    old = snapshot_of(run("backup", str(source)))
+    for path in source.glob("f*"):
+        path.unlink()
+    (source / "inner/b.txt").unlink()
+    (source / "inner").rmdir()
+    (source / "a.txt").unlink()
+    new = snapshot_of(run("backup", str(source)))
+    frozen = run("forget", "--keep-last", "1", "--force")
+    assert frozen.exit_code == 3
+    assert f"`--acknowledge {new[:8]}`" in frozen.stderr
+    assert old[:8] in run("snapshots").stdout
+    said = json.loads(run("forget", "--keep-last", "1", "--dry-run", "--json").stdout)
+    assert [(one["newest"], one["since"]) for one in said["shrunk"]] == [(new, old)]
+    good(run("forget", "--keep-last", "1", "--force", "--acknowledge", new[:8]))
+    assert old[:8] not in run("snapshots").stdout

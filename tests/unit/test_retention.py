@@ -1,5 +1,6 @@
 """Which snapshots a policy keeps."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from pvback.cli.values import parse_span
 from pvback.errors import UsageError
-from pvback.repository.retention import Candidate, Policy, plan_retention
+from pvback.repository.retention import Candidate, Policy, find_shrunk, plan_retention
 
 NOW = datetime(2026, 11, 29, 3, tzinfo=UTC)
 
@@ -113,3 +114,51 @@ def test_spans(text: str, hours: float) -> None:
 def test_what_is_no_span(text: str) -> None:
     with pytest.raises(UsageError):
         parse_span(text)
+
+
+def sized(*sizes: tuple[int, int]) -> list[Candidate]:
+    """Nightly snapshots of so many nodes and bytes, the newest first."""
+    pairs = zip(nightly(len(sizes)), sizes, strict=True)
+    return [replace(one, node_count=n, byte_count=b) for one, (n, b) in pairs]
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("sizes", "since"),
+    [
+        ([(1, 0), (100, 50 * MIB)], "a1"),
+        ([(9, 50 * MIB), (100, 50 * MIB)], "a1"),
+        ([(100, 4 * MIB), (100, 50 * MIB)], "a1"),
+        # A tenth is left, or there was not much.
+        ([(10, 5 * MIB), (100, 50 * MIB)], None),
+        ([(1, 0), (9, 1000)], None),
+        ([(1, 0)], None),
+        # However long ago, whatever came between; but a source that has grown again has not shrunk.
+        ([(1, 0), (1, 0), (30, 20 * MIB), (100, 50 * MIB)], "a2"),
+        ([(100, 50 * MIB), (1, 0), (100, 50 * MIB)], None),
+    ],
+)
+def test_a_source_that_has_shrunk_is_kept_whole(sizes: list[tuple[int, int]], since: str | None) -> None:
+    candidates = [*sized(*sizes), *nightly(3, source="b")]
+    found = find_shrunk(candidates)
+    expected = [] if since is None else [("a", "a0", since)]
+    assert [(one.source, one.newest, one.since) for one in found] == expected
+    decisions = plan_retention(candidates, Policy(last=1), frozen={one.source for one in found})
+    of_a = [one for one in decisions if one.candidate.source == "a"]
+    assert all(one.is_kept for one in of_a) == (since is not None or len(of_a) == 1)
+    assert [one.is_kept for one in decisions if one.candidate.source == "b"] == [True, False, False]
+
+
+def test_acknowledged_it_is_so_small_from_then_on() -> None:
+    candidates = sized((1, 0), (1, 0), (100, 50 * MIB))
+    assert find_shrunk(candidates)
+    assert find_shrunk(candidates, acknowledged={"a1"}) == []
+    assert find_shrunk(candidates, acknowledged={"a0"}) == []
+    later = sized((1, 0), (50, 20 * MIB), (5, 0), (100, 50 * MIB))
+    assert [one.since for one in find_shrunk(later, acknowledged={"a2"})] == ["a1"], "it may shrink again"
+
+
+def test_sizes_that_cannot_be_read_freeze_nothing() -> None:
+    assert find_shrunk(nightly(3)) == []
