@@ -41,6 +41,7 @@ _RULES: Sequence[tuple[str, str, str]] = (
     ("snapshot.storage.k8s.io", "volumesnapshots", "create delete get list"),
 )
 _RESTORE_RULES: Sequence[tuple[str, str, str]] = (
+    ("", "persistentvolumeclaims", "patch"),
     ("", "secrets", "create delete"),
     ("apps", "deployments", "get list patch"),
     ("apps", "replicasets", "get"),

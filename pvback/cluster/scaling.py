@@ -7,7 +7,7 @@ somebody says that it shall not.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,14 +116,22 @@ def bring_back(cluster: "Cluster", claim: Claim, *, even_half_restored: bool = F
     return back
 
 
-def wait_unused(cluster: "Cluster", claim: Claim, *, clock: Clock, cancel: Cancel) -> None:
-    """Return when no pod has the claim. Raises ClusterError when that takes too long, Interrupted."""
+def wait_unused(
+    cluster: "Cluster", claim: Claim, *, pods: Collection[str], clock: Clock, cancel: Cancel
+) -> None:
+    """Return when no pod has the claim, and these are gone altogether.
+
+    Raises ClusterError when that takes too long, Interrupted.
+    """
     deadline = clock.monotonic() + limits.STOP_WORKLOAD_SECONDS
-    while consumers := load_claim(cluster, claim).consumers:
+    while True:
+        facts = load_claim(cluster, claim)
+        left = [*(one.pod for one in facts.consumers), *(one for one in facts.ended if one in pods)]
+        if not left:
+            return
         if clock.monotonic() >= deadline:
-            pods = ", ".join(one.pod for one in consumers)
             raise ClusterError(
-                f"pods still have the claim after {limits.STOP_WORKLOAD_SECONDS:.0f} s: {pods}",
+                f"pods still have the claim after {limits.STOP_WORKLOAD_SECONDS:.0f} s: {', '.join(left)}",
                 key=str(claim),
                 hint="something brings them back, or they do not end: see their events",
             )

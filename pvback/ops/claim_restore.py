@@ -25,7 +25,14 @@ from pvback.cluster.watching import MoverEnd
 from pvback.errors import ClusterError, PartlyDone, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
-from pvback.ops.claim_targets import being_written, exchange, made_claim, require_unused, workloads_held
+from pvback.ops.claim_targets import (
+    being_written,
+    exchange,
+    made_claim,
+    require_unused,
+    restored_claim,
+    workloads_held,
+)
 from pvback.ops.mover import MoverSpec
 from pvback.repository.keys import NewWay, add_key
 from pvback.repository.layout import key_object_key
@@ -154,7 +161,7 @@ class _Restoring:
     def to(self, there: ClaimFacts | None, details: RecordDetails) -> tuple[MoverEnd, list[str]]:
         """How the mover ended, and what was stopped meanwhile."""
         if there is None:
-            with made_claim(self.work, _new_claim(details, self.options)):
+            with restored_claim(self.work, self.run, _new_claim(details, self.options)):
                 return self._move(), []
         if self.options.way == "replace":
             return self._replace(there)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pvback.cluster import replacing
+from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts, load_claim
 from pvback.cluster.kinds import CLAIM, Body
 from pvback.cluster.scaling import HELD, WRITING, bring_back, find_stopped, mark, stop_workloads, wait_unused
@@ -16,7 +17,7 @@ from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissin
 from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork
 
-__all__ = ["being_written", "exchange", "made_claim", "require_unused", "workloads_held"]
+__all__ = ["being_written", "exchange", "made_claim", "require_unused", "restored_claim", "workloads_held"]
 
 
 def require_unused(facts: ClaimFacts, *, may_stop: bool) -> None:
@@ -31,10 +32,28 @@ def require_unused(facts: ClaimFacts, *, may_stop: bool) -> None:
 
 
 @contextmanager
-def made_claim(work: ClaimWork, body: Body) -> Iterator[None]:
+def restored_claim(work: ClaimWork, run: ClaimRun, body: Body) -> Iterator[None]:
+    """As `made_claim`, for a claim that is somebody's as soon as it is whole.
+
+    Until then it is of the run, and goes with it, whoever finds it: it would look like a restored one.
+    """
+    wanted = body["metadata"]
+    ours = run.metadata("restored")
+    marked = {
+        **wanted,
+        **ours,
+        "labels": {**(wanted.get("labels") or {}), **ours["labels"]},
+        "annotations": {**(wanted.get("annotations") or {}), **ours["annotations"]},
+    }
+    with made_claim(work, {**body, "metadata": marked}) as made:
+        yield
+        _hand_over(work, made, wanted, ours)
+
+
+@contextmanager
+def made_claim(work: ClaimWork, body: Body) -> Iterator[Body]:
     """Make a claim; it is removed again, and only it, when what follows fails. Raises ConflictError."""
-    metadata = body["metadata"]
-    where = f"{metadata['namespace']}/{metadata['name']}"
+    where = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
     try:
         made = work.cluster.create(CLAIM, body)
     except ClusterObjectExists:
@@ -44,13 +63,23 @@ def made_claim(work: ClaimWork, body: Body) -> Iterator[None]:
             hint="restore to another name with `--to`, or `--replace` its volume, or `--in-place`",
         ) from None
     try:
-        yield
+        yield made
     except BaseException:
         try:
             work.cluster.delete(CLAIM, made)
         except PvbackError as exc:
             work.progress.warn(f"left behind: claim {where}, which is not restored: {exc}")
         raise
+
+
+def _hand_over(work: ClaimWork, made: Body, wanted: Body, ours: Body) -> None:
+    """Take off what marks a claim as the run's."""
+    change: dict[str, object] = {"uid": made["metadata"]["uid"], "ownerReferences": None}
+    for part in ("labels", "annotations"):
+        before = wanted.get(part) or {}
+        change[part] = {name: before.get(name) for name in ours[part]}
+    metadata = made["metadata"]
+    work.cluster.patch(CLAIM, metadata["name"], change={"metadata": change}, namespace=metadata["namespace"])
 
 
 @contextmanager
@@ -61,10 +90,12 @@ def workloads_held(work: ClaimWork, claim: Claim, *, may_stop: bool) -> Iterator
     """
     stopped: list[str] = []
     try:
-        require_unused(load_claim(work.cluster, claim), may_stop=may_stop)
+        facts = load_claim(work.cluster, claim)
+        require_unused(facts, may_stop=may_stop)
         # Also where there is nothing to stop: what is down for another claim waits for this one, too.
         stopped += stop_workloads(work.cluster, claim)
-        wait_unused(work.cluster, claim, clock=work.clock, cancel=work.cancel)
+        pods = {one.pod for one in facts.consumers}
+        wait_unused(work.cluster, claim, pods=pods, clock=work.clock, cancel=work.cancel)
     except ClusterObjectMissing:
         # It is being exchanged, and is made again.
         pass

@@ -340,6 +340,28 @@ def test_killed_and_taken_over(fleet: Fleet, connected: Namespace) -> None:
     fleet.good("pvc", "backup", f"{connected.name}/data")
 
 
+def test_a_restore_that_is_killed_leaves_no_claim(fleet: Fleet, connected: Namespace) -> None:
+    """Half full it would look restored. What is whole is the user's, without a mark of ours."""
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x")
+    fleet.good("pvc", "backup", f"{connected.name}/data")
+    words = ("pvc", "restore", f"{connected.name}/data", "--to", "again")
+    with fleet.start(*words, "--image", "localhost/none:1") as process:
+        wait_for(lambda: any("Job" in one for one in left_behind(connected)), lambda: "no Job is made")
+        process.kill()
+        process.wait()
+    assert not connected.is_gone("v1", "PersistentVolumeClaim", "again")
+    die(connected)
+    fleet.good("pvc", "cleanup", "-n", connected.name)
+    wait_nothing_left(connected)
+    assert connected.is_gone("v1", "PersistentVolumeClaim", "again")
+    fleet.good(*words)
+    metadata = connected.get("v1", "PersistentVolumeClaim", "again").metadata.to_dict()
+    assert metadata["labels"] == {"pvback.test/claim": "data"}
+    assert "ownerReferences" not in metadata
+    assert "pvback.io/claim" not in metadata["annotations"]
+
+
 def test_a_dead_run_is_taken_over_by_the_next(fleet: Fleet, connected: Namespace) -> None:
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", "echo x > /data/x")
