@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -120,6 +121,34 @@ def test_a_removed_writer_is_revoked(members: Members, source: Path, tmp_path: P
     (world.repository / thief.objects.layout.key(register.object_name)).write_bytes(data)
     listed = world.run("snapshots", "--json").ended(20)
     assert len(listed.json()) == 1
+
+
+def packs_of(world: World) -> set[str]:
+    return {key for key in world.objects() if key.split("/")[2:3] in (["data"], ["meta"])}
+
+
+@pytest.mark.parametrize("pruned", ["before", "after"])
+def test_prune_does_not_vouch_for_a_revoked_writer(
+    members: Members, source: Path, tmp_path: Path, pruned: str
+) -> None:
+    world, prune = members.world, ("prune", "--force", "--keep-unused", "0s")
+    (source / "large").write_bytes(random.Random(7).randbytes(3_000_000))
+    members["writer"].good("backup", source)
+    if pruned == "before":
+        members["maintainer"].good(*prune)
+    world.good("key", "remove", members.principal("writer"))
+    if pruned == "after":
+        members["maintainer"].good(*prune)
+    packs = packs_of(world)
+    again = world.good("backup", source, "--json").summary()
+    assert again["stats"]["new_bytes"] >= 3_000_000
+    assert world.good("backup", source, "--json").summary()["stats"]["new_bytes"] == 0
+    # Of two copies the owner's stays, and serves the writer's snapshot as well.
+    members["maintainer"].good(*prune)
+    assert not packs & packs_of(world)
+    world.good("check", "--read-data")
+    for number, one in enumerate(world.snapshots()):
+        world.good("restore", one["id"], "--target", tmp_path / f"target-{number}")
 
 
 def test_not_after(members: Members, source: Path) -> None:

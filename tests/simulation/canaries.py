@@ -212,8 +212,8 @@ def repack_lists_the_wrong_place(patch: Patch) -> None:
     """Copies are listed as if they lay where they were."""
     real = work.ModelIndexWork._put_packs
 
-    def put_packs(self: Any, kind: str, blobs: Any) -> Any:
-        return [replace(one, index=one.index + 1) for one in real(self, kind, blobs)]
+    def put_packs(self: Any, kind: str, blobs: Any, by: str) -> Any:
+        return [replace(one, index=one.index + 1) for one in real(self, kind, blobs, by)]
 
     patch.setattr(work.ModelIndexWork, "_put_packs", put_packs)
 
@@ -268,7 +268,42 @@ def given_up_copies_count(patch: Patch) -> None:
     patch.setattr(work, "_choose", choose)
 
 
+@canary("revoked")
+def merge_vouches_for_all(patch: Patch) -> None:
+    """What a merge lists counts as the maintainer's, whoever sealed it."""
+    real = work.ModelIndexWork.merge
+
+    def merge(self: Any, view: IndexView, **options: Any) -> Any:
+        with pytest.MonkeyPatch.context() as inner:
+            inner.setattr(work, "run_body", lambda entries: run_body(replace(one, by="") for one in entries))
+            return real(self, view, **options)
+
+    run_body = work.run_body
+    patch.setattr(work.ModelIndexWork, "merge", merge)
+
+
+@canary("revoked", repack_share_max=1.0, pruners=3)
+def copies_vouch_for_what_they_copy(patch: Patch) -> None:
+    """What prune copies counts as the maintainer's, whoever sealed it."""
+    real = work.ModelIndexWork._put_packs
+    patch.setattr(
+        work.ModelIndexWork, "_put_packs", lambda self, kind, blobs, _by: real(self, kind, blobs, "")
+    )
+
+
+@canary("revoked")
+def any_copy_will_do(patch: Patch) -> None:
+    """Of two copies the one of a revoked principal may be the one that stays."""
+    patch.setattr(work, "_reliable", list)
+
+
 # --- writers
+
+
+@canary("revoked")
+def built_upon_a_revoked_writer(patch: Patch) -> None:
+    """A chunk that a revoked writer says it has stored is taken for stored."""
+    patch.setattr(writer, "is_doubted", lambda _entry: False)
 
 
 @canary()

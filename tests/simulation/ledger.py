@@ -24,6 +24,8 @@ class Ledger:
     happened: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     """Their registers were lost once."""
+    lying: set[str] = field(default_factory=set)
+    """They count, but who made them stored something else."""
     is_state_lost: bool = False
     """`gc/state` was lost once."""
     unsettled: set[str] = field(default_factory=set)

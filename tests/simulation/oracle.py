@@ -14,6 +14,7 @@ from typing import Any
 
 from tests.simulation.bucket import Bucket
 from tests.simulation.ledger import Ledger
+from tests.simulation.parts import chunk_id
 
 __all__ = ["Oracle"]
 
@@ -53,6 +54,8 @@ class Oracle:
         self._is_timed = is_timed
         self._next = _NEXT_TIMED if is_timed else _NEXT
         self._packs: dict[str, list[tuple[str, int]]] = {}
+        self._false: dict[str, set[str]] = {}
+        """Ids under which a pack holds something else."""
         self._runs: dict[str, list[tuple[str, str, int, int]]] = {}
         self._refs: dict[str, list[str]] = {}
         self._registers: dict[str, dict[str, Any]] = {}
@@ -78,6 +81,9 @@ class Oracle:
             self._expect_same(key, entry.data)
         if folder in ("data", "meta"):
             self._put(self._packs, last, body and [(one, len(text)) for one, text in body["blobs"]])
+            self._put(
+                self._false, last, body and {one for one, text in body["blobs"] if one != chunk_id(text)}
+            )
         elif folder == "index":
             self._put(self._runs, last, body and [tuple(one) for one in body["entries"]])
         elif folder == "refs":
@@ -190,13 +196,15 @@ class Oracle:
                     self._fail(f"I1: run {name} lists pack {pack}, which is gone")
                 elif not 0 <= index < len(blobs) or blobs[index] != (one, length):
                     self._fail(f"I1: run {name} lists what pack {pack} does not hold")
-                usable.add(one)
+                if one not in self._false.get(pack, ()):
+                    usable.add(one)
         return usable
 
     def _check_snapshot(self, name: str, body: dict[str, Any], usable: set[str]) -> None:
+        is_lying = name[17:] in self._ledger.lying
         for ids in self._needs(name, body):
             for one in ids:
-                if one not in usable:
+                if one not in usable and not is_lying:
                     self._fail(f"S1: snapshot {name} needs {one[:8]}, and no usable entry has it")
         if not self._has_record(name, body):
             self._fail(f"S1: the record of snapshot {name} is gone")

@@ -8,7 +8,7 @@ from pvback.repository.registers import RegisterState, read_register
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import CommittedSnapshot
 from tests.simulation.parts import chunk_id
-from tests.simulation.work import Entry, load_run, read_pack
+from tests.simulation.work import Entry, is_doubted, load_run, read_pack
 from tests.simulation.world import Process
 
 __all__ = ["LostError", "MissingError", "restore"]
@@ -51,23 +51,25 @@ def restore(
 
 def _restore(objects: ScopeObjects, snapshot: CommittedSnapshot) -> tuple[str, ...]:
     view = list_index(objects, read_gc_state(objects))
-    index: dict[str, Entry] = {}
+    index: dict[str, list[Entry]] = {}
     for run, _ in view.runs:
         for one in load_run(objects, run):
             if one.pack not in view.dead:
-                index[one.id] = one
+                index.setdefault(one.id, []).append(one)
     root = _read(objects, index, snapshot.require_details().root.page)
     return tuple(_read(objects, index, one) for one in json.loads(root))
 
 
-def _read(objects: ScopeObjects, index: dict[str, Entry], wanted: str) -> str:
-    entry = index.get(wanted)
-    if entry is None:
+def _read(objects: ScopeObjects, index: dict[str, list[Entry]], wanted: str) -> str:
+    """Wherever it lies, until what is found is what is wanted."""
+    entries = sorted(index.get(wanted, ()), key=lambda one: not is_doubted(one))
+    if not entries:
         raise MissingError(f"{wanted[:8]} is in no run")
-    one, text = read_pack(objects, entry.kind, entry.pack)[0][entry.index]
-    if one != wanted or chunk_id(text) != wanted:
-        raise MissingError(f"{wanted[:8]} is not what pack {entry.pack} holds")
-    return text
+    for entry in entries:
+        one, text = read_pack(objects, entry.kind, entry.pack)[0][entry.index]
+        if one == wanted and chunk_id(text) == wanted:
+            return text
+    raise MissingError(f"{wanted[:8]} is not what pack {entries[-1].pack} holds")
 
 
 def _is_alive(objects: ScopeObjects, snapshot: CommittedSnapshot) -> bool:

@@ -31,6 +31,10 @@ class Scope:
     """Of each mender."""
     state_losers: int = 0
     """Each loses `gc/state` once, and makes it anew."""
+    lies: int = 0
+    """Contents in place of which somebody stored garbage, in a snapshot that counts, and was revoked before
+    all others began.
+    """
     chunk_universe: int = 6
     """So many contents are there: the fewer, the more is shared."""
     chunks_max: int = 5
@@ -93,5 +97,6 @@ SCOPES = (
         kill_rate=0.001,
         rates=Rates(doubled=0.0),
     ),
+    Scope(name="revoked", lies=4, pruners=2, prunes=3, backups=3, kill_rate=0.001, repack_share_max=0.8),
     Scope(name="lost-state", state_losers=1, pruners=2, backups=3, forgetters=1, kill_rate=0.001),
 )

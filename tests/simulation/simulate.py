@@ -33,7 +33,7 @@ from tests.simulation.oracle import Oracle
 from tests.simulation.parts import SCOPE, SOURCES, first_state, installed, make_objects
 from tests.simulation.reader import LostError, restore
 from tests.simulation.scopes import SCOPES, Scope
-from tests.simulation.work import ModelIndexWork
+from tests.simulation.work import LIAR, ModelIndexWork
 from tests.simulation.world import Process, World
 
 __all__ = ["Outcome", "Simulation", "simulate"]
@@ -117,6 +117,11 @@ class Simulation:
     def _prepare(self) -> None:
         objects = make_objects(ClientStore(self.bucket, Process(self.world, "init")))
         self.bucket.write(objects.layout.key("gc/state"), first_state(objects))
+        if self.scope.lies:
+            self.world.kill_rate, self.bucket.rates = 0.0, self.scope.rates.quiet()
+            self.world.spawn("liar", self._lie)
+            self.world.run()
+            self.world.kill_rate, self.bucket.rates = self.scope.kill_rate, self.scope.rates
 
     def _play(self) -> None:
         scope = self.scope
@@ -182,6 +187,11 @@ class Simulation:
 
         is_merging = process.random.fraction() < self.scope.merge_share
         writer.back_up(process, objects, plan, ledger=self.ledger, merge=merge if is_merging else None)
+
+    def _lie(self, process: Process) -> None:
+        texts = tuple(f"chunk {number}" for number in range(self.scope.lies))
+        plan = replace(self._plan(process.random.source), source=SOURCES[0], texts=texts, by=LIAR)
+        writer.back_up(process, self.objects(process), plan, ledger=self.ledger)
 
     def _plan(self, chance: random.Random) -> writer.BackupPlan:
         count = chance.randint(1, self.scope.chunks_max)
@@ -261,6 +271,8 @@ class Simulation:
                 self.ledger.give_up(exc)
 
     def _restore(self, process: Process, objects: ScopeObjects, snapshot: CommittedSnapshot) -> bool:
+        if snapshot.id in self.ledger.lying:
+            return True
         lag = self.scope.rates.list_lag_seconds
         texts = restore(process, objects, snapshot, lag_seconds=lag)
         if texts is None:

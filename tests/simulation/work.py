@@ -16,7 +16,19 @@ from pvback.repository.sealed import Named, ScopeObjects
 from pvback.runtime import Clock
 from tests.simulation.parts import open_part, seal_part
 
-__all__ = ["Entry", "ModelIndexWork", "load_run", "pack_key_name", "put_references"]
+__all__ = [
+    "LIAR",
+    "Entry",
+    "ModelIndexWork",
+    "is_doubted",
+    "load_run",
+    "pack_body",
+    "pack_key_name",
+    "put_references",
+]
+
+LIAR = "e1" * 16
+"""A writer who was revoked before anybody began."""
 
 MARKS_PER_PART = 6
 ENTRIES_PER_RUN = 6
@@ -35,6 +47,13 @@ class Entry:
     index: int
     length: int
     object_bytes: int
+    by: str = ""
+    """Who sealed it, if that is of interest: as its envelope says, wherever it was moved."""
+
+
+def is_doubted(entry: Entry) -> bool:
+    """Whether whoever sealed it has been revoked."""
+    return entry.by == LIAR
 
 
 def pack_key_name(kind: str, pack: str) -> str:
@@ -49,7 +68,7 @@ def load_run(objects: ScopeObjects, run: str) -> list[Entry]:
     body = open_part(objects, ObjectType.INDEX_RUN, name=name, data=data)
     packs = body["packs"]
     return [
-        Entry(one, pack, packs[pack][0], index, length, packs[pack][1])
+        Entry(one, pack, packs[pack][0], index, length, *packs[pack][1:])
         for one, pack, index, length in body["entries"]
     ]
 
@@ -58,7 +77,7 @@ def run_body(entries: Iterable[Entry]) -> dict[str, object]:
     """What a run with these entries holds."""
     ordered = sorted(set(entries), key=lambda one: (one.id, one.pack, one.index))
     return {
-        "packs": {one.pack: [one.kind, one.object_bytes] for one in ordered},
+        "packs": {one.pack: [one.kind, one.object_bytes, one.by] for one in ordered},
         "entries": [[one.id, one.pack, one.index, one.length] for one in ordered],
     }
 
@@ -85,12 +104,21 @@ def put_references(
     return tuple(parts)
 
 
+def pack_body(kind: str, blobs: Sequence[Sequence[str]], by: str = "") -> dict[str, object]:
+    """What a pack with these blobs holds, as (id, text)."""
+    return {"kind": kind, "blobs": blobs, "by": by}
+
+
 def read_pack(objects: ScopeObjects, kind: str, pack: str) -> tuple[list[list[str]], int]:
     """The blobs of a pack, as (id, text), and the size of its object."""
+    body, size = _read_pack_body(objects, kind, pack)
+    return body["blobs"], size
+
+
+def _read_pack_body(objects: ScopeObjects, kind: str, pack: str) -> tuple[Any, int]:
     name = pack_key_name(kind, pack)
     data = objects.store.read(objects.layout.key(name)).data
-    body = open_part(objects, pack_type(kind), name=name, data=data)
-    return body["blobs"], len(data)
+    return open_part(objects, pack_type(kind), name=name, data=data), len(data)
 
 
 def pack_type(kind: str) -> ObjectType:
@@ -137,7 +165,7 @@ class ModelIndexWork:
         needed = self._needed(marks, refs)
         entries, spared = self._load(view, spare_runs)
         given_up = view.condemned - keep
-        chosen, revived = _choose(entries, needed, given_up)
+        chosen, revived = _choose(_reliable(entries), needed, given_up)
         missing = sorted(needed - chosen.keys())
         copies: dict[str, set[str]] = {}
         for one in entries:
@@ -171,20 +199,20 @@ class ModelIndexWork:
         self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
     ) -> Repacked:
         """See `IndexWork.repack`."""
-        needed, entries = self._needed(marks, refs), self._load(view, ())[0]
+        needed, entries = self._needed(marks, refs), _reliable(self._load(view, ())[0])
         elsewhere = {one.id for one in entries if one.pack not in packs and one.pack not in view.condemned}
         wanted = needed - elsewhere
-        kinds = {one.pack: one.kind for one in entries}
+        kinds = {one.pack: (one.kind, one.by) for one in entries}
         listed = {(one.pack, one.id) for one in entries}
-        moved: dict[str, list[list[str]]] = {"data": [], "meta": []}
+        moved: dict[tuple[str, str], list[list[str]]] = {}
         for pack in packs:
             if pack not in kinds:
                 continue
-            for one, text in self._blobs(kinds[pack], pack):
+            for one, text in self._blobs(kinds[pack][0], pack):
                 if one in wanted and (pack, one) in listed:
                     wanted.discard(one)
-                    moved[kinds[pack]].append([one, text])
-        new = [entry for kind, blobs in moved.items() for entry in self._put_packs(kind, blobs)]
+                    moved.setdefault(kinds[pack], []).append([one, text])
+        new = [entry for (kind, by), blobs in moved.items() for entry in self._put_packs(kind, blobs, by)]
         runs = (self._put_run(new, generation, ""),) if new else ()
         return Repacked(
             packs=tuple(dict.fromkeys(one.pack for one in new)),
@@ -199,7 +227,7 @@ class ModelIndexWork:
         for name, size in packs:
             kind, _, pack = name.split("/")
             try:
-                blobs, found = read_pack(self._objects, kind, pack)
+                body, found = _read_pack_body(self._objects, kind, pack)
             except (DamagedError, ObjectNotFound, ValueError, KeyError) as exc:
                 problems[pack] = str(exc)
                 continue
@@ -207,7 +235,8 @@ class ModelIndexWork:
                 problems[pack] = "is not as long as it was listed"
                 continue
             entries += [
-                Entry(one, pack, kind, index, len(text), size) for index, (one, text) in enumerate(blobs)
+                Entry(one, pack, kind, index, len(text), size, body["by"])
+                for index, (one, text) in enumerate(body["blobs"])
             ]
         runs = (self._put_run(entries, generation, ""),) if entries else ()
         return Rebuilt(runs=runs, problems=problems)
@@ -303,15 +332,16 @@ class ModelIndexWork:
         assert low < _TOP, "one cannot draw a name above the last one"
         return f"{low + int(self._random_id(), 16) % (_TOP - low):032x}"
 
-    def _put_packs(self, kind: str, blobs: Sequence[list[str]]) -> list[Entry]:
+    def _put_packs(self, kind: str, blobs: Sequence[list[str]], by: str) -> list[Entry]:
         entries = []
         for first in range(0, len(blobs), BLOBS_PER_PACK):
             pack, some = self._random_id(), blobs[first : first + BLOBS_PER_PACK]
             name = pack_key_name(kind, pack)
-            data = seal_part(self._objects, pack_type(kind), name=name, body={"kind": kind, "blobs": some})
+            data = seal_part(self._objects, pack_type(kind), name=name, body=pack_body(kind, some, by))
             self._objects.create_own(name, data=data, clock=self._clock)
             entries += [
-                Entry(one, pack, kind, index, len(text), len(data)) for index, (one, text) in enumerate(some)
+                Entry(one, pack, kind, index, len(text), len(data), by)
+                for index, (one, text) in enumerate(some)
             ]
         return entries
 
@@ -321,6 +351,12 @@ def _by_pack(entries: Iterable[Entry]) -> dict[str, list[Entry]]:
     for one in entries:
         found.setdefault(one.pack, []).append(one)
     return found
+
+
+def _reliable(entries: Sequence[Entry]) -> list[Entry]:
+    """Without those that are doubted, of ids that others have too."""
+    sound = {one.id for one in entries if not is_doubted(one)}
+    return [one for one in entries if one.id not in sound or not is_doubted(one)]
 
 
 def _choose(

@@ -27,7 +27,17 @@ from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import latest_checkpoint, load_catalog
 from tests.simulation.ledger import Ledger
 from tests.simulation.parts import chunk_id, seal_part
-from tests.simulation.work import Entry, load_run, pack_key_name, pack_type, put_references, run_body
+from tests.simulation.work import (
+    LIAR,
+    Entry,
+    is_doubted,
+    load_run,
+    pack_body,
+    pack_key_name,
+    pack_type,
+    put_references,
+    run_body,
+)
 from tests.simulation.world import Process
 
 __all__ = ["BackupPlan", "Job", "back_up"]
@@ -46,6 +56,8 @@ class BackupPlan:
     """Chunks; 0: no checkpoints."""
     doubles: bool
     """Whether a chunk that is new twice is stored twice in one pack."""
+    by: str = ""
+    """Who seals it: see `Entry.by`. `LIAR` stores garbage under the ids of its chunks."""
 
 
 class Job:
@@ -148,7 +160,7 @@ class Job:
             self.has_ended = True
 
     def load_index(self, view: IndexView) -> dict[str, list[str]]:
-        """Packs of each id. A run that is gone costs only dedup."""
+        """Packs of each id, but for what a revoked principal sealed. A run that is gone costs only dedup."""
         index: dict[str, list[str]] = {}
         for run, _ in view.runs:
             try:
@@ -156,7 +168,8 @@ class Job:
             except ObjectNotFound:
                 continue
             for one in entries:
-                index.setdefault(one.id, []).append(one.pack)
+                if not is_doubted(one):
+                    index.setdefault(one.id, []).append(one.pack)
         return index
 
     def candidates(self, packs: Sequence[str], view: IndexView) -> list[str]:
@@ -191,11 +204,13 @@ class Job:
         if not blobs:
             return
         pack = self._names.pop(kind)
-        name = pack_key_name(kind, pack)
-        data = seal_part(self._objects, pack_type(kind), name=name, body={"kind": kind, "blobs": blobs})
+        name, by = pack_key_name(kind, pack), self._plan.by
+        if by == LIAR and kind == "data":
+            blobs = [[one, f"no {text}"] for one, text in blobs]
+        data = seal_part(self._objects, pack_type(kind), name=name, body=pack_body(kind, blobs, by))
         self._put(name, data)
         self._unlisted += [
-            Entry(one, pack, kind, index, len(text), len(data)) for index, (one, text) in enumerate(blobs)
+            Entry(one, pack, kind, index, len(text), len(data), by) for index, (one, text) in enumerate(blobs)
         ]
         self._packs_unlisted += 1
         if self._packs_unlisted >= self._plan.packs_per_run:
@@ -288,8 +303,11 @@ def back_up(
     process.wait_for(task)
     assert job.result is not None, "a job that ends well has a result"
     ledger.contents[session.snapshot] = plan.texts
+    if plan.by == LIAR:
+        ledger.lying.add(session.snapshot)
     session.commit(job.result, job.details(is_complete=True), place=job.place)
-    ledger.report_saved(session.snapshot)
+    if plan.by != LIAR:
+        ledger.report_saved(session.snapshot)
 
 
 def _look_at_checkpoint(objects: ScopeObjects, plan: BackupPlan, *, catalog: Any) -> None:

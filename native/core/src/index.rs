@@ -4,15 +4,16 @@
 //! header, filter and pack table are held, about 10 bits a blob, and blocks of entries are read on demand; so
 //! the start of a backup follows the volume, not the repository.
 
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use hashbrown::{HashMap, HashSet};
 use serde::Deserialize;
 
 use crate::broker::lock;
+use crate::bulk::doubts::Origins;
 use crate::crypto::sign::Standing;
-use crate::crypto::{Action, ObjectType};
+use crate::crypto::{self, Action, ObjectType, Role, ScopeKeys};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::pack::{Envelope, PackKind};
 use crate::format::run::{
@@ -99,6 +100,8 @@ struct View {
     name: String,
     /// Whoever signed it has been revoked since, as far as that was looked at.
     is_revoked: bool,
+    /// A writer signed it, and it lists what somebody else sealed, as far as that was looked at.
+    is_forged: bool,
     body: Body,
     packs: Vec<PackRecord>,
     /// By pack ordinal: whether its entries count.
@@ -110,8 +113,12 @@ struct View {
 pub struct Index {
     views: Vec<View>,
     damaged: Vec<Error>,
-    /// Runs that were left out because whoever signed them has been revoked.
-    revoked_count: usize,
+    /// The keys, where nothing counts that was sealed by somebody who has been revoked.
+    distrust: Option<Arc<ScopeKeys>>,
+    /// Something does not count because whoever signed or sealed it has been revoked.
+    lacks_revoked: AtomicBool,
+    /// By run and pack: whether it counts, of packs of which all or nothing does.
+    judged: Mutex<HashMap<(u32, u32), bool>>,
 }
 
 impl Index {
@@ -128,8 +135,8 @@ impl Index {
     }
 
     /// Loads what a backup may build on: neither runs that are gone or do not open, which costs only
-    /// deduplication, nor those of a principal who was revoked. Of runs that are not held whole nobody verifies who signed
-    /// them: that would take reading all of them.
+    /// deduplication, nor those of a principal who was revoked, nor what such a one sealed, whoever lists it. Of runs
+    /// that are not held whole nobody verifies who signed them: that would take reading all of them.
     pub fn load_trusted(scope: &Scope, options: &IndexOptions, memory_bytes: u64) -> Result<Self> {
         Self::load_for(Purpose::Deduplicate, scope, options, memory_bytes)
     }
@@ -152,12 +159,17 @@ impl Index {
             .collect();
         let mut views = Vec::with_capacity(wanted.len());
         let mut damaged = Vec::new();
-        let mut revoked_count = 0;
+        let mut lacks_revoked = false;
         let loaded = View::load_all(scope, &wanted, &left_out);
         for ((run, _), found) in wanted.iter().zip(loaded) {
             match found {
-                Ok(view) if purpose != Purpose::Deduplicate || !view.is_revoked => views.push(view),
-                Ok(_) => revoked_count += 1,
+                Ok(view) if purpose != Purpose::Deduplicate => views.push(view),
+                Ok(view) if view.is_forged => {
+                    let what = "a part of the index is left out: a writer lists what another principal sealed";
+                    damaged.push(Error::damaged(what).at(view.name));
+                }
+                Ok(view) if !view.is_revoked => views.push(view),
+                Ok(_) => lacks_revoked = true,
                 Err(error) if purpose != Purpose::Read && error.kind == ErrorKind::NotFound => {}
                 Err(error) if purpose != Purpose::Check && does_not_count(&error) => {
                     let what = format!("a part of the index is left out: {}", error.what);
@@ -167,7 +179,14 @@ impl Index {
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { views, damaged, revoked_count })
+        let is_distrusting = purpose == Purpose::Deduplicate && scope.keys.verifier().has_revoked();
+        Ok(Self {
+            views,
+            damaged,
+            distrust: is_distrusting.then(|| Arc::clone(&scope.keys)),
+            lacks_revoked: lacks_revoked.into(),
+            judged: Mutex::default(),
+        })
     }
 
     /// What was wrong with runs that were left out. What only they list cannot be found.
@@ -186,16 +205,38 @@ impl Index {
         }
     }
 
-    /// How many runs [`Self::load_trusted`] left out because whoever signed them has been revoked.
-    pub fn revoked_count(&self) -> usize {
-        self.revoked_count
+    /// Whether anything did not count so far because whoever signed or sealed it has been revoked.
+    pub fn lacks_revoked(&self) -> bool {
+        self.lacks_revoked.load(Ordering::Relaxed)
+    }
+
+    /// Whether a place counts: a backup builds on nothing that was sealed by somebody who was revoked.
+    fn is_believed(&self, place: &Place) -> Result<bool> {
+        let Some(keys) = &self.distrust else { return Ok(true) };
+        if let Some(known) = lock(&self.judged).get(&place.pack_key()) {
+            return Ok(*known);
+        }
+        let is_good =
+            |one: &Envelope| !keys.verifier().is_revoked(&crypto::Envelope::origin_of(one));
+        let (is_believed, is_uniform) = self.with_section(place, |section| {
+            let envelope = section.envelope_at(place.at.offset)?;
+            Some((is_good(envelope), section.envelopes().len() == 1))
+        })?;
+        if is_uniform {
+            lock(&self.judged).insert(place.pack_key(), is_believed);
+        }
+        self.lacks_revoked.fetch_or(!is_believed, Ordering::Relaxed);
+        Ok(is_believed)
     }
 
     /// One place where the blob with this short id lies, if there is any.
     pub fn lookup(&self, id: &ShortId) -> Result<Option<Place>> {
         for (number, view) in (0u32..).zip(&self.views) {
-            if let Some(at) = view.find(id)?.into_iter().find(|at| view.counts(at)) {
-                return Ok(Some(Place { run: number, at }));
+            for at in view.find(id)?.into_iter().filter(|at| view.counts(at)) {
+                let place = Place { run: number, at };
+                if self.is_believed(&place)? {
+                    return Ok(Some(place));
+                }
             }
         }
         Ok(None)
@@ -205,8 +246,12 @@ impl Index {
     pub fn lookup_all(&self, id: &ShortId) -> Result<Vec<Place>> {
         let mut places = Vec::new();
         for (number, view) in (0u32..).zip(&self.views) {
-            let found = view.find(id)?.into_iter().filter(|at| view.counts(at));
-            places.extend(found.map(|at| Place { run: number, at }));
+            for at in view.find(id)?.into_iter().filter(|at| view.counts(at)) {
+                let place = Place { run: number, at };
+                if self.is_believed(&place)? {
+                    places.push(place);
+                }
+            }
         }
         Ok(places)
     }
@@ -219,9 +264,18 @@ impl Index {
 
     /// The envelope of the blob at a place.
     pub fn envelope(&self, place: &Place) -> Result<Envelope> {
+        self.with_section(place, |section| section.envelope_at(place.at.offset).copied())
+    }
+
+    /// What `look` finds among the envelopes of a place's pack.
+    fn with_section<T>(
+        &self,
+        place: &Place,
+        look: impl Fn(&EnvelopeSection<'_>) -> Option<T>,
+    ) -> Result<T> {
         let view = self.view(place)?;
         match &view.body {
-            Body::Whole(run) => run.envelope(place.at.pack, place.at.offset)?.copied(),
+            Body::Whole(run) => look(&run.section(place.at.pack)?),
             Body::Parts { parts, ranged, .. } => {
                 let record = self.pack(place)?;
                 let section = parts.header().envelopes_range();
@@ -229,10 +283,10 @@ impl Index {
                 // Most packs have one envelope and one span: 4 + 2 + 104 + 8 bytes.
                 let bytes = ranged.read(start..section.end.min(start + 4096))?;
                 if let Ok((found, _)) = EnvelopeSection::parse(&bytes) {
-                    found.envelope_at(place.at.offset).copied()
+                    look(&found)
                 } else {
                     let all = ranged.read(start..section.end)?;
-                    EnvelopeSection::parse(&all)?.0.envelope_at(place.at.offset).copied()
+                    look(&EnvelopeSection::parse(&all)?.0)
                 }
             }
         }
@@ -324,7 +378,7 @@ impl View {
     ) -> Result<Self> {
         let name = format!("index/{}", run.name);
         let at = |error: Error| error.at(scope.key(&name));
-        let mut is_revoked = false;
+        let (mut is_revoked, mut is_forged) = (false, false);
         let (body, packs) = if is_whole {
             let action = if run.base { Action::Replace } else { Action::Add };
             let (body, signed_by) = scope.open_signed(ObjectType::Run, &name, action)?;
@@ -332,12 +386,19 @@ impl View {
             let loaded = Run::parse(body).map_err(at)?;
             let count = loaded.header().packs;
             let packs: Result<_> = (0..count).map(|ordinal| loaded.pack(ordinal)).collect();
+            if signed_by.role == Role::Writer {
+                let mut origins = Origins::default();
+                for ordinal in 0..count {
+                    origins.note(&loaded.section(ordinal).map_err(at)?);
+                }
+                is_forged = !origins.are_of(signed_by.principal);
+            }
             (Body::Whole(loaded), packs.map_err(at)?)
         } else {
             Self::load_parts(scope, &name, run.size).map_err(at)?
         };
         let is_usable = packs.iter().map(|pack| !left_out.contains(&pack.name)).collect();
-        Ok(Self { name: scope.key(&name), is_revoked, body, packs, is_usable })
+        Ok(Self { name: scope.key(&name), is_revoked, is_forged, body, packs, is_usable })
     }
 
     fn load_parts(scope: &Scope, name: &str, size: u64) -> Result<(Body, Vec<PackRecord>)> {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use pvback_core::ErrorKind;
 use pvback_core::backup::RootJson;
 use pvback_core::blobs::BlobStore;
+use pvback_core::bulk::merge::merge;
 use pvback_core::crypto::config::{Config, Revoked};
 use pvback_core::crypto::sign::Role;
 use pvback_core::crypto::{BlobOpener, IssueRequest, IssueScope, Keyring, SourceId};
@@ -519,6 +520,15 @@ fn a_run_that_is_gone_costs_a_backup_deduplication_and_a_reader_its_view() {
 
 #[test]
 fn nothing_is_deduplicated_against_runs_of_a_revoked_principal() {
+    check_revoked(false);
+}
+
+#[test]
+fn a_merge_does_not_vouch_for_what_a_revoked_principal_stored() {
+    check_revoked(true);
+}
+
+fn check_revoked(is_merged: bool) {
     let source = tempfile::tempdir().unwrap();
     fs::write(source.path().join("file"), noise(1, 300_000)).unwrap();
     let mut repository = Repository::new(32 << 10);
@@ -531,6 +541,11 @@ fn nothing_is_deduplicated_against_runs_of_a_revoked_principal() {
         std::mem::replace(&mut repository.keys, Arc::new(writer.scope(&repository.scope).unwrap()));
     let first = repository.backup("s", source.path(), &json!({}));
     repository.keys = owner;
+    if is_merged {
+        let options = parse(repository.options(json!({"gen": 1})));
+        let (merged, _) = repository.serve(|scope| merge(scope, &options).unwrap());
+        repository.replace_runs(merged.runs);
+    }
     let revoked = Revoked { principal: writer.principal(), sequences: BTreeMap::new() };
     let config = repository.owner.config_with_revoked(revoked).unwrap();
     repository.owner.set_config(Config::parse(&config, None).unwrap()).unwrap();
@@ -540,6 +555,15 @@ fn nothing_is_deduplicated_against_runs_of_a_revoked_principal() {
     assert_eq!(second.result["stats"]["errors"], json!(0));
     let told: Vec<_> = second.problems.iter().map(|told| &told["is_note"]).collect();
     assert_eq!(told, [&json!(true)], "{:?}", second.problems);
+    // Also where the runs are too large to be held.
+    let (options, root): (_, RootJson) =
+        (parse(repository.index()), parse(second.result["root"].clone()));
+    let page = Root::try_from(&root).unwrap().page.short();
+    repository.serve(|scope| {
+        let places = |index: Index| index.lookup_all(&page).unwrap().len();
+        let trusted = Index::load_trusted(scope, &options, 0).unwrap();
+        assert_eq!((places(trusted), places(Index::load(scope, &options, 0).unwrap())), (1, 2));
+    });
     // What the owner stored is built upon, with a parent or without.
     for more in [json!({}), json!({"parent": null})] {
         let third = repository.backup("s", source.path(), &more);

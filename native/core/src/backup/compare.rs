@@ -257,7 +257,7 @@ impl<'a> Comparison<'a> {
     /// Something that an earlier backup stored cannot be had. After a revocation that is as it should be,
     /// and said once.
     fn lost(&mut self, error: &Error) -> Result<()> {
-        if self.known.index().revoked_count() == 0 {
+        if !self.known.index().lacks_revoked() {
             return self.problems.report(error);
         }
         if std::mem::replace(&mut self.is_revocation_told, true) {

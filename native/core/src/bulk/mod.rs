@@ -16,6 +16,7 @@ use crate::scope::Scope;
 
 mod catalog;
 pub mod count;
+pub(crate) mod doubts;
 mod join;
 mod lists;
 pub mod merge;

@@ -4,8 +4,9 @@
 use std::ops::Range;
 
 use super::catalog::Catalog;
+use super::doubts::Origins;
 use super::sequence::{Opening, Sequence, What};
-use crate::crypto::{Action, ObjectType};
+use crate::crypto::{Action, ObjectType, Role};
 use crate::error::{Error, Result};
 use crate::format::ShortId;
 use crate::format::filter::{Filter, HEAD_BYTES as FILTER_HEAD_BYTES};
@@ -212,9 +213,11 @@ impl RunStream {
         let is_same = hasher.finalize() == self.table;
         let mut hasher = blake3::Hasher::new();
         let (mut reader, mut packs, mut end) = (SectionReader::default(), packs.iter(), 0);
+        let mut origins = Origins::default();
         sequence.pass(u64::from(header.envelope_bytes), |piece| {
             hasher.update(piece);
             reader.feed(piece, |bytes, section| {
+                origins.note(section);
                 let pack = packs.next();
                 let pack = pack.filter(|pack| {
                     let covers =
@@ -233,7 +236,12 @@ impl RunStream {
         }
         // The memory is wanted by those that are still read.
         self.packs = Vec::new();
-        sequence.finish(self.action)
+        let signed_by = sequence.finish(self.action)?;
+        if signed_by.role == Role::Writer && !origins.are_of(signed_by.principal) {
+            let what = "an index run in which a writer lists what another principal sealed";
+            return Err(sequence.fault(Error::damaged(what)));
+        }
+        Ok(())
     }
 }
 

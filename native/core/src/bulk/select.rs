@@ -4,6 +4,7 @@ use hashbrown::HashSet;
 
 use super::catalog::Catalog;
 use super::count::needed;
+use super::doubts::Doubts;
 use super::join::Join;
 use super::repack::RepackOptions;
 use super::runs::Spot;
@@ -47,14 +48,16 @@ struct Packs {
 /// Goes through index and marks once. The selection ends before the pack that would no longer fit.
 ///
 /// Copied is what is needed, unless a pack that is neither in the list nor condemned has it. Condemned packs do
-/// not count: they may be gone before what is copied is looked for. What several packs of the list have is
+/// not count: they may be gone before what is copied is looked for. Nor does what a principal sealed who was
+/// revoked, if there is anything else. What several packs of the list have is
 /// copied from the first of them, and so belongs to one part only.
 pub(super) fn select(scope: &Scope, options: &RepackOptions, from: u32) -> Result<Selection> {
     let bulk: &BulkOptions = &options.bulk;
     let mut catalog = Catalog::new(parse_names(&bulk.index.dead)?, bulk.catalog_memory());
     let (marks, refs) = needed(scope, bulk, &options.marks, &options.refs)?;
     let (runs, marks) = (bulk.index.runs.as_slice(), Some(&marks));
-    let wanted = Wanted { runs, marks, refs: &refs, ..Wanted::default() };
+    let with_sections = Doubts::are_possible(scope);
+    let wanted = Wanted { runs, marks, refs: &refs, with_sections, ..Wanted::default() };
     let mut join = Join::new(bulk.open(scope, &mut catalog, &wanted)?)?;
     let condemned = parse_names(&bulk.index.condemned)?;
     let listed = parse_list(&options.packs)?;
@@ -66,15 +69,15 @@ pub(super) fn select(scope: &Scope, options: &RepackOptions, from: u32) -> Resul
         to: u32::try_from(listed.len()).unwrap_or(NOT_ASKED),
         chosen_max: chosen_max.unwrap_or(usize::MAX),
     };
-    let (mut group, mut beyond) = (Group::default(), None);
+    let (mut group, mut beyond) = (Group::new(Doubts::of(scope, &catalog)?), None);
     while let Some(id) = group.next(&mut join, |id, spot| {
         packs.note_beyond(&mut beyond, id, spot);
         Ok(())
     })? {
         group.check_places(scope, &catalog)?;
-        let more = beyond.filter(|(of, _)| *of == id).map(|(_, spot)| spot);
+        let more = beyond.filter(|(of, _)| *of == id && group.is_uniform()).map(|(_, spot)| spot);
         if group.is_needed
-            && let Some(spot) = packs.choose(&group.places, more)
+            && let Some(spot) = packs.choose(group.reliable(), more)
         {
             part.add(packs.order_of(spot.pack), id, spot);
         }

@@ -11,7 +11,7 @@ use crate::buffers::Buffer;
 use crate::crypto::object::{
     HEADER_BYTES, ObjectReader, SEGMENT_BYTES, SEGMENT_STRIDE, sealed_len,
 };
-use crate::crypto::sign::SIGNATURE_BLOCK_BYTES;
+use crate::crypto::sign::{SIGNATURE_BLOCK_BYTES, SignedBy};
 use crate::crypto::{Action, ObjectType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::varint::check_zero;
@@ -214,7 +214,7 @@ impl Sequence {
     }
 
     /// Reads what is left, which has to be zeros, and checks who vouches for the whole.
-    pub(super) fn finish(&mut self, action: Action) -> Result<()> {
+    pub(super) fn finish(&mut self, action: Action) -> Result<SignedBy> {
         let left = self.body_bytes - self.position();
         let mut at = usize::try_from(self.position()).unwrap_or(usize::MAX);
         self.pass(left, |padding| {
@@ -229,7 +229,7 @@ impl Sequence {
         self.verify(action).map_err(|error| self.fault(error))
     }
 
-    fn verify(&self, action: Action) -> Result<()> {
+    fn verify(&self, action: Action) -> Result<SignedBy> {
         if let (Some(hash), Some(named)) = (&self.object_hash, &self.what.hash)
             && *hash.finalize().to_hex() != **named
         {
@@ -239,7 +239,7 @@ impl Sequence {
         let block = block.ok_or_else(|| Error::damaged("an object without its signature"))?;
         let (kind, name, digest) = (self.what.kind, &self.what.name, self.body_hash.finalize());
         match self.scope.keys.verifier().verify_digest(kind, name, action, &digest, block) {
-            Ok(_) => Ok(()),
+            Ok(signed_by) => Ok(signed_by),
             // The key at hand is not what is wrong here.
             Err(error) if error.kind == ErrorKind::WrongKey => Err(Error::damaged(error.what)),
             Err(error) => Err(error),

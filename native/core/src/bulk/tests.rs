@@ -3,16 +3,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, OnceLock};
 
+use hashbrown::HashSet;
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::count::{CountOptions, Counted, count};
 use super::lists::Part;
 use super::merge::{MergeOptions, merge};
+use super::repack::RepackOptions;
+use super::select::select;
 use super::usage::{Usage, UsageOptions, usage};
 use super::{BulkOptions, MarksOptions};
 use crate::broker::{Broker, Work, lock};
-use crate::crypto::{InitOptions, Keyring, ObjectType, ScopeKeys};
+use crate::crypto::config::{Config, Revoked};
+use crate::crypto::{
+    InitOptions, IssueRequest, IssueScope, Keyring, ObjectType, PrincipalId, Role, ScopeKeys,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::ShortId;
 use crate::format::marks::parse_marks;
@@ -20,7 +26,7 @@ use crate::format::pack::PackKind;
 use crate::format::refs::RefSetBuilder;
 use crate::format::run::{Location, NewPack, Run, RunBuilder};
 use crate::format::testing::Dice;
-use crate::index::{IndexOptions, RunName};
+use crate::index::{Index, IndexOptions, RunName};
 use crate::scope::{Scope, hex16};
 
 /// Number of a pack, and number of an id: where the blob lies follows from both.
@@ -42,13 +48,19 @@ fn keys() -> Arc<ScopeKeys> {
 struct World {
     objects: Mutex<BTreeMap<String, Vec<u8>>>,
     rows: Mutex<Vec<Value>>,
+    /// In place of those that all tests share.
+    keys: Option<Arc<ScopeKeys>>,
 }
 
 impl World {
+    fn keys(&self) -> Arc<ScopeKeys> {
+        self.keys.clone().unwrap_or_else(keys)
+    }
+
     /// Runs a verb, and serves it.
     fn run<T>(&self, verb: impl FnOnce(&Scope) -> Result<T>) -> Result<T> {
         let broker = Broker::new(2);
-        let scope = Scope::new(Arc::clone(&broker), keys());
+        let scope = Scope::new(Arc::clone(&broker), self.keys());
         std::thread::scope(|threads| {
             for _ in 0..2 {
                 threads.spawn(|| {
@@ -93,7 +105,7 @@ impl World {
     }
 
     fn put(&self, kind: ObjectType, name: &str, body: Vec<u8>) -> Part {
-        let scope = Scope::new(Broker::new(1), keys());
+        let scope = Scope::new(Broker::new(1), self.keys());
         let sealed = scope.seal_body(kind, name, body).unwrap();
         let hash = blake3::hash(&sealed).to_hex().to_string();
         lock(&self.objects).insert(scope.key(name), sealed);
@@ -136,7 +148,7 @@ impl World {
     }
 
     fn run_name(&self, name: String) -> RunName {
-        let key = Scope::new(Broker::new(1), keys()).key(&format!("index/{name}"));
+        let key = Scope::new(Broker::new(1), self.keys()).key(&format!("index/{name}"));
         let size = lock(&self.objects)[&key].len() as u64;
         RunName { name, size, base: false }
     }
@@ -566,4 +578,157 @@ fn more_streams_than_memory_are_taken_in_turns() {
     let options = UsageOptions { bulk, marks, refs: parts, keep: vec![], spare_runs: vec![] };
     let needed: BTreeSet<u16> = sets.into_iter().flatten().collect();
     assert_eq!(ask_usage(&world, &options).unwrap().0.needed, needed.len() as u64);
+}
+
+/// An owner's keys under a config in which these are revoked.
+fn keys_without(principals: &[PrincipalId]) -> Arc<ScopeKeys> {
+    let (mut owner, _, _) = Keyring::init_repository(&InitOptions::default()).unwrap();
+    for principal in principals {
+        let revoked = Revoked { principal: *principal, sequences: BTreeMap::new() };
+        let config = owner.config_with_revoked(revoked).unwrap();
+        owner.set_config(Config::parse(&config, None).unwrap()).unwrap();
+    }
+    Arc::new(owner.scope(&owner.scopes()[0]).unwrap())
+}
+
+/// Below offset 1000 and a bit, a pack's blobs are sealed by who is called as the pack, from there on by
+/// another.
+fn world_in_doubt() -> World {
+    let keys = keys_without(&[PrincipalId([1; 16]), PrincipalId([102; 16])]);
+    World { keys: Some(keys), ..World::default() }
+}
+
+#[test]
+fn what_is_needed_is_used_where_nobody_revoked_sealed_it() {
+    let world = world_in_doubt();
+    // More is needed of pack 1: without doubts it would be chosen for all that it has.
+    let runs = vec![
+        world.put_run(1, &BTreeSet::from([(1, 4), (1, 7), (1, 20), (1, 21), (1, 22)])),
+        world.put_run(2, &BTreeSet::from([(2, 4), (2, 20), (4, 5)])),
+    ];
+    let needed = world.put_refs(1, &BTreeSet::from([4, 7, 20, 21, 22]));
+    let none = BTreeSet::new();
+    for condemned in [none.clone(), BTreeSet::from([2])] {
+        let options = UsageOptions {
+            bulk: bulk(runs.clone(), &none, &condemned),
+            marks: MarksOptions::default(),
+            refs: vec![needed.clone()],
+            keep: vec![],
+            spare_runs: vec![],
+        };
+        let (total, rows) = ask_usage(&world, &options).unwrap();
+        assert_eq!((total.needed, total.missing), (5, 0));
+        let used = |pack: u8| rows[&pack_name(pack)]["used"].as_u64().unwrap();
+        // 7 lies nowhere else, and stays where it is.
+        assert_eq!((used(1), used(2), used(4)), (4, 1, 0));
+        let is_revived = &rows[&pack_name(2)]["is_revived"];
+        assert_eq!(*is_revived, Value::from(condemned.contains(&2)));
+    }
+    let chosen = |pack: u8| {
+        let options = RepackOptions {
+            bulk: bulk(runs.clone(), &none, &none),
+            packs: vec![pack_name(pack)],
+            marks: MarksOptions::default(),
+            refs: vec![needed.clone()],
+            generation: 7,
+            pack_bytes: 1 << 20,
+        };
+        let selection = world.run(|scope| select(scope, &options, 0)).unwrap();
+        let offsets = selection.chosen.iter().map(|one| one.offset);
+        offsets.collect::<Vec<_>>()
+    };
+    // Copied is what the other pack has from somebody revoked only.
+    assert_eq!(chosen(2), [lies((2, 4)).0]);
+    assert_eq!(chosen(1), [7, 20, 21, 22].map(|id| lies((1, id)).0));
+}
+
+#[test]
+fn many_places_in_doubt_hide_none_that_is_not() {
+    let world = world_in_doubt();
+    let mut group = super::usage::Group::default();
+    let mut builder = RunBuilder::new();
+    let pack = NewPack { object_bytes: u32::MAX, spans: vec![(0, 0)], ..new_pack(1) };
+    let ordinal = builder.add_pack(&pack).unwrap();
+    for offset in 0..=u32::try_from(super::usage::PLACES_MAX).unwrap() {
+        builder.add_entry(short(4), Location { pack: ordinal, offset, length: 1 }).unwrap();
+    }
+    let ordinal = builder.add_pack(&new_pack(2)).unwrap();
+    let (offset, length) = lies((2, 4));
+    builder.add_entry(short(4), Location { pack: ordinal, offset, length }).unwrap();
+    let name = format!("{:016x}-{:032x}", 5, 1);
+    world.put(ObjectType::Run, &format!("index/{name}"), builder.finish().unwrap());
+    let runs = vec![world.run_name(name)];
+    let none = BTreeSet::new();
+    let (places, reliable, beyond) = world
+        .run(|scope| {
+            let bulk = bulk(runs, &none, &none);
+            let mut catalog = super::catalog::Catalog::new(HashSet::default(), MEMORY);
+            let wanted = super::Wanted {
+                runs: &bulk.index.runs,
+                with_sections: true,
+                ..super::Wanted::default()
+            };
+            let mut join = super::join::Join::new(bulk.open(scope, &mut catalog, &wanted)?)?;
+            group = super::usage::Group::new(super::doubts::Doubts::of(scope, &catalog)?);
+            let mut beyond = 0;
+            group.next(&mut join, |_, _| {
+                beyond += 1;
+                Ok(())
+            })?;
+            let packs: Vec<_> = group.reliable().iter().map(|spot| spot.pack).collect();
+            Ok((group.places.len(), packs, beyond))
+        })
+        .unwrap();
+    assert_eq!((places, reliable, beyond), (super::usage::PLACES_MAX, vec![1], 2));
+}
+
+#[test]
+fn a_writer_lists_only_what_it_has_sealed() {
+    let (owner, _, _) = Keyring::init_repository(&InitOptions::default()).unwrap();
+    let scope_id = owner.scopes()[0];
+    let scopes = vec![IssueScope { scope: scope_id, sources: None }];
+    let request = IssueRequest { role: Role::Writer, label: String::new(), scopes };
+    let (file, secret) = owner.issue(&request).unwrap();
+    let config = owner.config().clone();
+    let writer = Keyring::unlock_secret(config, &file, secret.to_bytes().as_slice()).unwrap();
+    let own = crate::crypto::Envelope::of_metadata(
+        crate::crypto::Suite::Aes256Gcm,
+        1,
+        writer.principal(),
+    );
+    let world =
+        World { keys: Some(Arc::new(writer.scope(&scope_id).unwrap())), ..World::default() };
+    let put = |number: usize, packs: &[NewPack]| {
+        let mut builder = RunBuilder::new();
+        for pack in packs {
+            let ordinal = builder.add_pack(pack).unwrap();
+            let at = Location { pack: ordinal, offset: 400, length: 10 };
+            builder.add_entry(short(4), at).unwrap();
+        }
+        let name = format!("{:016x}-{number:032x}", 5);
+        world.put(ObjectType::Run, &format!("index/{name}"), builder.finish().unwrap());
+        world.run_name(name)
+    };
+    let honest = NewPack { envelopes: vec![own.to_bytes(); 2], ..new_pack(1) };
+    let none = BTreeSet::new();
+    for (number, packs, is_good) in [
+        (1, vec![honest.clone()], true),
+        (2, vec![new_pack(2)], false),
+        (3, vec![honest, new_pack(2)], false),
+    ] {
+        let bulk = bulk(vec![put(number, &packs)], &none, &none);
+        let options = UsageOptions {
+            bulk: bulk.clone(),
+            marks: MarksOptions::default(),
+            refs: vec![],
+            keep: vec![],
+            spare_runs: vec![],
+        };
+        let counted = ask_usage(&world, &options);
+        assert_eq!(counted.map_err(|error| error.kind).is_ok(), is_good, "{number}");
+        let index = world.run(|scope| Index::load_trusted(scope, &bulk.index, 1 << 20)).unwrap();
+        assert_eq!((index.is_empty(), index.damaged().len()), (!is_good, usize::from(!is_good)));
+        let index = world.run(|scope| Index::load(scope, &bulk.index, 1 << 20)).unwrap();
+        assert!(!index.is_empty(), "readers look at content");
+    }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::Catalog;
 use super::count::needed;
+use super::doubts::Doubts;
 use super::join::{Item, Join};
 use super::lists::Part;
 use super::runs::Spot;
@@ -96,7 +97,7 @@ pub fn usage(scope: &Scope, options: &UsageOptions) -> Result<Usage> {
     let wanted = Wanted {
         runs: &options.bulk.index.runs,
         spared: &options.spare_runs,
-        with_sections: false,
+        with_sections: Doubts::are_possible(scope),
         marks: Some(&marks),
         refs: &refs,
     };
@@ -106,7 +107,7 @@ pub fn usage(scope: &Scope, options: &UsageOptions) -> Result<Usage> {
         given_up.remove(&name);
     }
     let mut count = Count::new(&catalog, &given_up, options.bulk.memory_bytes);
-    let mut group = Group::default();
+    let mut group = Group::new(Doubts::of(scope, &catalog)?);
     while let Some(id) = group.next(&mut join, |_, spot| {
         count.note(spot);
         Ok(())
@@ -126,28 +127,65 @@ pub(super) struct Group {
     /// Where it lies: sorted, each place once.
     pub(super) places: Vec<Spot>,
     pub(super) is_needed: bool,
+    /// Those of them that are not in doubt, where some are and others are not.
+    sound: Vec<Spot>,
+    doubts: Doubts,
 }
 
 impl Group {
-    /// Reads the next id. Places beyond [`PLACES_MAX`] are given to `beyond`, each time that a run has them.
+    /// Where doubted places are not to be told from others, `default` serves.
+    pub(super) fn new(doubts: Doubts) -> Self {
+        Self { doubts, ..Self::default() }
+    }
+
+    /// The places of which one may be relied on: what only a principal has vouched for who has been revoked is left
+    /// out, if there is anything else.
+    pub(super) fn reliable(&self) -> &[Spot] {
+        if self.sound.is_empty() { &self.places } else { &self.sound }
+    }
+
+    /// Whether all places are in doubt, or none is.
+    pub(super) fn is_uniform(&self) -> bool {
+        self.sound.is_empty()
+    }
+
+    /// Reads the next id. Places beyond [`PLACES_MAX`] are given to `beyond`, each time that a run has them;
+    /// if any place is not in doubt, one that is not stays.
     pub(super) fn next(
         &mut self,
         join: &mut Join,
         mut beyond: impl FnMut(ShortId, Spot) -> Result<()>,
     ) -> Result<Option<ShortId>> {
         self.places.clear();
+        self.sound.clear();
         self.is_needed = false;
+        let Self { places, is_needed, doubts, .. } = self;
+        let mut has_sound = false;
         let id = join.next_id(|id, item, _| {
             match item {
-                Item::At(spot) if self.places.len() < PLACES_MAX => self.places.push(spot),
-                Item::At(spot) => return beyond(id, spot),
-                Item::Needed(_) | Item::Released => self.is_needed = true,
+                Item::At(spot) => {
+                    let is_first_sound = !has_sound && !doubts.has(spot);
+                    has_sound |= is_first_sound;
+                    if places.len() < PLACES_MAX {
+                        places.push(spot);
+                    } else if let (true, Some(last)) = (is_first_sound, places.last_mut()) {
+                        return beyond(id, std::mem::replace(last, spot));
+                    } else {
+                        return beyond(id, spot);
+                    }
+                }
+                Item::Needed(_) | Item::Released => *is_needed = true,
             }
             Ok(())
         })?;
         if self.places.len() > 1 {
             self.places.sort_unstable();
             self.places.dedup();
+            let Self { places, sound, doubts, .. } = self;
+            sound.extend(places.iter().filter(|spot| !doubts.has(**spot)));
+            if sound.len() == places.len() {
+                sound.clear();
+            }
         }
         Ok(id)
     }
@@ -221,7 +259,7 @@ impl Count {
                 self.note_sole(spot.pack);
                 self.use_in(spot.pack, spot.length);
             }
-            places => self.note_choice(places),
+            places => self.note_choice(places, group.reliable()),
         }
     }
 
@@ -241,7 +279,8 @@ impl Count {
         self.tallies.get(pack as usize).is_some_and(|tally| tally.is_given_up)
     }
 
-    fn note_choice(&mut self, places: &[Spot]) {
+    /// One of the `reliable` places is chosen.
+    fn note_choice(&mut self, places: &[Spot], reliable: &[Spot]) {
         let mut candidates = std::mem::take(&mut self.candidates);
         candidates.clear();
         if let ([first, ..], [.., last]) = (places, places)
@@ -249,9 +288,9 @@ impl Count {
         {
             self.note_sole(first.pack);
         }
-        let has_other = places.iter().any(|spot| !self.is_given_up(spot.pack));
-        for (index, spot) in places.iter().enumerate() {
-            let before = index.checked_sub(1).and_then(|before| places.get(before));
+        let has_other = reliable.iter().any(|spot| !self.is_given_up(spot.pack));
+        for (index, spot) in reliable.iter().enumerate() {
+            let before = index.checked_sub(1).and_then(|before| reliable.get(before));
             if before.is_none_or(|before| before.pack != spot.pack) {
                 self.note_needed(spot.pack);
             }

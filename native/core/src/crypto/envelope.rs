@@ -59,6 +59,12 @@ impl Envelope {
         })
     }
 
+    /// Who made the pack that an envelope was made for, whatever its suite.
+    pub fn origin_of(bytes: &[u8; ENVELOPE_BYTES]) -> PrincipalId {
+        let origin = bytes.get(8..).and_then(|rest| rest.first_chunk());
+        PrincipalId(origin.copied().unwrap_or_default())
+    }
+
     /// Its bytes in a directory.
     pub fn to_bytes(&self) -> [u8; ENVELOPE_BYTES] {
         let mut out = [0; ENVELOPE_BYTES];

@@ -304,6 +304,16 @@ impl Verifier {
         Self { owner, repository, scope, revoked }
     }
 
+    /// Whether anybody has been revoked.
+    pub fn has_revoked(&self) -> bool {
+        !self.revoked.is_empty()
+    }
+
+    /// Whether this principal has been revoked: what it sealed may be read, and nothing new builds on it.
+    pub fn is_revoked(&self, principal: &PrincipalId) -> bool {
+        self.revoked.contains_key(principal)
+    }
+
     /// Verifies that `block` signs `body` as the object of this type and name, by somebody who may
     /// do `action`. `Damaged` if a signature, name or place does not match, or the signer may not do
     /// this, or no longer: whatever key is at hand, these are not the bytes that belong here.

@@ -215,6 +215,20 @@ impl<'a> EnvelopeSection<'a> {
         self.envelopes.get(usize::from(envelope))
     }
 
+    /// All of them.
+    pub fn envelopes(&self) -> &'a [Envelope] {
+        self.envelopes
+    }
+
+    /// From which offset on which envelope counts.
+    pub fn spans(&self) -> impl Iterator<Item = (u32, &'a Envelope)> + use<'a> {
+        let envelopes = self.envelopes;
+        self.spans.iter().filter_map(move |span| {
+            let (start, envelope, _) = span_parts(*span);
+            envelopes.get(usize::from(envelope)).map(|envelope| (start, envelope))
+        })
+    }
+
     /// Where the pack's first blob may begin; beyond any pack where it has none.
     pub fn first_offset(&self) -> u64 {
         self.spans.first().map_or(u64::MAX, |span| u64::from(span_parts(*span).0))
@@ -359,11 +373,15 @@ impl Run {
 
     /// The envelope for the blob at `offset` of a pack; none where it has no blob.
     pub fn envelope(&self, pack: u32, offset: u32) -> Result<Option<&Envelope>> {
+        Ok(self.section(pack)?.envelope_at(offset))
+    }
+
+    /// The envelopes of a pack.
+    pub fn section(&self, pack: u32) -> Result<EnvelopeSection<'_>> {
         let section = self.pack(pack)?.section_offset;
         let bytes = self.part(self.header.envelopes_range());
         let bytes = bytes.get(section as usize..).unwrap_or_default();
-        let (section, _) = EnvelopeSection::parse(bytes)?;
-        Ok(section.envelope_at(offset))
+        Ok(EnvelopeSection::parse(bytes)?.0)
     }
 }
 

@@ -215,6 +215,11 @@ impl Repository {
         json!({"runs": runs.collect::<Vec<_>>(), "dead": self.dead, "condemned": []})
     }
 
+    /// These runs in place of all others, as after a merge.
+    pub fn replace_runs(&mut self, runs: Vec<String>) {
+        self.runs = runs;
+    }
+
     /// Makes the index empty; all objects stay.
     pub fn forget_runs(&mut self) {
         self.runs.clear();
