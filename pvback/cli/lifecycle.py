@@ -38,6 +38,11 @@ def _keep_options(function: click.decorators.FC) -> click.decorators.FC:
     return function
 
 
+_alone_option = click.option(
+    "--alone", is_flag=True, help="No other prune is configured: for stores without conditions."
+)
+
+
 @click.command(epilog=exit_codes(3, 11))
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @_keep_options
@@ -47,6 +52,7 @@ def _keep_options(function: click.decorators.FC) -> click.decorators.FC:
 @click.option("--tag", "tags", multiple=True, metavar="KEY[=VALUE]", help="Only with this tag.")
 @click.option("--acknowledge", multiple=True, metavar="ID", help="This snapshot is meant to be so small.")
 @click.option("--prune", "with_prune", is_flag=True, help="Prune afterwards.")
+@_alone_option
 @click.option("--force", is_flag=True, help="Although it forgets most of them, or all of a source.")
 @click.option("--dry-run", "-n", is_flag=True, help="Show the plan, change nothing.")
 @global_options()
@@ -59,6 +65,8 @@ def forget(invocation: Invocation, /, ids: tuple[str, ...], **options: object) -
     Rules forget nothing of a source that has lost more than 90 % of its files or bytes.
     """
     output = invocation.output
+    if options["alone"] and not options["with_prune"]:
+        raise UsageError("`--alone` says something about `--prune`", hint="give both, or neither")
     wanted = _filter(options)
     code = 0
     with invocation.repository() as access:
@@ -80,7 +88,8 @@ def forget(invocation: Invocation, /, ids: tuple[str, ...], **options: object) -
             output.warn(f"{name} was changed by somebody else meanwhile")
         _warn_of_shrunk(output, plan)
         if options["with_prune"]:
-            code = _prune(output, access, PruneOptions(), is_dry=is_dry)
+            used = PruneOptions(is_alone=bool(options["alone"]))
+            code = _prune(output, access, used, is_dry=is_dry)
     return code or (PartlyDone.exit_code if plan.shrunk and not is_dry else 0)
 
 
@@ -118,7 +127,7 @@ def undelete(invocation: Invocation, ids: tuple[str, ...], *, is_all: bool) -> i
 @click.option(
     "--grace", metavar="SPAN", help="How long forgotten snapshots can be brought back; default: 7d."
 )
-@click.option("--alone", is_flag=True, help="No other prune is configured: for stores without conditions.")
+@_alone_option
 @click.option("--force", is_flag=True, help="A whole cycle, although there seems to be nothing to do.")
 @click.option("--dry-run", "-n", is_flag=True, help="Show the plan, change nothing.")
 @global_options()

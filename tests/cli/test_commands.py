@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from pvback.config import Config, Secret
+from pvback.model import LocalAddress
+from pvback.repository.repository import InitOptions, create_repository
+from pvback.storage.faulty import FaultRates, FaultyStore
+from pvback.storage.local import LocalStore
 from tests.cli.conftest import Run, Verbs
 from tests.support import fake_native
 
@@ -205,3 +210,19 @@ def test_a_source_that_came_up_empty_is_not_forgotten(run: Run, source: Path) ->
     assert [(one["newest"], one["since"]) for one in said["shrunk"]] == [(new, old)]
     good(run("forget", "--keep-last", "1", "--force", "--acknowledge", new[:8]))
     assert old[:8] not in run("snapshots").stdout
+
+
+def test_forget_and_prune_on_a_store_without_conditions(run: Run, source: Path, tmp_path: Path) -> None:
+    address = tmp_path / "repository"
+    address.mkdir()
+    store = FaultyStore(LocalStore(address), seed=1, rates=FaultRates(unconditional=1.0))
+    config = Config(repository=LocalAddress(address), password=Secret("correct horse"), cache_dir=None)
+    create_repository(config, options=InitOptions(may_be_unconditional=True), store=store)
+    snapshot = snapshot_of(run("backup", str(source)))
+    refused = run("forget", snapshot, "--force", "--alone")
+    assert refused.exit_code == 2
+    assert "--prune" in refused.stderr
+    refused = run("forget", "--keep-last", "1", "--prune")
+    assert refused.exit_code == 11
+    assert "--alone" in refused.stderr
+    assert "gone on with" in good(run("forget", "--keep-last", "1", "--prune", "--alone")).stdout
