@@ -29,6 +29,7 @@ from pvback.repository.records import FinishedTree, RecordDetails, Repaired, Roo
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import Catalog, CommittedSnapshot, load_catalog
+from pvback.repository.successors import choose_successor, settle_successors
 from pvback.runtime import Cancel, NoProgress, Progress
 
 __all__ = ["BROKEN_PACK_KINDS", "ContentLoss", "ContentPlan", "RewriteOutcome", "plan_rewrites", "rewrite"]
@@ -104,9 +105,12 @@ def plan_rewrites(
     }
     if not affected:
         return ContentPlan()
-    snapshots = load_catalog(access.objects).snapshots
+    catalog = load_catalog(access.objects)
+    snapshots = catalog.snapshots
     replaced = {
-        one.details.repaired.snapshot: one.id for one in snapshots if one.details and one.details.repaired
+        one.id: chosen
+        for one in snapshots
+        if (chosen := choose_successor(catalog, one.id).chosen) is not None
     }
     given_up = frozenset(
         one.key.rpartition("/")[2] for one in found.findings if one.kind in BROKEN_PACK_KINDS and one.key
@@ -254,6 +258,8 @@ def _rewrite_one(
         except (DamagedError, ObjectNotFound, SessionFencedError) as exc:
             reason = f"{exc.what}; {exc.hint}" if exc.hint else exc.what
             return RewriteOutcome(loss=loss, reason=reason)
+    # Another repair may have written one as well, now or before it was killed.
+    replacement = settle_successors(access.objects, loss.snapshot, clock=access.clock) or replacement
     is_forgotten = is_forgetting and _forget(access, loss.snapshot)
     return RewriteOutcome(loss=loss, replacement=replacement, is_forgotten=is_forgotten)
 
@@ -281,6 +287,8 @@ class _Rewrite:
         if found is None:
             raise DamagedError("it does not exist any more")
         self._damaged = found
+        self._existing = choose_successor(catalog, loss.snapshot).chosen
+        """Another repair was faster."""
         self._place = plan_record(
             [
                 (one.record.seq, one.record.named.hash)
@@ -293,7 +301,7 @@ class _Rewrite:
         """All attempts: prune may end a session, or move what the index named. The new snapshot's id."""
         for attempt in range(limits.SESSION_RETRY_COUNT_MAX + 1):
             try:
-                return self._attempt()
+                return self._existing or self._attempt()
             except (SessionFencedError, ObjectNotFound) as exc:
                 if attempt == limits.SESSION_RETRY_COUNT_MAX:
                     raise self._explained(exc) from None

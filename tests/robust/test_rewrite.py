@@ -10,8 +10,12 @@ from typing import Any
 
 import pytest
 
+from pvback.ops import rewrite as rewriting
+from pvback.ops.rewrite import RewriteOutcome, plan_rewrites, rewrite
+from pvback.repository.session import WriterSession
+from pvback.repository.successors import Successors
 from tests.robust.test_lost_pages import flip, key, make_wide_tree
-from tests.robust.test_repair import change_state, condemn, packs_of, state_of
+from tests.robust.test_repair import change_state, condemn, opened, packs_of, state_of
 from tests.robust.trees import Image, age, differences, image, make_tree
 from tests.robust.world import Done, World, new_key, new_world
 
@@ -210,6 +214,62 @@ def is_in(entry: dict[str, Any], path: str) -> bool:
         and (entry["after"] is None or key(entry["after"]) < key(path))
         and (entry["before"] is None or key(path) < key(entry["before"]))
     )
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile", "both"])
+def test_two_repairs_write_one(case: Case, monkeypatch: pytest.MonkeyPatch, when: str) -> None:
+    """The second begins when the first has ended, or ends while the first is about to commit, or to look."""
+    world = case.world
+    for path in case.new["data"].values():
+        path.unlink()
+    world.run("repair", "packs").ended(3)
+    with opened(world) as one, opened(world) as other:
+        plans = [plan_rewrites(access) for access in (one, other)]
+        ends: list[Sequence[RewriteOutcome]] = []
+
+        def run_other() -> None:
+            monkeypatch.undo()
+            ends.append(rewrite(other, plans[1]))
+
+        if when == "before":
+            run_other()
+        else:
+            # Up to the last call before it: `commit`, or the look after it.
+            owner, name = (
+                (WriterSession, "commit") if when == "meanwhile" else (rewriting, "settle_successors")
+            )
+            real = getattr(owner, name)
+
+            def at_that_point(*args: Any, **options: Any) -> Any:
+                run_other()
+                return real(*args, **options)
+
+            monkeypatch.setattr(owner, name, at_that_point)
+        ends.append(rewrite(one, plans[0]))
+    (listed,) = set(by_id(world)) - {case.first, case.second}
+    assert [outcome.reason for (outcome,) in ends] == [None, None]
+    assert ends[-1][0].replacement == listed
+    forgotten = world.good("snapshots", "--forgotten", "--json").json()
+    assert len(forgotten) == (when == "meanwhile")
+    world.good("repair", "snapshots", "--forget")
+    settle(world)
+
+
+def test_what_a_killed_repair_has_left_twice(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = case.world
+    for path in case.new["data"].values():
+        path.unlink()
+    world.run("repair", "packs").ended(3)
+    with opened(world) as access:
+        plan = plan_rewrites(access)
+        with monkeypatch.context() as patch:
+            patch.setattr(rewriting, "choose_successor", lambda *_: Successors(chosen=None, extra=()))
+            patch.setattr(rewriting, "settle_successors", lambda *_, **__: None)
+            for _ in range(2):
+                rewrite(access, plan)
+    assert len(by_id(world)) == 4
+    world.good("repair", "snapshots")
+    assert len(by_id(world)) == 3
 
 
 @pytest.mark.timeout(600)

@@ -24,6 +24,8 @@ class Ledger:
     happened: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
     """Their registers were lost once."""
+    successors: dict[str, set[str]] = field(default_factory=dict)
+    """By snapshot: what repairs have written in its place, that have returned."""
     lying: set[str] = field(default_factory=set)
     """They count, but who made them stored something else."""
     is_state_lost: bool = False
@@ -46,7 +48,8 @@ class Ledger:
         """A repair returned, and said that it is back."""
         self.lost.add(snapshot)
         self.unsettled.discard(snapshot)
-        self.saved.add(snapshot)
+        # It was there before the repair returned, and another one may have taken it for one too many.
+        self.report_saved(snapshot)
 
     def report_saved(self, snapshot: str) -> None:
         """A backup returned."""

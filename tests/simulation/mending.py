@@ -2,16 +2,20 @@
 
 from pvback.errors import ConflictError, DamagedError, ObjectNotFound, StorageUnavailable
 from pvback.repository import mend_lost_state
+from pvback.repository.forget import forget_snapshots
 from pvback.repository.layout import GC_STATE_NAME, Area
 from pvback.repository.mend_snapshots import REASONS, SnapshotTools, mend_snapshot, plan_snapshots
+from pvback.repository.mend_state import settle as wait_for_lists
 from pvback.repository.sealed import ScopeObjects
+from pvback.repository.snapshots import load_catalog
+from pvback.repository.successors import choose_successor
 from pvback.runtime import Cancel
 from tests.simulation.bucket import Bucket
 from tests.simulation.ledger import Ledger
 from tests.simulation.work import ModelIndexWork
 from tests.simulation.world import Process
 
-__all__ = ["lose_register", "lose_state", "mend_all", "mend_state"]
+__all__ = ["lose_register", "lose_state", "mend_all", "mend_state", "settle"]
 
 
 def lose_register(process: Process, bucket: Bucket, ledger: Ledger, objects: ScopeObjects) -> None:
@@ -43,6 +47,18 @@ def mend_all(process: Process, objects: ScopeObjects, work: ModelIndexWork, *, l
         if problem.kind == "register-missing":
             ledger.report_whole(problem.snapshot)
             ledger.count("revived")
+
+
+def settle(process: Process, objects: ScopeObjects, damaged: str, *, ledger: Ledger) -> None:
+    """What a repair does once what it has written in place of a snapshot is committed."""
+    wait_for_lists(objects, process)
+    extra = choose_successor(load_catalog(objects), damaged).extra
+    for name in extra:
+        ledger.begin_forgetting(name[17:])
+        ledger.count("successors forgotten")
+    forget_snapshots(objects, extra, clock=process)
+    for name in extra:
+        ledger.end_forgetting(name[17:])
 
 
 def lose_state(process: Process, bucket: Bucket, ledger: Ledger, objects: ScopeObjects) -> None:

@@ -238,6 +238,20 @@ class Oracle:
 
     # --- the end
 
+    def check_successors(self) -> None:
+        """Of what several repairs have written in place of one snapshot, one is listed.
+
+        One that was not listed for a while, as its register was lost, is left to the next repair.
+        """
+        for damaged, written in self._ledger.successors.items():
+            listed = {
+                name[17:]
+                for name, body in self._registers.items()
+                if body["state"] == "COMMITTED" and self._is_valid(name, "roster")
+            }
+            if len((written & listed) - self._ledger.lost) > 1:
+                self._fail(f"W: {sorted(written & listed)} all stand in place of {damaged}")
+
     def check_drained(self) -> None:
         """S3, S4: only what live snapshots need is left."""
         self.check()

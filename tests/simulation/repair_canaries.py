@@ -4,8 +4,18 @@ from dataclasses import replace
 from typing import Any
 
 from pvback.errors import ObjectNotFound
-from pvback.repository import gcstate, mend_lost_state, mend_snapshots, mend_state, registers, session, sweep
+from pvback.repository import (
+    gcstate,
+    mend_lost_state,
+    mend_snapshots,
+    mend_state,
+    registers,
+    session,
+    sweep,
+)
 from pvback.repository.gcstate import GcState
+from pvback.repository.successors import Successors
+from tests.simulation import mending
 from tests.simulation.canaries import CANARIES, Patch, canary
 
 __all__ = ["CANARIES"]
@@ -55,6 +65,12 @@ def abandoned_with_its_dead(patch: Patch) -> None:
 
     for module in (mend_snapshots, mend_state):
         patch.setattr(module, "abandoned", abandoned)
+
+
+@canary("repairs", seeds_max=1500, shows="W:")
+def successors_stay(patch: Patch) -> None:
+    """Nobody looks for others once its own successor of a damaged snapshot is committed."""
+    patch.setattr(mending, "choose_successor", lambda *_facts: Successors(chosen=None, extra=()))
 
 
 @canary("lost-state", seeds_max=6000)

@@ -15,10 +15,11 @@ from pvback.errors import (
     StorageError,
     StorageUnavailable,
 )
-from pvback.repository import forget, mend_state, merging, prune
+from pvback.repository import forget, mend_state, merging, prune, successors
 from pvback.repository.layout import ScopeLayout
 from pvback.repository.prune import PruneSeams
 from pvback.repository.prune_plan import PruneOptions
+from pvback.repository.records import Repaired
 from pvback.repository.registers import RegisterState
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.session import WriterSession
@@ -177,7 +178,7 @@ class Simulation:
                     self.ledger.give_up(exc)
                     break
 
-    def _back_up(self, process: Process, plan: writer.BackupPlan) -> None:
+    def _back_up(self, process: Process, plan: writer.BackupPlan) -> str:
         objects = self.objects(process)
         work = self.work(process, objects)
 
@@ -186,7 +187,7 @@ class Simulation:
             merging.merge_runs(objects, work, session=session, view=view, clock=process, count_min=2)
 
         is_merging = process.random.fraction() < self.scope.merge_share
-        writer.back_up(process, objects, plan, ledger=self.ledger, merge=merge if is_merging else None)
+        return writer.back_up(process, objects, plan, ledger=self.ledger, merge=merge if is_merging else None)
 
     def _lie(self, process: Process) -> None:
         texts = tuple(f"chunk {number}" for number in range(self.scope.lies))
@@ -295,14 +296,21 @@ class Simulation:
 
     def _rewrite(self, process: Process) -> None:
         """A snapshot written anew, as a repair does it: a cycle under way is abandoned before."""
-        chance = process.random.source
+        chance, objects = process.random.source, self.objects(process)
         if not self.ledger.saved:
             return
-        texts = self.ledger.contents[chance.choice(sorted(self.ledger.saved))]
+        # Few, so that several repairs choose the same.
+        damaged = chance.choice(sorted(self.ledger.saved)[:2])
+        repaired = Repaired(snapshot=damaged, time=process.now())
+        plan = replace(self._plan(chance), texts=self.ledger.contents[damaged], repaired=repaired)
         try:
             with self._surviving(process):
-                mend_state.change_gc_state(self.objects(process), mend_state.abandoned, clock=process)
-                self._back_up(process, replace(self._plan(chance), texts=texts))
+                mend_state.change_gc_state(objects, mend_state.abandoned, clock=process)
+                if successors.choose_successor(load_catalog(objects), damaged).chosen is not None:
+                    return
+                snapshot = self._back_up(process, plan)
+                mending.settle(process, objects, damaged, ledger=self.ledger)
+                self.ledger.successors.setdefault(damaged, set()).add(snapshot)
         except (ConflictError, SessionFencedError, StorageError) as exc:
             self.ledger.give_up(exc)
 
@@ -357,6 +365,7 @@ class Simulation:
             world.spawn("last state mender", self._mend_state)
             world.run()
         if self.scope.menders:
+            self.oracle.check_successors()
             world.spawn("last mender", self._mend_all)
             world.run()
         world.spawn("drain", self._drain_prunes)

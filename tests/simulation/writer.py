@@ -17,6 +17,7 @@ from pvback.repository.layout import ObjectType, generation_name
 from pvback.repository.records import (
     FinishedTree,
     RecordDetails,
+    Repaired,
     Root,
     SourceIdentity,
     plan_record,
@@ -56,6 +57,8 @@ class BackupPlan:
     """Chunks; 0: no checkpoints."""
     doubles: bool
     """Whether a chunk that is new twice is stored twice in one pack."""
+    repaired: Repaired | None = None
+    """In place of which snapshot it stands."""
     by: str = ""
     """Who seals it: see `Entry.by`. `LIAR` stores garbage under the ids of its chunks."""
 
@@ -266,6 +269,7 @@ class Job:
             finished=now,
             root=Root(self.root, 0, 1, sum(map(len, self._plan.texts))),
             is_complete=is_complete,
+            repaired=self._plan.repaired,
         )
 
 
@@ -276,8 +280,8 @@ def back_up(
     *,
     ledger: Ledger,
     merge: Callable[[WriterSession], None] | None = None,
-) -> None:
-    """One attempt, from begin to commit. Raises SessionFencedError, StorageError."""
+) -> str:
+    """One attempt, from begin to commit; the snapshot's id. Raises SessionFencedError, StorageError."""
     catalog = load_catalog(objects)
     heads = [
         (one.record.seq, one.record.named.hash)
@@ -308,6 +312,7 @@ def back_up(
     session.commit(job.result, job.details(is_complete=True), place=job.place)
     if plan.by != LIAR:
         ledger.report_saved(session.snapshot)
+    return session.snapshot
 
 
 def _look_at_checkpoint(objects: ScopeObjects, plan: BackupPlan, *, catalog: Any) -> None:
