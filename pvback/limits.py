@@ -123,6 +123,11 @@ GATHERED_COUNT_MIN = 2
 """So few registers are read one by one."""
 GATHERED_BYTES_MAX = 8 * MIB
 """Of registers that prune gathers in one object, or a cache keeps: some thousands."""
+GENERATIONS_WITHOUT_TRACE = 1 << 20
+"""By so much a repair of `gc/state` goes beyond all generations that names tell: far more cycles than a
+repository lives to see."""
+GENERATIONS_AHEAD_MAX = 1 << 19
+"""What is of a generation so far above the current one was made by such a repair, which did not end."""
 GC_LIST_COUNT_MAX = 2000
 """Names in a list inside `gc/state`; a longer one becomes an object of its own."""
 UNUSED_PACK_SECONDS = 24 * 3600.0
@@ -247,6 +252,7 @@ assert TIMED_VIEW_SECONDS < TIMED_ACK_SECONDS
 assert 2 * (TIMED_ACK_SECONDS + TIMED_SEND_SECONDS + TIMED_LATE_SECONDS) < TIMED_WAIT_SECONDS
 assert TIMED_WAIT_SECONDS < FORGET_GRACE_SECONDS
 assert 6 * GC_LIST_COUNT_MAX * 64 < SWAPPED_BYTES_MAX
+assert 2 * GENERATIONS_AHEAD_MAX <= GENERATIONS_WITHOUT_TRACE
 assert CHECKPOINT_SECONDS + GENERATION_POLL_SECONDS <= 300.0
 assert STOP_SECONDS_MAX < MOVER_GRACE_SECONDS, "a checkpoint is stored before the kubelet kills"
 assert MEMORY_BYTES_MIN <= MOVER_MEMORY_BYTES - MOVER_SPARE_BYTES

@@ -51,8 +51,8 @@ class GcState:
     roster: frozenset[str]
 
     def counts_run(self, name: str, gen: int) -> bool:
-        """Whether the entries of a run count."""
-        return gen >= self.floor or name in self.base
+        """Whether the entries of a run count. Far above n stands what a repair has left that did not end."""
+        return self.floor <= gen < self.n + 2**19 or name in self.base
 
     def counts_register(self, name: str, gen: int) -> bool:
         """Whether a register is valid."""

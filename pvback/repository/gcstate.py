@@ -74,7 +74,14 @@ class GcState:
 
     def is_run_valid(self, name: str) -> bool:
         """Whether a run's entries count for readers."""
-        return self._generation(name) >= self.floor or name in self.base
+        is_late = self.is_of_lost_repair(name)
+        return (self._generation(name) >= self.floor and not is_late) or name in self.base
+
+    def is_of_lost_repair(self, name: str) -> bool:
+        """Whether a repair of `gc/state` made it that was killed, or too late: of a generation far above, to
+        which no session gets. Nobody will name it while this version, or one that follows it, is there.
+        """
+        return self._generation(name) >= self.n + limits.GENERATIONS_AHEAD_MAX
 
     def is_run_trusted(self, name: str) -> bool:
         """Whether a writer may dedup against a run. Never true of a run that is not valid."""
@@ -84,9 +91,8 @@ class GcState:
 
     @staticmethod
     def _generation(name: str) -> int:
-        parts = split_generation(name)
-        assert parts is not None, "callers pass names that were classified"
-        return parts[0]
+        """Of a run or register, `<gen>-<name>`, or an object `<gen>-<what>` of `gc/`: callers know which."""
+        return int(name.partition("-")[0], 16)
 
 
 @dataclass(frozen=True, slots=True)

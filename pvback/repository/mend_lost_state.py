@@ -16,7 +16,8 @@ while requests to delete them may be under way for days. So nothing is believed 
   before.
 
 `gc/state` is written last, by a create or a swap that succeeds only if nobody else has written it. Killed
-before, a repair leaves packs, runs and fenced sessions: the next one begins anew.
+before, a repair leaves packs, runs and fenced sessions: the next one begins anew. If a `gc/state` turns up
+after all, what it left is far above that generation, and void (`GcState.is_of_lost_repair`).
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
+from pvback import limits
 from pvback.errors import ConflictError, DamagedError, ObjectNotFound, PvbackError, StorageError
 from pvback.repository.barrier import ALIVE
 from pvback.repository.gcstate import GcState, IndexView, Marks, found_gc_state, load_gc_state
@@ -38,8 +40,6 @@ from pvback.runtime import Cancel, Clock
 
 __all__ = ["StateRepair", "why_lost", "write_lost_state"]
 
-_GENERATIONS_WITHOUT_TRACE = 1 << 20
-"""Cycles of which no name tells: far more than a repository lives to see."""
 _GENERATION_MAX = 1 << 62
 """Names above are nobody's."""
 _ID_DIGITS = 32
@@ -103,10 +103,10 @@ def write_lost_state(
     if lost is None:
         return None
     settle(objects, clock)
-    work_to_do = _Repair(objects, work, is_forced=is_forced, clock=clock, cancel=cancel)
-    repair, state = work_to_do.run(lost[0])
+    attempt = _Repair(objects, work, is_forced=is_forced, clock=clock, cancel=cancel)
+    repair, state = attempt.run(lost[0])
     if not found_gc_state(objects, state, etag=lost[1], clock=clock):
-        work_to_do.take_back()
+        attempt.take_back()
         raise ConflictError(
             "somebody else has written it meanwhile",
             key=objects.layout.key(GC_STATE_NAME),
@@ -142,8 +142,7 @@ class _Repair:
     def take_back(self) -> None:
         """Remove the runs that were written, once it is known that no `gc/state` will name them.
 
-        They are of a generation that the one which counts does not reach for long: no prune would merge them,
-        and what they list dies without them.
+        They are of a generation far above the one which counts: void, and the next prune would remove them.
         """
         with contextlib.suppress(StorageError):
             self._objects.store.delete_many(
@@ -293,7 +292,9 @@ class _Repair:
             assert parts is not None, "names that were listed were classified"
             seen.append(parts[0])
         seen += [one.ack for one in registers.values()]
-        return max((one for one in seen if one < _GENERATION_MAX), default=0) + _GENERATIONS_WITHOUT_TRACE
+        return (
+            max((one for one in seen if one < _GENERATION_MAX), default=0) + limits.GENERATIONS_WITHOUT_TRACE
+        )
 
     def _missing(self, packs: Mapping[str, tuple[str, int]], listed: AbstractSet[str]) -> frozenset[str]:
         """Packs of the index that the store does not have, each asked for by its name."""

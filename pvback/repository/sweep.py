@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from pvback.repository.barrier import Registers
-from pvback.repository.gcstate import StoredGcState
+from pvback.repository.gcstate import GcState, StoredGcState, load_gc_state
 from pvback.repository.layout import Area, split_generation
 from pvback.repository.locks import delete_unlocked
 from pvback.repository.prune_plan import ListedPack
@@ -62,10 +62,10 @@ def sweep(
     assert not state.is_condemning, "what is condemned is not yet dead"
     listed = list_packs(objects)
     packs = [listed[name] for name in state.dead if name in listed]
-    runs = [f"{Area.INDEX}/{name}" for name in _names(objects, Area.INDEX) if not state.is_run_valid(name)]
-    lists = [
-        name for name in _names(objects, Area.GC) if name not in stored.lists and _is_over(name, state.n)
-    ]
+    runs = [name for name in _names(objects, Area.INDEX) if not state.is_run_valid(name)]
+    lists = [name for name in _names(objects, Area.GC) if name not in stored.lists and "-" in name]
+    runs, lists = _without_repairs(objects, state, names=runs), _without_repairs(objects, state, names=lists)
+    lists = [name for name in lists if _is_over(name, state.n) or state.is_of_lost_repair(name)]
     # What belongs to a snapshot is written after its register is: so it is listed before.
     refs, records = _names(objects, Area.REFS), _names(objects, Area.RECORDS)
     settle()
@@ -90,7 +90,7 @@ def sweep(
     gone = [pack for pack in packs if pack.key not in kept]
     kept.update(delete_unlocked(objects.store, _keys(objects, dropped), now=now))
     # Registers go last: what they name is found through them.
-    others = [*runs, *(f"{Area.GC}/{name}" for name in lists)]
+    others = [*(f"{Area.INDEX}/{name}" for name in runs), *(f"{Area.GC}/{name}" for name in lists)]
     others += [f"{Area.SNAPSHOTS}/{name}" for name in sorted(void)]
     kept.update(delete_unlocked(objects.store, _keys(objects, others), now=now))
     count = len(packs) + len(dropped) + len(others) - len(kept)
@@ -105,6 +105,18 @@ def _is_over(name: str, n: int) -> bool:
     """
     generation, _, what = name.partition("-")
     return bool(what) and int(generation, 16) < n
+
+
+def _without_repairs(objects: ScopeObjects, state: GcState, *, names: list[str]) -> list[str]:
+    """Without what a repair may be about to name that has found `gc/state` lost.
+
+    `names` were listed before. A `gc/state` that is there after that keeps every repair that had begun then
+    from writing its own: so only now it is known that theirs are void.
+    """
+    if not any(map(state.is_of_lost_repair, names)):
+        return names
+    now = load_gc_state(objects).state
+    return [name for name in names if not state.is_of_lost_repair(name) or now.is_of_lost_repair(name)]
 
 
 def _names(objects: ScopeObjects, area: Area) -> list[str]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from pvback import limits
 from pvback.errors import ObjectNotFound
 from pvback.repository import (
     gcstate,
@@ -89,7 +90,13 @@ def lost_state_without_a_fence(patch: Patch) -> None:
 @canary("lost-state", seeds_max=1500)
 def lost_state_of_this_generation(patch: Patch) -> None:
     """The generation that names tell last is used once more."""
-    patch.setattr(mend_lost_state, "_GENERATIONS_WITHOUT_TRACE", 0)
+    patch.setattr(limits, "GENERATIONS_WITHOUT_TRACE", 0)
+
+
+@canary("lost-state-kills", seeds_max=1500)
+def runs_of_a_killed_repair_count(patch: Patch) -> None:
+    """What a repair has left that was killed is believed under another one's `gc/state`."""
+    patch.setattr(GcState, "is_of_lost_repair", lambda _self, _name: False)
 
 
 def _no_fence(patch: Patch) -> None:

@@ -98,5 +98,14 @@ SCOPES = (
         rates=Rates(doubled=0.0),
     ),
     Scope(name="revoked", lies=4, pruners=2, prunes=3, backups=3, kill_rate=0.001, repack_share_max=0.8),
+    Scope(
+        name="lost-state-kills",
+        state_losers=1,
+        pruners=2,
+        backups=3,
+        forgetters=1,
+        kill_rate=0.01,
+        rates=Rates(late=0.08),
+    ),
     Scope(name="lost-state", state_losers=1, pruners=2, backups=3, forgetters=1, kill_rate=0.001),
 )

@@ -235,7 +235,7 @@ class ModelIndexWork:
                 problems[pack] = "is not as long as it was listed"
                 continue
             entries += [
-                Entry(one, pack, kind, index, len(text), size, body["by"])
+                Entry(one, pack, kind, index, len(text), size, body.get("by", ""))
                 for index, (one, text) in enumerate(body["blobs"])
             ]
         runs = (self._put_run(entries, generation, ""),) if entries else ()

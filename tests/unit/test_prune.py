@@ -17,9 +17,15 @@ from pvback.errors import (
 from pvback.ops.prune import require_time
 from pvback.repository.barrier import Registers, read_registers
 from pvback.repository.forget import forget_snapshots, undelete_snapshots
-from pvback.repository.gcstate import GcState, load_gc_state, read_gc_state, swap_gc_state
+from pvback.repository.gcstate import (
+    GcState,
+    found_gc_state,
+    load_gc_state,
+    read_gc_state,
+    swap_gc_state,
+)
 from pvback.repository.index_work import Marks
-from pvback.repository.layout import Area
+from pvback.repository.layout import Area, generation_name
 from pvback.repository.prune import PruneReport, PruneSeams, _Prune, plan_only, run_prune
 from pvback.repository.prune_plan import PruneOptions
 from pvback.repository.records import FinishedTree
@@ -278,6 +284,36 @@ def test_lists_of_a_version_that_a_prune_has_not_seen(bench: ModelBench) -> None
     assert swap_gc_state(bench.objects, seen, new=changed, clock=bench.clock) is not None
     sweep(bench.objects, seen, registers=registers, settle=lambda: None, now=bench.clock.now())
     assert load_gc_state(bench.objects).state.dead == changed.dead
+
+
+def test_what_a_repair_has_left_that_did_not_end(bench: ModelBench) -> None:
+    """It never counts, and goes, but not while the repair may yet come to its end."""
+    commit(bench, "a")
+    stored = load_gc_state(bench.objects)
+    above = generation_name(stored.state.n + limits.GENERATIONS_AHEAD_MAX, datapath.random_id())
+    last = generation_name(stored.state.n + limits.GENERATIONS_AHEAD_MAX - 1, datapath.random_id())
+    left = [bench.objects.layout.key(f"{area}/{above}") for area in (Area.INDEX, Area.GC)]
+    for key in left:
+        bench.objects.store.put(key, b"")
+    assert stored.state.is_run_valid(last)
+    assert not stored.state.is_run_valid(above)
+    assert not stored.state.is_run_trusted(above)
+    registers = read_registers(bench.objects, stored.state)
+    key = bench.objects.layout.key("gc/state")
+    good = bench.objects.store.read(key)
+
+    def there() -> list[str]:
+        sweep(bench.objects, stored, registers=registers, settle=lambda: None, now=bench.clock.now())
+        return [key for key in left if key in {one.key for one in bench.objects.store.list_objects("s/")}]
+
+    bench.objects.store.delete(key)
+    with pytest.raises(DamagedError, match="missing"):
+        there()
+    made = replace(stored.state, n=int(above[:16], 16), floor=int(above[:16], 16), base=frozenset({above}))
+    assert found_gc_state(bench.objects, made, etag=None, clock=bench.clock)
+    assert there() == left
+    bench.objects.store.put(key, good.data)
+    assert there() == []
 
 
 def test_a_snapshot_of_two_registers(bench: ModelBench) -> None:

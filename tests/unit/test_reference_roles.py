@@ -20,6 +20,7 @@ from pvback.reference import (
     verify,
 )
 from pvback.reference.pages import Node
+from pvback.reference.snapshots import GcState
 from tests.support.reference_torture import directory, plain_file
 from tests.support.reference_writer import (
     MAINTAINER,
@@ -233,6 +234,13 @@ def test_bundle_that_the_owner_did_not_sign(writer: RepositoryWriter) -> None:
     writer.owner_seed = owner
     with pytest.raises(DamagedError, match="signature"):
         opened(writer, principal)
+
+
+@pytest.mark.parametrize("base", [frozenset[str](), frozenset({"run"})])
+def test_a_generation_far_above(base: frozenset[str]) -> None:
+    state = GcState(n=5, floor=3, dead=frozenset(), base=base, roster=frozenset())
+    counted = [state.counts_run("run", gen) for gen in (2, 3, 5, 4 + 2**19, 5 + 2**19)]
+    assert counted == [bool(base), True, True, True, bool(base)]
 
 
 def test_floor_base_roster_and_dead(writer: RepositoryWriter) -> None:
