@@ -453,6 +453,15 @@ def timed_prune_without_waits(patch: Patch) -> None:
     patch.setattr(prune, "WAIT", timedelta(0))
 
 
+@canary("timed", shows="DamagedError")
+def timed_lists_believed_at_once(patch: Patch) -> None:
+    """Lists are believed at once: prune takes what was committed just now for lost, and stops.
+
+    More than that it does not cost: what dies is looked for again hours later.
+    """
+    lag_ignored(patch)
+
+
 @canary("timed", rates=_HARSH, writers=3)
 def condemned_without_a_wait(patch: Patch) -> None:
     """Sessions are fenced as soon as a generation is published."""

@@ -76,7 +76,7 @@ SCOPES = (
     Scope(name="long", writers=1, backups=2, pruners=2, prunes=4, chunks_max=12, chunk_universe=10),
     Scope(
         name="timed",
-        rates=Rates(can_condition=False),
+        rates=Rates(can_condition=False, list_lag_seconds=120.0),
         kill_rate=0.002,
         backups=3,
         prunes=8,
@@ -86,7 +86,8 @@ SCOPES = (
         pauses=(0.0, 3600.0, _DAY, 4 * _DAY),
         looks=(0.0, 60.0, 3600.0, _DAY, 7.5 * _DAY, 9 * _DAY),
     ),
-    # A create that lands again would make a second register of what is made anew.
+    # A create that lands again makes a second register of what was made anew. No canary shows by that
+    # alone: it takes a loss before it lands, and a prune after it (`test_a_snapshot_of_two_registers`).
     Scope(
         name="repairs",
         menders=2,
@@ -95,7 +96,7 @@ SCOPES = (
         backups=3,
         forgetters=0,
         kill_rate=0.001,
-        rates=Rates(doubled=0.0),
+        rates=Rates(doubled=0.04),
     ),
     Scope(name="revoked", lies=4, pruners=2, prunes=3, backups=3, kill_rate=0.001, repack_share_max=0.8),
     Scope(
