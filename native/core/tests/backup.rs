@@ -296,6 +296,48 @@ fn what_did_not_change_is_neither_read_nor_stored() {
     assert_checks(&repository);
 }
 
+/// Writes a tree anew, with times that say nothing.
+fn made_up(large: &[u8], small: &[u8]) -> tempfile::TempDir {
+    let source = tempfile::tempdir().unwrap();
+    fs::create_dir(source.path().join("dir")).unwrap();
+    fs::write(source.path().join("dir/large"), large).unwrap();
+    fs::write(source.path().join("small"), small).unwrap();
+    for path in ["dir/large", "small", "dir", "."] {
+        let file = File::open(source.path().join(path)).unwrap();
+        file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    }
+    source
+}
+
+#[test]
+fn made_up_files_are_the_same_whenever_they_are_written() {
+    let mut repository = Repository::new(32 << 10);
+    let large = noise(1, 3 << 20);
+    let mut backup = |small: &[u8]| {
+        repository.backup("s", made_up(&large, small).path(), &json!({"plain": true}))
+    };
+    let first = backup(b"one");
+    let second = backup(b"one");
+    // As long as before, and of the same time.
+    let third = backup(b"two");
+    assert_eq!(first.result["root"], second.result["root"]);
+    assert_eq!(second.result["stats"]["bytes_new"], json!(0), "{}", second.result["stats"]);
+    assert_ne!(first.result["root"], third.result["root"]);
+    let image = read_back(&repository, &third);
+    assert_eq!(image[Path::new("small")].1, b"two");
+    assert_eq!(image[Path::new("dir/large")].1, large);
+    for (path, (node, _)) in &image {
+        assert_ne!(node.mode, 0, "{path:?}");
+        let plain = Node {
+            mode: node.mode,
+            digest: node.digest,
+            ..Node::new(node.key.clone(), node.body.clone())
+        };
+        assert_eq!(*node, plain, "{path:?}");
+    }
+    assert_checks(&repository);
+}
+
 #[test]
 fn a_directory_says_what_was_left_out_of_it_this_time() {
     let source = tempfile::tempdir().unwrap();

@@ -26,6 +26,8 @@ pub(super) struct EntryReader<'a> {
     pub(super) small_bytes: u64,
     /// Device of the source's root: inode numbers of other devices are not unique beside its own.
     pub(super) root_dev: u64,
+    /// Nothing but kind, mode, mtime and content is kept.
+    pub(super) is_plain: bool,
     pub(super) counters: &'a Counters,
     /// Set when a file is found changed that seemed unchanged.
     pub(super) is_doubted: &'a AtomicBool,
@@ -234,6 +236,9 @@ impl EntryReader<'_> {
             FileKind::CharDevice => Body::CharDevice(stat.rdev.0, stat.rdev.1),
             FileKind::BlockDevice => Body::BlockDevice(stat.rdev.0, stat.rdev.1),
         };
+        if self.is_plain {
+            return Node { mode: stat.mode, mtime: time(stat.mtime), ..Node::new(key, body) };
+        }
         let is_linked = stat.nlink > 1 && stat.kind != FileKind::Dir;
         Node {
             mode: stat.mode,

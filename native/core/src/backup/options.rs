@@ -48,6 +48,10 @@ pub struct BackupOptions {
     /// Stay on the root's file system.
     #[serde(default)]
     pub one_file_system: bool,
+    /// Of the files of a directory keep nothing but kind, mode, mtime and content: somebody has made them
+    /// up for this backup.
+    #[serde(default)]
+    pub plain: bool,
     /// Read everything, whatever the parent says.
     #[serde(default)]
     pub force: bool,

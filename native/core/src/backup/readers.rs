@@ -46,6 +46,7 @@ impl Readers<'_> {
             ids: self.ids,
             small_bytes: self.backup.chunking.small_bytes,
             root_dev: self.root_dev,
+            is_plain: self.backup.options.plain,
             counters: &self.backup.writer.counters,
             is_doubted: &self.backup.is_doubted,
         }
