@@ -233,6 +233,14 @@ MOVER_GROUP = 65532
 """The group of a mover that restores a volume of which no group is known: some group has to be let write."""
 MOVERS_PER_NODE = 2
 MOVERS_AT_ONCE = 8
+EXPORT_NAME_BYTES_MAX = 200
+"""Of one component of the path of an exported object: file systems allow 255 with what is put to it."""
+FILE_PAGE_BYTES = 4 * KIB
+"""What a file takes at least, where it is kept in memory."""
+PRIVATE_FOLDER_SECONDS = 60.0
+"""A private folder that is younger than that may be one that somebody is about to use."""
+ESTABLISH_SECONDS = 60.0
+"""How long a new kind may take until the cluster serves it."""
 
 # --- progress ---------------------------------------------------------------------------------------
 PROGRESS_SECONDS = 0.1

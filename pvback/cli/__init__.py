@@ -31,6 +31,7 @@ _COMMANDS = {
     "pvc": "pvc",
     "mover": "mover",
     "install": "install",
+    "export": "export",
     "bench": "maintain",
     "completion": "completion",
 }

@@ -23,7 +23,10 @@ from pvback.runtime import Clock, SystemClock
 
 __all__ = ["Cluster"]
 
+_PLAIN: Mapping[str, str] = {"Accept": "application/json", "Content-Type": "application/json"}
 _MERGE_PATCH = "application/merge-patch+json"
+_BRIEF = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+_APPLY_PATCH = "application/apply-patch+yaml"
 
 
 class Cluster:
@@ -86,21 +89,38 @@ class Cluster:
         namespace: str | None = None,
         labels: str | None = None,
         fields: str | None = None,
+        is_brief: bool = False,
     ) -> list[Body]:
-        """All that fit, in pages. With a kind of a namespace and none named: those of all namespaces."""
-        found: list[Body] = []
+        """All that fit, in pages of one state. With a kind of a namespace and none named: of all namespaces.
+
+        Where the API server has forgotten that state between two pages, it is begun again. With `is_brief` it
+        sends `metadata` alone.
+        """
         query = [("limit", str(limits.CLUSTER_PAGE_COUNT))]
         query += [("labelSelector", labels)] if labels else []
         query += [("fieldSelector", fields)] if fields else []
-        following = ""
+        headers = {"Accept": _BRIEF} if is_brief else _PLAIN
+        named = {"apiVersion": kind.api_version, "kind": kind.name}
+        found: list[Body] = []
+        following, begun_count = "", 1
         while True:
             asked = [*query, *([("continue", following)] if following else [])]
-            page = self._ask("GET", kind.path(namespace), what=f"the {kind.plural}", query=asked)
-            named = {"apiVersion": kind.api_version, "kind": kind.name}
-            found.extend({**named, **one} for one in page.get("items", ()))
+            path, what = kind.path(namespace), f"the {kind.plural}"
+            try:
+                page = self._ask("GET", path, what=what, query=asked, headers=headers)
+            except ClusterObjectMissing:
+                if not following or begun_count >= limits.SWAP_COUNT_MAX:
+                    raise
+                found, following, begun_count = [], "", begun_count + 1
+                continue
+            found.extend({**one, **named} for one in page.get("items") or ())
             following = page.get("metadata", {}).get("continue") or ""
             if not following:
                 return found
+
+    def read(self, path: str, *, accept: str) -> Body:
+        """What is served at a path, in the first of these media types that the server knows."""
+        return self._ask("GET", path, what=path, headers={"Accept": accept})
 
     def create(self, kind: Kind, body: Body, *, dry_run: bool = False) -> Body:
         """Create it, or with `dry_run` have it judged as if. Raises ClusterObjectExists, ClusterRefusal."""
@@ -132,7 +152,28 @@ class Cluster:
             what=_name(kind, name, namespace),
             query=[("dryRun", "All")] if dry_run else [],
             body=change,
-            content_type=_MERGE_PATCH,
+            headers={"Content-Type": _MERGE_PATCH},
+        )
+
+    def apply_fields(self, kind: Kind, body: Body, *, is_forced: bool = False, dry_run: bool = False) -> Body:
+        """Let it have these fields (server-side apply, as `pvback`), or have that judged as if.
+
+        Raises ClusterObjectExists where others manage fields that would change, which `is_forced` takes from
+        them, ClusterRefusal.
+        """
+        metadata = body["metadata"]
+        namespace = metadata.get("namespace")
+        return self._ask(
+            "PATCH",
+            kind.path(namespace, metadata["name"]),
+            what=_name(kind, metadata["name"], namespace),
+            query=[
+                ("fieldManager", "pvback"),
+                ("force", "true" if is_forced else "false"),
+                *([("dryRun", "All")] if dry_run else []),
+            ],
+            body=body,
+            headers={"Content-Type": _APPLY_PATCH},
         )
 
     def delete(self, kind: Kind, body: Body) -> None:
@@ -189,14 +230,14 @@ class Cluster:
         what: str,
         query: Sequence[tuple[str, str]] = (),
         body: Body | None = None,
-        content_type: str = "application/json",
+        headers: Mapping[str, str] = _PLAIN,
     ) -> dict[str, Any]:
         """One request, repeated while nobody answers. A creation that was heard twice is told as one."""
         deadline = self._clock.monotonic() + limits.CLUSTER_RETRY_SECONDS
         was_sent = False
         while True:
             try:
-                response = self._send(method, path, query=query, body=body, content_type=content_type)
+                response = self._send(method, path, query=query, body=body, headers=headers)
                 status, data = response.status, response.read()
             except (urllib3.exceptions.HTTPError, OSError) as exc:
                 failure: ClusterError = ClusterError(
@@ -234,15 +275,14 @@ class Cluster:
         *,
         query: Sequence[tuple[str, str]] = (),
         body: Body | None = None,
-        content_type: str = "application/json",
+        headers: Mapping[str, str] = _PLAIN,
         read_seconds: float | None = limits.CLUSTER_REQUEST_SECONDS,
     ) -> Any:  # noqa: ANN401 -- the client's own response
-        headers = {"Accept": "application/json", "Content-Type": content_type}
         request = self._api.param_serialize(
             method,
             path,
             query_params=list(query),
-            header_params=headers,
+            header_params={**_PLAIN, **headers},
             body=body,
             auth_settings=["BearerToken"],
         )
@@ -259,7 +299,11 @@ _IN_CLUSTER_TOKEN = _IN_CLUSTER / "token"
 _IN_CLUSTER_NAMESPACE = _IN_CLUSTER / "namespace"
 _CONFLICT = 409
 _TRY_AGAIN = {429, 502, 503, 504}
-_KINDS: Mapping[int, type[ClusterError]] = {404: ClusterObjectMissing, 409: ClusterObjectExists}
+_KINDS: Mapping[int, type[ClusterError]] = {
+    404: ClusterObjectMissing,
+    409: ClusterObjectExists,
+    410: ClusterObjectMissing,
+}
 
 
 def _name(kind: Kind, name: str, namespace: str | None) -> str:

@@ -24,10 +24,17 @@ __all__ = [
     "VOLUME_SNAPSHOT_CONTENT",
     "Body",
     "Kind",
+    "full_kind",
 ]
 
 Body = Mapping[str, Any]
 """An object as the API has it, as JSON."""
+
+
+def full_kind(body: Body) -> str:
+    """`Kind.group`, or `Kind` of the core API: others use the names of Kubernetes for kinds of their own."""
+    group, _, _ = body["apiVersion"].rpartition("/")
+    return f"{body['kind']}.{group}" if group else str(body["kind"])
 
 
 @dataclass(frozen=True, slots=True)

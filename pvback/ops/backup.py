@@ -240,6 +240,7 @@ class _Run:
             "resume": self._resume,
             "excludes": list(options.excludes),
             "one_file_system": options.one_file_system,
+            "plain": source.is_plain,
             "force": options.force,
             "ignore_ctime": options.ignore_ctime,
             "ignore_inode": options.ignore_inode,

@@ -28,6 +28,8 @@ __all__ = [
     "claim_string",
     "command_source",
     "escape_path",
+    "export_source",
+    "export_string",
     "path_source",
     "stdin_source",
 ]
@@ -44,6 +46,7 @@ class Source:
         descriptor: An open file descriptor that is read to its end, of the caller; None for the others.
         command: The program whose standard output is read, with its arguments.
         is_fixed: Whether it is cut in pages rather than by content: devices, where updates are in place.
+        is_plain: Whether its files were made up: nothing is kept of them but mode, mtime and content.
     """
 
     identity: SourceIdentity
@@ -52,6 +55,7 @@ class Source:
     descriptor: int | None = None
     command: tuple[str, ...] | None = None
     is_fixed: bool = False
+    is_plain: bool = False
 
     @property
     def is_repeatable(self) -> bool:
@@ -118,6 +122,29 @@ def claim_string(claim: Claim, *, cluster: str) -> str:
     """
     check_cluster_name(cluster)
     return f"pvc:{cluster}/{claim}"
+
+
+def export_source(where: Path, namespace: str, *, cluster: str, labels: str | None = None) -> Source:
+    """The exported objects of a namespace, written out at `where`: called after the namespace.
+
+    Raises as `claim_source`.
+    """
+    string = export_string(namespace, cluster=cluster, labels=labels)
+    found = path_source(where, host=cluster)
+    return replace(
+        found, identity=replace(found.identity, path=None, name=namespace, string=string), is_plain=True
+    )
+
+
+def export_string(namespace: str, *, cluster: str, labels: str | None = None) -> str:
+    """The source string of a namespace's objects, for life. No path, stream or claim has one like it.
+
+    A selection of them is another source: beside all of them it would look like a loss.
+
+    Raises UsageError for a name of a cluster that is none.
+    """
+    check_cluster_name(cluster)
+    return f"export:{cluster}/namespaces/{namespace}" + (f"?{labels}" if labels else "")
 
 
 def check_cluster_name(cluster: str) -> None:

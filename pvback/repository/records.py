@@ -156,7 +156,7 @@ class RecordDetails:
     taken: datetime | None = None
     """The one instant that the copy is of, where that is not when it was read: of volume snapshots."""
     manifests: Mapping[str, Any] = field(default_factory=dict)
-    """Of a claim: its own and its volume's object, as `claim` and `volume`."""
+    """Of a claim: its own and its volume's object, as `claim` and `volume`; of an export, `export`."""
 
     def as_body(self) -> bytes:
         """As it is sealed."""

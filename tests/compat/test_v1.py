@@ -186,7 +186,7 @@ GOLDEN = {
 WITHOUT_JSON = {("completion",)}
 # They change what is frozen, need a second repository, or run until they are stopped: tests/cli and
 # tests/robust hold them, and their helps are golden.
-ELSEWHERE = {"copy", "forget", "install", "mount", "mover", "prune", "pvc", "repair", "undelete"}
+ELSEWHERE = {"copy", "export", "forget", "install", "mount", "mover", "prune", "pvc", "repair", "undelete"}
 ELSEWHERE_KEYS = {"check", "policy", "repair", "rotate"}
 
 
