@@ -202,6 +202,7 @@ CLUSTER_RETRY_SECONDS = 60.0
 """How long an API server that does not answer is asked again."""
 CLUSTER_POLL_SECONDS = 0.5
 CLUSTER_PAGE_COUNT = 500
+HTTP_SWITCHED = 101
 HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_ERROR_MIN, HTTP_SERVER_ERROR_MIN = 401, 403, 400, 500
 MESSAGE_BYTES_MAX = 4 * KIB
 """Of a termination message; the kubelet keeps no more."""
@@ -241,6 +242,17 @@ PRIVATE_FOLDER_SECONDS = 60.0
 """A private folder that is younger than that may be one that somebody is about to use."""
 ESTABLISH_SECONDS = 60.0
 """How long a new kind may take until the cluster serves it."""
+EXEC_POLL_SECONDS = 0.1
+EXEC_CLOSE_SECONDS = 5.0
+"""How long a stream may stay open after its Status."""
+EXEC_RECEIVE_BYTES = 256 * KIB
+EXEC_SEND_BYTES = 32 * KIB
+EXEC_STATUS_BYTES_MAX = 64 * KIB
+EXEC_BACKLOG_BYTES_MAX = 4 * MIB
+"""What a command may print while it is being written to, before somebody reads it."""
+EXEC_KEPT_BYTES = 8 * KIB
+"""Of what a command prints, where it is only wanted for its last words."""
+EXEC_WORDS_MAX = 500
 
 # --- progress ---------------------------------------------------------------------------------------
 PROGRESS_SECONDS = 0.1

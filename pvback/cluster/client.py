@@ -5,12 +5,14 @@ our own: where a creation is heard twice, the second answer says what the first 
 """
 
 import json
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote, urlencode, urlsplit
 
 import urllib3
 from kubernetes import client as kubernetes_client
@@ -18,6 +20,7 @@ from kubernetes import config as kubernetes_config
 
 from pvback import limits
 from pvback.cluster.kinds import POD, Body, Kind
+from pvback.cluster.websockets import Endpoint
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ClusterRefusal, UsageError
 from pvback.runtime import Clock, SystemClock
 
@@ -222,6 +225,24 @@ class Cluster:
         if rest and count >= since_line:
             yield rest.decode("utf-8", "replace")
 
+    def endpoint(self, path: str, *, query: Sequence[tuple[str, str]], what: str) -> Endpoint:
+        """Where a WebSocket of the API is opened, with this cluster's credentials, TLS and proxy."""
+        configuration = self._api.configuration
+        request = self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
+        parts = urlsplit(request[1])
+        scheme = {"https": "wss", "http": "ws"}[parts.scheme]
+        return Endpoint(
+            url=f"{scheme}://{parts.netloc}{parts.path}?{urlencode(query)}",
+            what=what,
+            headers={name: value for name, value in request[2].items() if name.lower() == "authorization"},
+            tls=_tls_of(configuration) if scheme == "wss" else {},
+            proxy=_proxy_of(configuration),
+        )
+
+    def refusal(self, status: int, body: bytes, *, what: str) -> ClusterError:
+        """What the API says where it does not open a WebSocket."""
+        return _as_error(status, body, what)
+
     def _ask(
         self,
         method: str,
@@ -298,12 +319,47 @@ _IN_CLUSTER = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _IN_CLUSTER_TOKEN = _IN_CLUSTER / "token"
 _IN_CLUSTER_NAMESPACE = _IN_CLUSTER / "namespace"
 _CONFLICT = 409
+_PROXY_PORT = 80
 _TRY_AGAIN = {429, 502, 503, 504}
 _KINDS: Mapping[int, type[ClusterError]] = {
     404: ClusterObjectMissing,
     409: ClusterObjectExists,
     410: ClusterObjectMissing,
 }
+
+
+def _tls_of(configuration: Any) -> dict[str, Any]:  # noqa: ANN401 -- the client's own
+    """The options of TLS by the names of websocket-client: who is trusted, and as whom we come."""
+    options: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE, "check_hostname": False}
+    if configuration.verify_ssl:
+        options = {
+            "cert_reqs": ssl.CERT_REQUIRED,
+            "check_hostname": configuration.assert_hostname is not False,
+        }
+        if configuration.ssl_ca_cert:
+            options["ca_certs"] = configuration.ssl_ca_cert
+    if configuration.cert_file:
+        options |= {"certfile": configuration.cert_file, "keyfile": configuration.key_file}
+    if getattr(configuration, "tls_server_name", None):
+        options["server_hostname"] = configuration.tls_server_name
+    return options
+
+
+def _proxy_of(configuration: Any) -> dict[str, Any]:  # noqa: ANN401 -- the client's own
+    """Likewise of the proxy; what is not to go through it is told to the library."""
+    if not configuration.proxy:
+        return {}
+    parts = urlsplit(configuration.proxy)
+    options: dict[str, Any] = {
+        "http_proxy_host": parts.hostname,
+        "http_proxy_port": parts.port or _PROXY_PORT,
+        "proxy_type": parts.scheme if parts.scheme.startswith("socks") else "http",
+        # Never an empty list: the library would read the environment, and the client has done so.
+        "http_no_proxy": [one.strip() for one in (configuration.no_proxy or "localhost").split(",")],
+    }
+    if parts.username:
+        options["http_proxy_auth"] = (unquote(parts.username), unquote(parts.password or ""))
+    return options
 
 
 def _name(kind: Kind, name: str, namespace: str | None) -> str:
