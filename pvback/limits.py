@@ -253,6 +253,17 @@ EXEC_BACKLOG_BYTES_MAX = 4 * MIB
 EXEC_KEPT_BYTES = 8 * KIB
 """Of what a command prints, where it is only wanted for its last words."""
 EXEC_WORDS_MAX = 500
+HOOK_SECONDS = 30.0
+HOOK_LEASE_SECONDS = 60.0
+HOOK_SECONDS_MAX = 24 * 3600.0
+HOOK_TRIES = 3
+HOOK_RETRY_SECONDS = 2.0
+HOOK_THAW_SECONDS = 30.0
+"""How long a quiesce may take to undo itself."""
+HOOK_POLL_SECONDS = 0.1
+"""How often is looked whether a volume snapshot is cut, while an application holds still for it."""
+HOOK_DEBT_TRIES = 5
+"""How often a post hook of a run that was killed is tried before it is given up."""
 
 # --- progress ---------------------------------------------------------------------------------------
 PROGRESS_SECONDS = 0.1

@@ -7,6 +7,7 @@ from pvback.model import Claim
 
 __all__ = [
     "CLAIM",
+    "HOOK",
     "LIVES_UNTIL",
     "MANAGED_BY",
     "PRIVILEGED",
@@ -26,6 +27,8 @@ CLAIM: Final = "pvback.io/claim"
 """An annotation, for names of claims are longer than labels may be."""
 LIVES_UNTIL: Final = "pvback.io/lives-until"
 """On a run's own object: when it is dead unless it says otherwise before."""
+HOOK: Final = "hook.pvback.io"
+"""Prefix of annotations of claims and pods: `hook.pvback.io/NAME`, a hook as JSON."""
 PRIVILEGED: Final = "pvback.io/privileged-movers"
 """Annotation of a namespace whose owner lets movers have one more capability."""
 
