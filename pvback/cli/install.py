@@ -17,6 +17,7 @@ __all__ = ["install"]
 @click.option(
     "--replace", "may_replace", is_flag=True, help="Let it exchange volumes, which are the cluster's."
 )
+@click.option("--hooks", "may_run_hooks", is_flag=True, help="Let it run hooks: commands in any pod there.")
 @click.option("--schedule", metavar="CRON", help="A nightly run, such as '17 2 * * *'.")
 @click.option("--time-zone", metavar="NAME", help="Of the schedule, such as Europe/Vienna.")
 @click.option("--image", metavar="IMAGE", help="Of the nightly run.")

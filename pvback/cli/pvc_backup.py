@@ -1,5 +1,6 @@
 """`pvback pvc backup`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,8 +13,9 @@ from pvback.cli.pvc import cluster_options, connect_cluster, mover_options, move
 from pvback.cli.values import parse_tags
 from pvback.cluster.claims import ClaimFacts, list_claims, load_claim
 from pvback.cluster.exposure import METHODS
+from pvback.cluster.hooks import Hook, parse_hooks
 from pvback.cluster.staging import StagingOptions
-from pvback.errors import PartlyDone, UsageError
+from pvback.errors import FileError, PartlyDone, UsageError
 from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome
 from pvback.ops.claim_backups import backup_claims
 
@@ -46,6 +48,8 @@ __all__ = ["backup_command"]
     metavar="SECONDS",
     help="How long a volume snapshot may take until it is ready.",
 )
+@click.option("--hooks", "hooks_file", metavar="FILE", help="Hooks besides those in annotations: YAML.")
+@click.option("--no-hooks", is_flag=True, help="Run none, not those in annotations either.")
 @click.option("--at-once", default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
 @click.option("--per-node", default=limits.MOVERS_PER_NODE, metavar="N", help="Movers at once on a node.")
 @mover_options
@@ -84,6 +88,7 @@ def backup_command(
         ),
         wedged_seconds=float(given["start_timeout"]),
         settings=mover_settings(given),
+        hooks=_read_hooks(given["hooks_file"], is_off=given["no_hooks"]),
     )
     output = invocation.output
     names = [str(one.claim) for one in chosen]
@@ -116,6 +121,26 @@ def _choose(
     return found
 
 
+def _read_hooks(path: str | None, *, is_off: bool) -> list[Hook] | None:
+    """The hooks of a file; None where there are to be none at all. Raises UsageError, FileError."""
+    if is_off:
+        if path is not None:
+            raise UsageError("`--hooks` and `--no-hooks` exclude each other")
+        return None
+    if path is None:
+        return []
+    # Loaded here, with the extra `kubernetes`: only this needs it.
+    import yaml  # noqa: PLC0415
+
+    try:
+        said = yaml.safe_load(Path(path).read_bytes())
+    except OSError as exc:
+        raise FileError(exc.strerror or "not readable", key=path) from exc
+    except yaml.YAMLError as exc:
+        raise UsageError(f"no YAML: {exc}", key=path) from exc
+    return parse_hooks(said, where=path)
+
+
 def _end(output: Output, outcomes: list[ClaimOutcome]) -> int:
     """Say what became of each; raise what the only one failed with, PartlyDone where some are not whole."""
     for one in outcomes:
@@ -141,6 +166,9 @@ def _show(output: Output, one: ClaimOutcome) -> None:
         return
     if one.note:
         output.remark(f"{one.claim}: {one.note}")
+    for hook in one.hooks:
+        if hook.step == "thaw":
+            output.remark(f"{one.claim}: hook {hook.hook} held pod {hook.pod} still for {hook.seconds:.1f} s")
     if one.state in ("skipped", "failed"):
         why = f": {one.error.what}" if one.error is not None else ""
         output.line(f"{one.claim}: {one.state}{why}")

@@ -9,12 +9,13 @@ is gone keeps the claim until the pod is removed.
 """
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from pvback import limits
+from pvback.cluster.hook_debts import owed_words, pay_debts
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
@@ -42,7 +43,8 @@ class Leftover:
 
     def __str__(self) -> str:
         metadata = self.body["metadata"]
-        return f"{self.kind.name} {metadata['namespace']}/{metadata['name']}"
+        owed = owed_words(self.body) if self.kind is CONFIG_MAP else ""
+        return f"{self.kind.name} {metadata['namespace']}/{metadata['name']}{owed}"
 
 
 class ClaimRun:
@@ -105,6 +107,13 @@ class ClaimRun:
         )
         if failed:
             raise ClusterError(failed[0], key=str(self.claim))
+
+    def record(self, data: Mapping[str, str]) -> None:
+        """Write something down for who has to clean up after us. Raises ClusterError."""
+        self.check()
+        metadata = self._body["metadata"]
+        change = {"metadata": {"uid": metadata["uid"]}, "data": dict(data)}
+        self._cluster.patch(CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"])
 
     def end(self) -> list[str]:
         """Remove all that the run has made and its own object; what could not be removed, in words.
@@ -196,10 +205,14 @@ def find_leftovers(cluster: "Cluster", *, namespace: str) -> list[Leftover]:
 def remove_leftovers(cluster: "Cluster", found: Sequence[Leftover], *, clock: Clock) -> list[str]:
     """Remove them in order. What could not be removed, in words; never an object without our labels.
 
-    While a pod of a run is there, the rest of what was found stays, too. Raises ClusterError when that is not
-    to be learned.
+    Post hooks that are owed are run first, for somebody may hold still until then. While one is owed still,
+    or a pod of a run is there, the rest of what was found stays, too. Raises ClusterError when that is not to
+    be learned.
     """
-    failed = _remove(cluster, [one for one in found if one.kind in _PODS])
+    failed = [
+        why for one in found if one.kind is CONFIG_MAP for why in pay_debts(cluster, one.body, clock=clock)
+    ]
+    failed += _remove(cluster, [one for one in found if one.kind in _PODS])
     failed += _wait_for_pods(cluster, found, clock)
     return failed or _remove(cluster, [one for one in found if one.kind not in _PODS])
 

@@ -49,6 +49,10 @@ _RESTORE_RULES: Sequence[tuple[str, str, str]] = (
 )
 _VOLUME_RULES = [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "patch"]}]
 """Volumes are the cluster's: there are no fewer than all of them."""
+_HOOK_RULES: Sequence[tuple[str, str, str]] = (
+    # A WebSocket is opened with GET; newer API servers ask for `create` as well, older ones for `get` alone.
+    ("", "pods/exec", "create get"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +64,7 @@ class InstallOptions:
         secret: The repository's, as `pvback pvc connect` made it.
         may_restore: Whether the account may restore, too: make secrets, and stop and start workloads.
         may_replace: Whether it may exchange volumes, too, which are the cluster's.
+        may_run_hooks: Whether it may run commands in the namespace's pods.
         image: Of the CronJob; it needs one for `schedule`.
         schedule: Of the CronJob, five fields; None: no CronJob.
         time_zone: Of the schedule, such as `Europe/Vienna`; None: the cluster's.
@@ -70,15 +75,20 @@ class InstallOptions:
     secret: str
     may_restore: bool = False
     may_replace: bool = False
+    may_run_hooks: bool = False
     image: str | None = None
     schedule: str | None = None
     time_zone: str | None = None
     words: tuple[str, ...] = ()
 
 
-def role_rules(secret: str, *, may_restore: bool) -> list[dict[str, Any]]:
+def role_rules(secret: str, *, may_restore: bool, may_run_hooks: bool) -> list[dict[str, Any]]:
     """The rules of the account's role."""
-    rules = [*_RULES, *(_RESTORE_RULES if may_restore else ())]
+    rules = [
+        *_RULES,
+        *(_RESTORE_RULES if may_restore else ()),
+        *(_HOOK_RULES if may_run_hooks else ()),
+    ]
     made: list[dict[str, Any]] = [
         {"apiGroups": [group], "resources": [resource], "verbs": verbs.split()}
         for group, resource, verbs in rules
@@ -91,7 +101,7 @@ def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
     """The objects, in the order in which they are made."""
     namespace = options.namespace
     metadata = {"labels": {MANAGED_BY: "pvback"}}
-    rules = role_rules(options.secret, may_restore=options.may_restore)
+    rules = role_rules(options.secret, may_restore=options.may_restore, may_run_hooks=options.may_run_hooks)
     subject = {"kind": _ACCOUNT_KIND.name, "name": ACCOUNT, "namespace": namespace}
     reference = {"apiGroup": _ROLE.group, "kind": _ROLE.name, "name": ACCOUNT}
     bare = {"metadata": metadata, "automountServiceAccountToken": False}

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pvback import limits
 from pvback.cluster.claim_runs import ClaimRun
@@ -18,7 +18,7 @@ from pvback.runtime import Cancel, Clock
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["Staged", "StagingOptions", "StagingWork", "stage"]
+__all__ = ["Hold", "Staged", "StagingOptions", "StagingWork", "stage"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,27 @@ class Staged:
     """The instant, as the driver says; None for clones."""
 
 
+class Hold(Protocol):
+    """Whoever holds still until the copy is made."""
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether anybody does."""
+        ...
+
+    def check(self) -> None:
+        """Raise ClusterError when somebody does no more."""
+        ...
+
+    def release(self) -> None:
+        """The copy is made. Raises ClusterError when somebody did not hold still until now."""
+        ...
+
+    def let_go(self) -> None:
+        """Let everybody go on, whatever became of the copy. Raises nothing."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagingWork:
     """What staging needs."""
@@ -53,12 +74,14 @@ class StagingWork:
     run: ClaimRun
     cancel: Cancel
     clock: Clock
+    hold: Hold
 
 
 def stage(work: StagingWork, facts: ClaimFacts, *, exposure: Exposure, options: StagingOptions) -> Staged:
     """Make the copy. The claim binds when the mover is scheduled, or at once; the mover waits for it.
 
-    Raises ClusterError, Interrupted.
+    Who holds still is let go when the copy is cut. Raises ClusterError, also when it did not hold so long,
+    and Interrupted.
     """
     if exposure.method == "clone":
         source = {"kind": CLAIM.name, "name": facts.claim.name}
@@ -67,6 +90,7 @@ def stage(work: StagingWork, facts: ClaimFacts, *, exposure: Exposure, options: 
     try:
         ready = _wait_ready(work, cut, seconds=options.seconds)
     except BaseException:
+        work.hold.let_go()
         _let_settle(work, cut)
         raise
     status, name = ready["status"], ready["metadata"]["name"]
@@ -96,6 +120,7 @@ def _cut_volume_snapshot(work: StagingWork, facts: ClaimFacts, exposure: Exposur
 def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
     """The volume snapshot when it can be used. An error that passes is waited out, the last one is told.
 
+    Who holds still is let go as soon as it is cut, which may be long before it can be used.
     Raises ClusterError when the time is over or the snapshot is gone, Interrupted.
     """
     metadata = body["metadata"]
@@ -104,7 +129,11 @@ def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
         work.run.check()
         found = work.cluster.get(VOLUME_SNAPSHOT, metadata["name"], namespace=metadata["namespace"])
         status = found.get("status") or {}
-        if status.get("readyToUse") is True:
+        is_ready = status.get("readyToUse") is True
+        if work.hold.is_holding and (is_ready or status.get("creationTime")):
+            work.hold.release()
+        work.hold.check()
+        if is_ready:
             return found
         if work.clock.monotonic() >= deadline:
             said = (status.get("error") or {}).get("message") or "its driver says nothing"
@@ -113,21 +142,22 @@ def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
                 key=str(work.run.claim),
                 hint="its events and the driver's log say more; `--staging-timeout` waits longer",
             )
-        work.clock.sleep(limits.CLUSTER_POLL_SECONDS, work.cancel)
+        pause = limits.HOOK_POLL_SECONDS if work.hold.is_holding else limits.CLUSTER_POLL_SECONDS
+        work.clock.sleep(pause, work.cancel)
 
 
 def _let_settle(work: StagingWork, body: Body) -> None:
-    """Wait, not for long, until a volume snapshot is made or has failed, so that it can be deleted.
+    """Wait, not for long, until a volume snapshot is made, so that it can be deleted.
 
     The snapshot controller loses one that is deleted while its content is being made (seen with
-    external-snapshotter 8.7): it stays, with its finalizer, until everything is looked at again.
+    external-snapshotter 8.7): it stays, with its finalizer, until everything is looked at again. One with an
+    error is being made again.
     """
     metadata = body["metadata"]
     deadline = work.clock.monotonic() + limits.SETTLE_SECONDS
     while work.clock.monotonic() < deadline:
         found = work.cluster.find(VOLUME_SNAPSHOT, metadata["name"], namespace=metadata["namespace"])
-        status = (found or {}).get("status") or {}
-        if found is None or status.get("readyToUse") is True or status.get("error"):
+        if found is None or (found.get("status") or {}).get("readyToUse") is True:
             return
         work.clock.sleep(limits.CLUSTER_POLL_SECONDS)
 

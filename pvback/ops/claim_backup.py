@@ -5,7 +5,7 @@ cluster before anything is made; whatever happens, what the run has made is remo
 belongs to the user is never written to or deleted.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,14 +13,16 @@ from pvback import datapath, limits
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
-from pvback.cluster.kinds import VOLUME_SNAPSHOT_CLASS, Body
+from pvback.cluster.hook_runs import HookResult, HookRun, HookWork
+from pvback.cluster.hooks import Hook, PlannedHook, plan_hooks
+from pvback.cluster.kinds import POD, VOLUME_SNAPSHOT_CLASS, Body
 from pvback.cluster.manifests import pruned
 from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
 from pvback.cluster.secrets import RepositorySecret, load_repository_secret
 from pvback.cluster.staging import StagingOptions, StagingWork, stage
 from pvback.cluster.watching import MoverEnd
-from pvback.errors import ClusterError, PartlyDone, PvbackError
-from pvback.model import Claim
+from pvback.errors import ClusterError, PartlyDone, PvbackError, UsageError
+from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.mover import MoverSpec
 
@@ -41,6 +43,7 @@ class ClaimBackupOptions:
         staging: Of volume snapshots and clones.
         tags, excludes, force: As `BackupOptions` has them.
         wedged_seconds: How long a mover may take until it runs.
+        hooks: Besides those that are annotated at claims and pods; None: none, not those either.
     """
 
     method: str = "auto"
@@ -51,6 +54,7 @@ class ClaimBackupOptions:
     excludes: tuple[str, ...] = ()
     force: bool = False
     wedged_seconds: float = limits.MOVER_WEDGED_SECONDS
+    hooks: Sequence[Hook] | None = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +62,14 @@ class ClaimOutcome:
     """What became of one claim.
 
     Attributes:
-        state: `done`, `partly` (files are missing), `skipped` (there is no data), or `failed`.
+        state: `done`, `partly` (files are missing, or a hook did not undo what it did), `skipped` (there is
+            no data), or `failed`.
         method: How it was read; None where it came not so far.
         result: What the mover reports.
         error: Why not, or what is missing.
         note: What else is worth knowing.
         leftovers: What could not be removed.
+        hooks: What they did, in order.
     """
 
     claim: str
@@ -73,11 +79,18 @@ class ClaimOutcome:
     error: PvbackError | None = None
     note: str = ""
     leftovers: tuple[str, ...] = ()
+    hooks: tuple[HookResult, ...] = ()
     seconds: float = 0.0
 
 
-def backup_claim(work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions) -> ClaimOutcome:
-    """Back up one claim as one snapshot.
+def backup_claim(
+    work: ClaimWork,
+    claim: Claim,
+    *,
+    options: ClaimBackupOptions,
+    hook_results: list[HookResult] | None = None,
+) -> ClaimOutcome:
+    """Back up one claim as one snapshot. What hooks did is added to `hook_results`, also when it fails.
 
     Raises UsageError, ConflictError while another run has the claim, ClusterError, Interrupted, and what the
     mover failed with.
@@ -93,6 +106,7 @@ def backup_claim(work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions) 
         classes=_snapshot_classes(work.cluster),
         wanted=options.snapshot_class,
     )
+    planned = _plan_hooks(work.cluster, facts, exposure, options.hooks)
     secret = load_repository_secret(work.cluster, claim.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, claim.namespace, settings=options.settings, secret=secret)
     job = _plan_job(facts, exposure, secret, replace(options, settings=settings))
@@ -100,40 +114,122 @@ def backup_claim(work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions) 
     run = ClaimRun.begin(
         work.cluster, claim, run=job.run, what=f"backup by {exposure.method}", clock=work.clock
     )
+    hooks = _hook_run(work, run, planned, [] if hook_results is None else hook_results)
     leftovers: list[str] = []
     try:
-        end = _expose_and_move(work, run, facts, job, options)
+        end = _expose_and_move(_Parts(work=work, run=run, hooks=hooks), facts, job, options)
     finally:
+        # Before the run's end, which waits for a mover: the application waits for nobody.
+        hooks.finish()
         leftovers += run.end()
         for one in leftovers:
             work.progress.warn(f"left behind: {one}")
-    is_whole = end.exit_code == 0
-    unread = PartlyDone(_partly(end), key=str(claim), hint=_hint_for_unread(exposure, job))
+    error = _what_is_wrong(end, job, hooks.failures)
     return ClaimOutcome(
         claim=str(claim),
-        state="done" if is_whole else "partly",
+        state="done" if error is None else "partly",
         method=exposure.method,
         result=end.message.get("result") or {},
-        error=None if is_whole else unread,
+        error=error,
         note=exposure.why,
         leftovers=tuple(leftovers),
+        hooks=tuple(hooks.results),
         seconds=round(work.clock.monotonic() - began, 3),
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What works together."""
+
+    work: ClaimWork
+    run: ClaimRun
+    hooks: HookRun
+
+
+def _hook_run(
+    work: ClaimWork, run: ClaimRun, planned: Sequence[PlannedHook], results: list[HookResult]
+) -> HookRun:
+    needs = HookWork(
+        cluster=work.cluster, run=run, clock=work.clock, cancel=work.cancel, warn=work.progress.warn
+    )
+    return HookRun(needs, planned, results=results)
+
+
+def _plan_hooks(
+    cluster: "Cluster", facts: ClaimFacts, exposure: Exposure, given: Sequence[Hook] | None
+) -> list[PlannedHook]:
+    """The hooks of the claim. Raises UsageError, ClusterError."""
+    if given is None:
+        return []
+    pods = cluster.list(POD, namespace=facts.claim.namespace)
+    planned = plan_hooks(facts, pods=pods, given=given)
+    if exposure.method == "clone" and any(one.hook.quiesce is not None for one in planned):
+        raise UsageError(
+            "nobody says when a clone is cut, so that nothing can be held still for it",
+            key=str(facts.claim),
+            hint="choose `--method snapshot` or `--method live`, or use a hook without `quiesce`",
+        )
+    return planned
+
+
 def _expose_and_move(
-    work: ClaimWork, run: ClaimRun, facts: ClaimFacts, job: MoverJob, options: ClaimBackupOptions
+    parts: _Parts, facts: ClaimFacts, job: MoverJob, options: ClaimBackupOptions
 ) -> MoverEnd:
+    work, hooks = parts.work, parts.hooks
+    hooks.begin()
     if job.exposure.method != "live":
         staged = stage(
-            StagingWork(cluster=work.cluster, run=run, cancel=work.cancel, clock=work.clock),
+            StagingWork(
+                cluster=work.cluster, run=parts.run, cancel=work.cancel, clock=work.clock, hold=hooks
+            ),
             facts,
             exposure=job.exposure,
             options=options.staging,
         )
         spec = {**job.spec, "taken": staged.taken.isoformat() if staged.taken else None}
         job = replace(job, mounted=staged.claim, spec=spec)
-    return move(work, run, job=job, wedged_seconds=options.wedged_seconds)
+    job = replace(job, spec=_with_hooks(job, hooks))
+    end = move(work, parts.run, job=job, wedged_seconds=options.wedged_seconds, check=hooks.check)
+    _release(hooks, end)
+    return end
+
+
+def _release(hooks: HookRun, end: MoverEnd) -> None:
+    """Let go who held still for a live read. Raises ClusterError when somebody did not until its end."""
+    try:
+        hooks.release()
+    except ClusterError as exc:
+        snapshot = (end.message.get("result") or {}).get("snapshot")
+        raise ClusterError(
+            f"{exc.what}; snapshot {snapshot} is stored, and worth what any live read is", key=exc.key
+        ) from exc
+
+
+def _with_hooks(job: MoverJob, hooks: HookRun) -> Mapping[str, Any]:
+    """The specification with what hooks have done so far.
+
+    A copy that was cut while its applications held still is worth more than one that was not. Of a live read
+    nobody knows that when its snapshot is stored: its grade is what it would be without.
+    """
+    if not hooks.results:
+        return job.spec
+    options, manifests = dict(job.spec["options"]), dict(job.spec["manifests"])
+    is_crash = options["grade"] == str(Consistency.CRASH)
+    if hooks.is_quiesced and not hooks.is_holding and is_crash:
+        options["grade"] = str(Consistency.APP)
+    manifests["hooks"] = [asdict(one) for one in hooks.results]
+    return {**job.spec, "options": options, "manifests": manifests}
+
+
+def _what_is_wrong(end: MoverEnd, job: MoverJob, failures: Sequence[str]) -> PartlyDone | None:
+    """Files that are not stored, hooks that did not undo what they did; None where all is well."""
+    wrong = [] if end.exit_code == 0 else [_partly(end)]
+    hint = None if end.exit_code == 0 else _hint_for_unread(job.exposure, job)
+    if failures:
+        wrong.append(f"{'; '.join(failures)}; the snapshot is stored")
+        hint = "look after the application: it may not have been let go on"
+    return PartlyDone("; ".join(wrong), key=str(job.claim), hint=hint) if wrong else None
 
 
 def _snapshot_classes(cluster: "Cluster") -> list[Body] | None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from pvback import limits
 from pvback.cluster.claims import ClaimFacts
+from pvback.cluster.hook_runs import HookResult
 from pvback.errors import Interrupted, PvbackError
 from pvback.model import Claim
 from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome, backup_claim
@@ -57,12 +58,13 @@ def backup_claims(
     def one(facts: ClaimFacts) -> ClaimOutcome:
         nodes = sorted({pod.node for pod in facts.consumers if pod.node is not None})
         places.take(nodes, lambda: work.cancel.is_set)
+        did: list[HookResult] = []
         try:
             work.cancel.check()
             own = replace(work, progress=progress_of(facts.claim))
-            return backup_claim(own, facts.claim, options=options)
+            return backup_claim(own, facts.claim, options=options, hook_results=did)
         except PvbackError as exc:
-            return ClaimOutcome(claim=str(facts.claim), state="failed", error=exc)
+            return ClaimOutcome(claim=str(facts.claim), state="failed", error=exc, hooks=tuple(did))
         finally:
             places.leave(nodes)
 

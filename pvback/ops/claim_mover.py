@@ -1,6 +1,7 @@
 """Running a mover beside a claim, from its trial to its verdict."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
@@ -61,15 +62,27 @@ def try_pod(cluster: "Cluster", job: MoverJob) -> None:
         ) from exc
 
 
-def move(work: ClaimWork, run: ClaimRun, *, job: MoverJob, wedged_seconds: float) -> MoverEnd:
+def move(
+    work: ClaimWork,
+    run: ClaimRun,
+    *,
+    job: MoverJob,
+    wedged_seconds: float,
+    check: Callable[[], None] = lambda: None,
+) -> MoverEnd:
     """Run a mover to its end; its exit code is 0 or 3. Raises what it failed with, ClusterError, Interrupted.
 
-    A mover that goes on after that is ended with its run.
+    A mover that goes on after that is ended with its run. `check` is asked again and again, and may raise.
     """
+
+    def check_all() -> None:
+        run.check()
+        check()
+
     work.cluster.create(CONFIG_MAP, job.spec_body(run.owner))
     work.cluster.create(JOB, job.job_body(run.owner))
     watch = MoverWatch(work.cluster, job, clock=work.clock, on_line=lambda line: _hear(line, work.progress))
-    end = watch.wait(check=run.check, cancel=work.cancel, wedged_seconds=wedged_seconds)
+    end = watch.wait(check=check_all, cancel=work.cancel, wedged_seconds=wedged_seconds)
     if end.exit_code not in (0, PartlyDone.exit_code):
         raise _as_error(end, job)
     if not end.message:

@@ -32,7 +32,7 @@ _PATH = re.compile(
 @pytest.fixture
 def team(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
     """A namespace whose owner has installed what nightly backups need, and connected it."""
-    fleet.good("install", "-n", namespace.name, "--restore", "--apply")
+    fleet.good("install", "-n", namespace.name, "--restore", "--hooks", "--apply")
     fleet.connect(namespace)
     yield namespace
     wait_nothing_left(namespace)
@@ -86,6 +86,15 @@ def test_every_right_is_used_and_no_other(
         return send(self, method, path, **given)
 
     monkeypatch.setattr(Door, "_send", record)
+    endpoint = Door.endpoint
+
+    def record_socket(self: Door, path: str, **given: Any) -> Any:
+        # Opened with GET; API servers ask for `create`, too, since that is what it does.
+        asked.add(right_of("GET", path))
+        asked.add(right_of("POST", path))
+        return endpoint(self, path, **given)
+
+    monkeypatch.setattr(Door, "endpoint", record_socket)
     find_pod = MoverWatch._find_pod
     looks: list[MoverWatch] = []
 
@@ -110,6 +119,10 @@ def test_every_right_is_used_and_no_other(
     make_claim(team, "data")
     writer_pod(team, "app", "data", "echo x > /data/x")
     assert run("pvc", "backup", "data") == 0
+    post = {"pre": {"command": ["true"]}, "post": {"command": ["true"]}}
+    change = {"metadata": {"annotations": {"hook.pvback.io/x": json.dumps(post)}}}
+    claims = team.cluster.kind("v1", "PersistentVolumeClaim")
+    claims.patch(name="data", namespace=team.name, body=change, content_type="application/merge-patch+json")
     for method in ("snapshot", "clone"):
         assert run("pvc", "backup", "data", "--method", method, "--snapshot-class", "csi") == 0
     assert run("pvc", "list") == 0
@@ -207,6 +220,31 @@ def test_what_is_printed_can_be_applied(fleet: Fleet, namespace: Namespace) -> N
     fleet.good("install", "-n", namespace.name, "--schedule", "18 2 * * *", "--image", fleet.image, "--apply")
     assert namespace.get("batch/v1", "CronJob", "pvback-backup").spec.schedule == "18 2 * * *"
     fleet.run("install", "-n", namespace.name, "--schedule", "17 2 * * *").ended(2)
+
+
+def test_each_right_to_run_commands_is_needed(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:
+    """Without the one or the other a hook is refused, and the backup with it, before anything is touched."""
+    make_claim(team, "data")
+    writer_pod(team, "app", "data", "echo x > /data/x")
+    kubeconfig = str(kubeconfig_of(team, tmp_path))
+    hooks = tmp_path / "hooks.json"
+    hooks.write_text(json.dumps({"hooks": [{"name": "x", "pre": {"command": ["true"]}}]}))
+    words = ("pvc", "backup", "data", "--method", "live", "--hooks", str(hooks))
+    fleet.run(*words, KUBECONFIG=kubeconfig).ended(0)
+    roles = team.cluster.kind("rbac.authorization.k8s.io/v1", "Role")
+    rules = team.get("rbac.authorization.k8s.io/v1", "Role", "pvback").to_dict()["rules"]
+    for verb in ("create", "get"):
+        less = [{**one, "verbs": [verb]} if one["resources"] == ["pods/exec"] else one for one in rules]
+        roles.patch(
+            name="pvback",
+            namespace=team.name,
+            body={"rules": less},
+            content_type="application/merge-patch+json",
+        )
+        done = fleet.run(*words, KUBECONFIG=kubeconfig)
+        print(verb, "alone:", done.code, done.err)
+        assert done.code == 40
+        assert "pods/exec" in done.err
 
 
 def test_without_the_role_nothing_goes(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:
