@@ -20,7 +20,7 @@ from kubernetes import config as kubernetes_config
 
 from pvback import limits
 from pvback.cluster.kinds import POD, Body, Kind
-from pvback.cluster.websockets import Endpoint
+from pvback.cluster.websockets import Endpoint, HandshakeRefused, NobodyAnswers, WebSocket
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ClusterRefusal, UsageError
 from pvback.runtime import Clock, SystemClock
 
@@ -225,8 +225,29 @@ class Cluster:
         if rest and count >= since_line:
             yield rest.decode("utf-8", "replace")
 
-    def endpoint(self, path: str, *, query: Sequence[tuple[str, str]], what: str) -> Endpoint:
-        """Where a WebSocket of the API is opened, with this cluster's credentials, TLS and proxy."""
+    def dial(
+        self, path: str, *, query: Sequence[tuple[str, str]], protocols: Sequence[str], what: str
+    ) -> WebSocket:
+        """Open a WebSocket of the API. Tried again only while surely nothing has begun.
+
+        Raises ClusterRefusal and the other classes with the API's words.
+        """
+        deadline = self._clock.monotonic() + limits.CLUSTER_RETRY_SECONDS
+        while True:
+            try:
+                return WebSocket.dial(self._endpoint(path, query, what), protocols=protocols)
+            except HandshakeRefused as exc:
+                failure = _as_error(exc.status, exc.body, what)
+                if exc.status not in _NOT_BEGUN:
+                    raise failure from exc
+            except NobodyAnswers as exc:
+                failure = ClusterError(f"the API server does not answer: {exc}", key=what)
+            if self._clock.monotonic() >= deadline:
+                raise failure
+            self._clock.sleep(limits.CLUSTER_POLL_SECONDS)
+
+    def _endpoint(self, path: str, query: Sequence[tuple[str, str]], what: str) -> Endpoint:
+        """Where that is, with this cluster's credentials, TLS and proxy."""
         configuration = self._api.configuration
         request = self._api.param_serialize("GET", path, auth_settings=["BearerToken"])
         parts = urlsplit(request[1])
@@ -238,10 +259,6 @@ class Cluster:
             tls=_tls_of(configuration) if scheme == "wss" else {},
             proxy=_proxy_of(configuration),
         )
-
-    def refusal(self, status: int, body: bytes, *, what: str) -> ClusterError:
-        """What the API says where it does not open a WebSocket."""
-        return _as_error(status, body, what)
 
     def _ask(
         self,
@@ -321,6 +338,7 @@ _IN_CLUSTER_NAMESPACE = _IN_CLUSTER / "namespace"
 _CONFLICT = 409
 _PROXY_PORT = 80
 _TRY_AGAIN = {429, 502, 503, 504}
+_NOT_BEGUN = {429, 503}
 _KINDS: Mapping[int, type[ClusterError]] = {
     404: ClusterObjectMissing,
     409: ClusterObjectExists,
@@ -392,7 +410,8 @@ def _as_error(status: int, data: bytes, what: str) -> ClusterError:
     hint = None
     if status == limits.HTTP_UNAUTHORIZED:
         hint = "the credentials of the kubeconfig are not accepted"
-    elif status == limits.HTTP_FORBIDDEN and "cannot" in message:
+    elif status == limits.HTTP_FORBIDDEN and ("cannot" in message or message.endswith("forbidden: ")):
+        # Some refusals of the API server give no reason.
         hint = "the account lacks a right: see docs/kubernetes.md, rights"
     return kind(message or f"the API server answered {status}", key=what, hint=hint)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pvback import limits
 from pvback.cluster.kinds import POD
-from pvback.cluster.websockets import HandshakeRefused, WebSocket
+from pvback.cluster.websockets import WebSocket
 from pvback.errors import ClusterError
 from pvback.runtime import Cancel, Clock
 
@@ -85,13 +85,9 @@ class ExecStream:
         query += [(name, "true") for name in ("stdout", "stderr", *(("stdin",) if has_input else ()))]
         query += [("container", target.container)] if target.container else []
         path = POD.path(target.namespace, target.pod, subresource="exec")
-        endpoint = cluster.endpoint(path, query=query, what=str(target))
         # Where standard input cannot be ended, a command that waits for that must not start.
         protocols = (_V5,) if has_input else (_V5, _V4)
-        try:
-            connection = WebSocket.dial(endpoint, protocols=protocols)
-        except HandshakeRefused as exc:
-            raise cluster.refusal(exc.status, exc.body, what=str(target)) from exc
+        connection = cluster.dial(path, query=query, protocols=protocols, what=str(target))
         return cls(connection, what=str(target))
 
     @property

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pvback import limits
 from pvback.cluster.exec import ExecTarget, ended_well, run_command
 from pvback.cluster.kinds import CONFIG_MAP, POD, Body
-from pvback.errors import ClusterError
+from pvback.errors import ClusterError, ClusterRefusal
 from pvback.runtime import Cancel, Clock
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def owed_words(body: Body) -> str:
         debts = debts_of(body)
     except ClusterError as exc:
         return f": {exc.what}"
-    return f", which owes {', '.join(map(str, debts))}" if debts else ""
+    return f", after {', '.join(map(str, debts))}" if debts else ""
 
 
 def run_post(cluster: "Cluster", debt: Debt, *, namespace: str, clock: Clock) -> None:
@@ -79,8 +79,8 @@ def run_post(cluster: "Cluster", debt: Debt, *, namespace: str, clock: Clock) ->
 def pay_debts(cluster: "Cluster", body: Body, *, clock: Clock) -> list[str]:
     """Run the post hooks that a dead run owes. Those that failed, in words.
 
-    One fails so often before it is given up, for else its claim could never be backed up again. What a pod
-    that is gone is owed is owed to nobody.
+    One fails so often before it is given up, for else its claim could never be backed up again; to lack the
+    right to run it does not count. What a pod that is gone is owed is owed to nobody.
     """
     try:
         debts = debts_of(body)
@@ -95,7 +95,7 @@ def pay_debts(cluster: "Cluster", body: Body, *, clock: Clock) -> list[str]:
         try:
             run_post(cluster, debt, namespace=metadata["namespace"], clock=clock)
         except ClusterError as exc:
-            tried = debt.tried + 1
+            tried = debt.tried + (not isinstance(exc, ClusterRefusal))
             is_given_up = tried >= limits.HOOK_DEBT_TRIES
             failed.append(f"{debt}: {exc.what}{', and it is given up' if is_given_up else ''}")
             left += [] if is_given_up else [replace(debt, tried=tried)]

@@ -172,7 +172,7 @@ class HookRun:
         """Try as often as it is allowed. Raises ClusterError where failing is not allowed, Interrupted."""
         since = self._work.clock.monotonic()
         self._owe(hook, target)
-        why = ""
+        why = ClusterError("not tried")
         for count in range(command.tries):
             try:
                 if count:
@@ -180,17 +180,17 @@ class HookRun:
                 self._work.cancel.check()
                 act()
             except ClusterError as exc:
-                why = exc.what
+                why = exc
             except Interrupted:
                 self._note(hook, target, step=step, error="interrupted", since=since)
                 raise
             else:
                 self._note(hook, target, step=step, error=None, since=since)
                 return True
-        self._note(hook, target, step=step, error=why, since=since)
+        self._note(hook, target, step=step, error=why.what, since=since)
         if command.on_failure != "continue":
-            raise self._failure(hook, target, f"{step} failed: {why}")
-        self._work.warn(f"{_place(hook, target)}: {step} failed, and the backup goes on: {why}")
+            raise self._failure(hook, target, f"{step} failed: {why.what}", hint=why.hint)
+        self._work.warn(f"{_place(hook, target)}: {step} failed, and the backup goes on: {why.what}")
         return False
 
     def _owe(self, hook: Hook, target: HookTarget) -> None:
@@ -251,8 +251,8 @@ class HookRun:
             HookResult(hook=hook.name, pod=target.pod, step=step, error=error, seconds=seconds)
         )
 
-    def _failure(self, hook: Hook, target: HookTarget, what: str) -> ClusterError:
-        return ClusterError(f"{_place(hook, target)}: {what}", key=str(self._work.run.claim))
+    def _failure(self, hook: Hook, target: HookTarget, what: str, *, hint: str | None = None) -> ClusterError:
+        return ClusterError(f"{_place(hook, target)}: {what}", key=str(self._work.run.claim), hint=hint)
 
     def _where(self, target: HookTarget) -> ExecTarget:
         return ExecTarget(

@@ -17,7 +17,7 @@ from pvback.cluster.frames import FrameReader, Piece, client_frame
 from pvback.errors import ClusterError
 from pvback.runtime import SystemRandom
 
-__all__ = ["Endpoint", "HandshakeRefused", "WebSocket"]
+__all__ = ["Endpoint", "HandshakeRefused", "NobodyAnswers", "WebSocket"]
 
 _KEEP_ALIVE: list[tuple[int, int, int]] = [
     # A peer whose machine is gone is noticed after a minute, also where nothing is to be said.
@@ -59,6 +59,10 @@ class HandshakeRefused(Exception):
         self.status, self.body = status, body
 
 
+class NobodyAnswers(Exception):
+    """There was no connection at all, so that nothing has begun."""
+
+
 class WebSocket:
     """An open connection."""
 
@@ -74,12 +78,13 @@ class WebSocket:
 
     @classmethod
     def dial(cls, endpoint: Endpoint, *, protocols: Sequence[str]) -> Self:
-        """Connect. Raises HandshakeRefused where the server says something else, ClusterError."""
+        """Connect. Raises HandshakeRefused where the server does not want to, NobodyAnswers, ClusterError."""
         # Loaded here: it comes with the extra `kubernetes`.
         import websocket  # noqa: PLC0415
 
         made: Any = websocket.WebSocket(sslopt=dict(endpoint.tls), sockopt=_KEEP_ALIVE)
-        made.settimeout(limits.CLUSTER_CONNECT_SECONDS)
+        # The server answers when its node has: not at once, where that has much to do.
+        made.settimeout(limits.CLUSTER_REQUEST_SECONDS)
         try:
             made.connect(
                 endpoint.url,
@@ -92,6 +97,9 @@ class WebSocket:
         except websocket.WebSocketBadStatusException as exc:
             made.shutdown()
             raise HandshakeRefused(exc.status_code, exc.resp_body or b"") from exc
+        except ConnectionRefusedError as exc:
+            made.shutdown()
+            raise NobodyAnswers(exc.strerror or "connection refused") from exc
         except (websocket.WebSocketException, OSError, ValueError) as exc:
             made.shutdown()
             raise ClusterError(f"no connection: {exc}", key=endpoint.what) from exc

@@ -24,12 +24,13 @@ from pvback.cluster.watching import MoverEnd
 from pvback.errors import ClusterError, PartlyDone, PvbackError, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
+from pvback.ops.claim_places import Places
 from pvback.ops.mover import MoverSpec
 
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["ClaimBackupOptions", "ClaimOutcome", "backup_claim"]
+__all__ = ["ClaimBackupOptions", "ClaimOutcome", "HookShare", "backup_claim"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,14 +84,18 @@ class ClaimOutcome:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HookShare:
+    """What the hooks of several claims have to do with each other, and what those of this one did."""
+
+    turns: Places = field(default_factory=lambda: Places(1))
+    results: list[HookResult] = field(default_factory=list)
+
+
 def backup_claim(
-    work: ClaimWork,
-    claim: Claim,
-    *,
-    options: ClaimBackupOptions,
-    hook_results: list[HookResult] | None = None,
+    work: ClaimWork, claim: Claim, *, options: ClaimBackupOptions, share: HookShare | None = None
 ) -> ClaimOutcome:
-    """Back up one claim as one snapshot. What hooks did is added to `hook_results`, also when it fails.
+    """Back up one claim as one snapshot. What hooks did is in `share`, also when it fails.
 
     Raises UsageError, ConflictError while another run has the claim, ClusterError, Interrupted, and what the
     mover failed with.
@@ -111,20 +116,9 @@ def backup_claim(
     settings = settings_for(work.cluster, claim.namespace, settings=options.settings, secret=secret)
     job = _plan_job(facts, exposure, secret, replace(options, settings=settings))
     try_pod(work.cluster, job)
-    run = ClaimRun.begin(
-        work.cluster, claim, run=job.run, what=f"backup by {exposure.method}", clock=work.clock
-    )
-    hooks = _hook_run(work, run, planned, [] if hook_results is None else hook_results)
-    leftovers: list[str] = []
-    try:
-        end = _expose_and_move(_Parts(work=work, run=run, hooks=hooks), facts, job, options)
-    finally:
-        # Before the run's end, which waits for a mover: the application waits for nobody.
-        hooks.finish()
-        leftovers += run.end()
-        for one in leftovers:
-            work.progress.warn(f"left behind: {one}")
-    error = _what_is_wrong(end, job, hooks.failures)
+    parts = _Parts(work=work, planned=planned, share=share or HookShare(), leftovers=[])
+    end, failures = _run(parts, facts, job, options)
+    error = _what_is_wrong(end, job, failures)
     return ClaimOutcome(
         claim=str(claim),
         state="done" if error is None else "partly",
@@ -132,28 +126,56 @@ def backup_claim(
         result=end.message.get("result") or {},
         error=error,
         note=exposure.why,
-        leftovers=tuple(leftovers),
-        hooks=tuple(hooks.results),
+        leftovers=tuple(parts.leftovers),
+        hooks=tuple(parts.share.results),
         seconds=round(work.clock.monotonic() - began, 3),
     )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What works together."""
+    """What belongs to one backup of a claim."""
 
     work: ClaimWork
-    run: ClaimRun
-    hooks: HookRun
+    planned: Sequence[PlannedHook]
+    share: HookShare
+    leftovers: list[str]
 
 
-def _hook_run(
-    work: ClaimWork, run: ClaimRun, planned: Sequence[PlannedHook], results: list[HookResult]
-) -> HookRun:
-    needs = HookWork(
-        cluster=work.cluster, run=run, clock=work.clock, cancel=work.cancel, warn=work.progress.warn
+def _run(
+    parts: _Parts, facts: ClaimFacts, job: MoverJob, options: ClaimBackupOptions
+) -> tuple[MoverEnd, list[str]]:
+    """Have the claim and do it. How the mover ended, and what hooks did not undo."""
+    work = parts.work
+    pods = sorted(
+        {f"{facts.claim.namespace}/{target.pod}" for one in parts.planned for target in one.targets}
     )
-    return HookRun(needs, planned, results=results)
+    parts.share.turns.take(pods, lambda: work.cancel.is_set)
+    try:
+        work.cancel.check()
+        run = ClaimRun.begin(
+            work.cluster,
+            facts.claim,
+            run=job.run,
+            what=f"backup by {job.exposure.method}",
+            clock=work.clock,
+        )
+        needs = HookWork(
+            cluster=work.cluster, run=run, clock=work.clock, cancel=work.cancel, warn=work.progress.warn
+        )
+        hooks = HookRun(needs, parts.planned, results=parts.share.results)
+        try:
+            return _expose_and_move(
+                work, run, hooks=hooks, facts=facts, job=job, options=options
+            ), hooks.failures
+        finally:
+            # Before the run's end, which waits for a mover: the application waits for nobody.
+            hooks.finish()
+            parts.leftovers.extend(run.end())
+            for one in parts.leftovers:
+                work.progress.warn(f"left behind: {one}")
+    finally:
+        parts.share.turns.leave(pods)
 
 
 def _plan_hooks(
@@ -174,15 +196,18 @@ def _plan_hooks(
 
 
 def _expose_and_move(
-    parts: _Parts, facts: ClaimFacts, job: MoverJob, options: ClaimBackupOptions
+    work: ClaimWork,
+    run: ClaimRun,
+    *,
+    hooks: HookRun,
+    facts: ClaimFacts,
+    job: MoverJob,
+    options: ClaimBackupOptions,
 ) -> MoverEnd:
-    work, hooks = parts.work, parts.hooks
     hooks.begin()
     if job.exposure.method != "live":
         staged = stage(
-            StagingWork(
-                cluster=work.cluster, run=parts.run, cancel=work.cancel, clock=work.clock, hold=hooks
-            ),
+            StagingWork(cluster=work.cluster, run=run, cancel=work.cancel, clock=work.clock, hold=hooks),
             facts,
             exposure=job.exposure,
             options=options.staging,
@@ -190,7 +215,7 @@ def _expose_and_move(
         spec = {**job.spec, "taken": staged.taken.isoformat() if staged.taken else None}
         job = replace(job, mounted=staged.claim, spec=spec)
     job = replace(job, spec=_with_hooks(job, hooks))
-    end = move(work, parts.run, job=job, wedged_seconds=options.wedged_seconds, check=hooks.check)
+    end = move(work, run, job=job, wedged_seconds=options.wedged_seconds, check=hooks.check)
     _release(hooks, end)
     return end
 

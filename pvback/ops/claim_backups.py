@@ -1,43 +1,19 @@
 """Many claims at once: so many in all, so many on a node, and an account of each of them."""
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from pvback import limits
 from pvback.cluster.claims import ClaimFacts
-from pvback.cluster.hook_runs import HookResult
 from pvback.errors import Interrupted, PvbackError
 from pvback.model import Claim
-from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome, backup_claim
+from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome, HookShare, backup_claim
 from pvback.ops.claim_mover import ClaimWork
+from pvback.ops.claim_places import Places
 from pvback.runtime import Progress
 
 __all__ = ["backup_claims"]
-
-
-class _Places:
-    """Who may begin: at most so many on each node. Where a claim is not mounted its node is not known."""
-
-    def __init__(self, per_node: int) -> None:
-        self._per_node = per_node
-        self._taken: Counter[str] = Counter()
-        self._free = threading.Condition()
-
-    def take(self, nodes: Sequence[str], is_over: Callable[[], bool]) -> None:
-        """Wait for a place on each of the nodes, or until all is over."""
-        with self._free:
-            while any(self._taken[node] >= self._per_node for node in nodes) and not is_over():
-                self._free.wait(limits.CLUSTER_POLL_SECONDS)
-            self._taken.update(nodes)
-
-    def leave(self, nodes: Sequence[str]) -> None:
-        """Give the places back."""
-        with self._free:
-            self._taken.subtract(nodes)
-            self._free.notify_all()
 
 
 def backup_claims(
@@ -51,20 +27,21 @@ def backup_claims(
 ) -> list[ClaimOutcome]:
     """Back up all of them; one that fails does not keep the others. In the order in which they were given.
 
+    Those whose hooks run in one pod take turns: what one has undone in the end must not be undone of another.
     Those that were not begun when stopping was asked for are `failed` as interrupted.
     """
-    places = _Places(per_node)
+    places, turns = Places(per_node), Places(1)
 
     def one(facts: ClaimFacts) -> ClaimOutcome:
         nodes = sorted({pod.node for pod in facts.consumers if pod.node is not None})
         places.take(nodes, lambda: work.cancel.is_set)
-        did: list[HookResult] = []
+        share = HookShare(turns=turns)
         try:
             work.cancel.check()
             own = replace(work, progress=progress_of(facts.claim))
-            return backup_claim(own, facts.claim, options=options, hook_results=did)
+            return backup_claim(own, facts.claim, options=options, share=share)
         except PvbackError as exc:
-            return ClaimOutcome(claim=str(facts.claim), state="failed", error=exc, hooks=tuple(did))
+            return ClaimOutcome(claim=str(facts.claim), state="failed", error=exc, hooks=tuple(share.results))
         finally:
             places.leave(nodes)
 

@@ -48,8 +48,6 @@ class Application:
     def __init__(self, namespace: Namespace) -> None:
         self.namespace = namespace
         self.door = Door.connect(kubeconfig=str(namespace.cluster.kubeconfig))
-        make_claim(namespace, "data")
-        writer_pod(namespace, "app", "data", "echo x > /data/x; touch /tmp/journal")
         self.claim = f"{namespace.name}/data"
 
     def run(self, script: str) -> str:
@@ -87,10 +85,17 @@ class Application:
 
 
 @pytest.fixture
-def app(fleet: Fleet, namespace: Namespace) -> Iterator[Application]:
+def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
     fleet.connect(namespace)
-    yield Application(namespace)
+    yield namespace
     wait_nothing_left(namespace)
+
+
+@pytest.fixture
+def app(connected: Namespace) -> Application:
+    make_claim(connected, "data")
+    writer_pod(connected, "app", "data", "echo x > /data/x; touch /tmp/journal")
+    return Application(connected)
 
 
 def hooks_file(folder: Path, *hooks: dict[str, Any]) -> str:
@@ -168,7 +173,7 @@ def test_pvback_is_killed(fleet: Fleet, app: Application) -> None:
     assert app.steps() == ["pre", "frozen", "thawed"]
     die(app.namespace)
     shown = fleet.good("pvc", "cleanup", "-n", app.namespace.name, "--dry-run").out
-    assert "owes post hook app in pod app" in shown
+    assert "after post hook app in pod app" in shown
     assert app.steps()[-1] == "thawed"
     fleet.good("pvc", "cleanup", "-n", app.namespace.name)
     assert app.steps() == ["pre", "frozen", "thawed", "post"]
@@ -314,6 +319,24 @@ def test_interrupted_while_it_holds(fleet: Fleet, app: Application) -> None:
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert app.steps() == ["pre", "frozen", "thawed", "post"]
+
+
+def test_claims_of_one_pod_take_turns(fleet: Fleet, connected: Namespace) -> None:
+    """What the one undoes in the end must not be undone of the other, which still holds."""
+    for claim in ("one", "two"):
+        make_claim(connected, claim)
+    script = "touch /tmp/journal; while true; do sleep 1; done"
+    connected.create(objects.pod("app", script, image=connected.cluster.image, claims=["one", "two"]))
+    connected.wait_phase("app", "Running")
+    app = Application(connected)
+    script = NOTE + "note frozen; echo frozen; cat > /dev/null; note thawed"
+    app.annotate(hook(quiesce={"command": shell(script)}), kind="Pod", name="app")
+    words = ("pvc", "backup", "-n", connected.name, "--all", "--method", "snapshot", "--json")
+    claims = fleet.good(*words).messages("claim")
+    assert [did(one) for one in claims] == [
+        [("pre", True), ("quiesce", True), ("thaw", True), ("post", True)]
+    ] * 2
+    assert app.steps() == ["pre", "frozen", "thawed", "post"] * 2
 
 
 def test_which_pods_and_containers(fleet: Fleet, app: Application, tmp_path: Path) -> None:

@@ -86,15 +86,15 @@ def test_every_right_is_used_and_no_other(
         return send(self, method, path, **given)
 
     monkeypatch.setattr(Door, "_send", record)
-    endpoint = Door.endpoint
+    dial = Door.dial
 
     def record_socket(self: Door, path: str, **given: Any) -> Any:
         # Opened with GET; API servers ask for `create`, too, since that is what it does.
         asked.add(right_of("GET", path))
         asked.add(right_of("POST", path))
-        return endpoint(self, path, **given)
+        return dial(self, path, **given)
 
-    monkeypatch.setattr(Door, "endpoint", record_socket)
+    monkeypatch.setattr(Door, "dial", record_socket)
     find_pod = MoverWatch._find_pod
     looks: list[MoverWatch] = []
 
@@ -244,7 +244,8 @@ def test_each_right_to_run_commands_is_needed(fleet: Fleet, team: Namespace, tmp
         done = fleet.run(*words, KUBECONFIG=kubeconfig)
         print(verb, "alone:", done.code, done.err)
         assert done.code == 40
-        assert "pods/exec" in done.err
+        assert 'pods "app" is forbidden' in done.err
+        assert "lacks a right" in done.err
 
 
 def test_without_the_role_nothing_goes(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:

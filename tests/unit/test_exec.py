@@ -27,7 +27,7 @@ from pvback import limits
 from pvback.cluster.client import Cluster
 from pvback.cluster.exec import STDERR, STDOUT, CommandEnd, ExecStream, ExecTarget, ended_well, run_command
 from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal, Interrupted
-from pvback.runtime import Cancel, SystemClock
+from pvback.runtime import Cancel, ManualClock, SystemClock
 from tests.support.exec_server import (
     SUCCESS,
     V4,
@@ -182,8 +182,19 @@ def test_refused() -> None:
 def test_nobody_there() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(ClusterError, match="no connection"):
-        run(ExecServer(port=port))
+    clock = ManualClock()
+    configuration = kubernetes.client.Configuration(host=f"http://127.0.0.1:{port}")
+    cluster = Cluster(configuration, clock=clock)
+    with pytest.raises(ClusterError, match="does not answer"):
+        run_command(cluster, TARGET, argv=["x"], seconds=10, clock=CLOCK, cancel=Cancel())
+    assert clock.monotonic() >= limits.CLUSTER_RETRY_SECONDS
+    # A server that is busy has begun nothing; one that has lost its node may have.
+    for status_code, is_tried_again in ((503, True), (504, False)):
+        with serving(refusal=(status_code, b"{}")) as server:
+            cluster = Cluster(cluster_of(server)._api.configuration, clock=clock)
+            with pytest.raises(ClusterError):
+                run_command(cluster, TARGET, argv=["x"], seconds=10, clock=CLOCK, cancel=Cancel())
+        assert (len(server.requests) > 1) == is_tried_again
 
 
 def wait_for_end(peer: Peer) -> None:

@@ -295,7 +295,7 @@ def owing(scene: Scene) -> Leftover:
 def test_a_dead_run_owes() -> None:
     with playing() as scene:
         found = owing(scene)
-        assert str(found) == "ConfigMap ns/run, which owes post hook x in pod app, container main"
+        assert str(found) == "ConfigMap ns/run, after post hook x in pod app, container main"
         assert remove_leftovers(scene.cluster, [found], clock=scene.clock) == []
     assert scene.log == ["post", "owes 0", "removed ConfigMap"]
 
