@@ -161,7 +161,9 @@ pub(super) fn publish(
     }
     let mut node = template.clone();
     node.partial = true;
-    if let Body::File { content: target, .. } = &mut node.body {
+    if let Body::File { size, content: target } = &mut node.body {
+        // A stream has no size before its end, and a file may have grown.
+        *size = (*size).max(content.covered());
         *target = content.so_far(pages)?;
     }
     *lock(&partial.state) = PartialState::Ready(Box::new(node));
