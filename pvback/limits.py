@@ -253,6 +253,7 @@ EXEC_BACKLOG_BYTES_MAX = 4 * MIB
 EXEC_KEPT_BYTES = 8 * KIB
 """Of what a command prints, where it is only wanted for its last words."""
 EXEC_WORDS_MAX = 500
+CAPTURE_SECONDS = 6 * 3600.0
 HOOK_SECONDS = 30.0
 HOOK_LEASE_SECONDS = 60.0
 HOOK_SECONDS_MAX = 24 * 3600.0

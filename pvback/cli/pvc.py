@@ -38,6 +38,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _ELSEWHERE = {
     "backup": "pvc_backup.backup_command",
+    "capture": "pvc_capture.capture_command",
     "commit": "pvc_restore.commit_command",
     "restore": "pvc_restore.restore_command",
     "undo": "pvc_restore.undo_command",

@@ -65,6 +65,8 @@ class ExecStream:
     """A command that runs, from `open` to its end. For one thread at a time."""
 
     def __init__(self, connection: WebSocket, *, what: str) -> None:
+        self.last_errors = b""
+        """Of standard error, what `read_stdout` has kept."""
         self.end: CommandEnd | None = None
         """How it ended, once the cluster has said so; more output may come until `is_over`."""
         self._connection, self._what = connection, what
@@ -152,6 +154,7 @@ class ExecStream:
                     yield data
                 else:
                     _keep_last(errors, data)
+        self.last_errors = bytes(errors)
         end = self.require_end()
         if not end.is_success:
             raise ClusterError(_why(end, bytes(errors)), key=self._what)

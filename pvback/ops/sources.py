@@ -12,7 +12,8 @@ import os
 import platform
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,7 @@ __all__ = [
     "export_string",
     "path_source",
     "stdin_source",
+    "stream_source",
 ]
 
 
@@ -45,6 +47,7 @@ class Source:
         path: Where it is; None for streams.
         descriptor: An open file descriptor that is read to its end, of the caller; None for the others.
         command: The program whose standard output is read, with its arguments.
+        producer: Opens a descriptor that is read to its end, and raises on leaving when that was not all.
         is_fixed: Whether it is cut in pages rather than by content: devices, where updates are in place.
         is_plain: Whether its files were made up: nothing is kept of them but mode, mtime and content.
     """
@@ -54,6 +57,7 @@ class Source:
     path: Path | None = None
     descriptor: int | None = None
     command: tuple[str, ...] | None = None
+    producer: Callable[[], AbstractContextManager[int]] | None = None
     is_fixed: bool = False
     is_plain: bool = False
 
@@ -170,6 +174,16 @@ def command_source(command: Sequence[str], *, name: str | None = None, host: str
     return Source(identity=identity, job_kind="stream", command=tuple(command))
 
 
+def stream_source(name: str, *, host: str, producer: Callable[[], AbstractContextManager[int]]) -> Source:
+    """What somebody else produces, as one file called `name`. Raises UsageError.
+
+    Nothing is committed when `producer` raises on leaving.
+    """
+    return Source(
+        identity=_stream_identity("command", "command", name, host), job_kind="stream", producer=producer
+    )
+
+
 def escape_path(path: Path) -> str:
     """Printable text from which no two paths are the same."""
     raw = os.fsencode(path).replace(b"\\", b"\\\\")
@@ -195,8 +209,11 @@ def open_source(source: Source) -> Iterator[dict[str, object]]:
         yield {"path_b64": base64.b64encode(os.fsencode(source.path)).decode()}
     elif source.descriptor is not None:
         yield {"fd": source.descriptor}
+    elif source.producer is not None:
+        with source.producer() as descriptor:
+            yield {"fd": descriptor}
     else:
-        assert source.command is not None, "a source is a path, a descriptor or a command"
+        assert source.command is not None, "a source is a path, a descriptor, a producer or a command"
         with _running(source.command) as descriptor:
             yield {"fd": descriptor}
 
