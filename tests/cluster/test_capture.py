@@ -64,7 +64,7 @@ def test_the_pod_is_killed(fleet: Fleet, box: Namespace, seed: int) -> None:
     with fleet.start(*words) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if json.loads(line).get("read_bytes", 0) >= enough:
+            if json.loads(line).get("done_bytes", 0) >= enough:
                 break
         pods = box.cluster.kind("v1", "Pod")
         pods.delete(name="box", namespace=box.name, body={"gracePeriodSeconds": 0})
