@@ -58,6 +58,17 @@ def kubeconfig_of(team: Namespace, folder: Path) -> Path:
     return path
 
 
+def annotate_hook(team: Namespace) -> None:
+    """A hook at the claim `data` that does nothing."""
+    hook = {"pre": {"command": ["true"]}, "post": {"command": ["true"]}}
+    team.cluster.kind("v1", "PersistentVolumeClaim").patch(
+        name="data",
+        namespace=team.name,
+        body={"metadata": {"annotations": {"hook.pvback.io/x": json.dumps(hook)}}},
+        content_type="application/merge-patch+json",
+    )
+
+
 def right_of(method: str, path: str) -> Right:
     found = _PATH.fullmatch(path)
     assert found, path
@@ -119,10 +130,7 @@ def test_every_right_is_used_and_no_other(
     make_claim(team, "data")
     writer_pod(team, "app", "data", "echo x > /data/x")
     assert run("pvc", "backup", "data") == 0
-    post = {"pre": {"command": ["true"]}, "post": {"command": ["true"]}}
-    change = {"metadata": {"annotations": {"hook.pvback.io/x": json.dumps(post)}}}
-    claims = team.cluster.kind("v1", "PersistentVolumeClaim")
-    claims.patch(name="data", namespace=team.name, body=change, content_type="application/merge-patch+json")
+    annotate_hook(team)
     for method in ("snapshot", "clone"):
         assert run("pvc", "backup", "data", "--method", method, "--snapshot-class", "csi") == 0
     assert run("pvc", "list") == 0

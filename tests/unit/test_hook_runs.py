@@ -45,7 +45,9 @@ class Pods(Cluster):
         made = POD.body(name, "ns", metadata={"uid": found}, status={"phase": "Running"})
         return [made] if found else []
 
-    def patch(self, kind: Kind, name: str, *, change: Body, namespace: str | None = None) -> Body:
+    def patch(
+        self, kind: Kind, name: str, *, change: Body, namespace: str | None = None, dry_run: bool = False
+    ) -> Body:
         if self.is_deaf:
             raise ClusterError("no answer")
         assert kind is CONFIG_MAP
