@@ -59,8 +59,8 @@ def kubeconfig_of(team: Namespace, folder: Path) -> Path:
 
 
 def annotate_hook(team: Namespace) -> None:
-    """A hook at the claim `data` that does nothing."""
-    hook = {"pre": {"command": ["true"]}, "post": {"command": ["true"]}}
+    """A hook at the claim `data` that does nothing, wherever that is used."""
+    hook = {"pre": {"command": ["true"]}, "post": {"command": ["true"]}, "on_multiple": "all"}
     team.cluster.kind("v1", "PersistentVolumeClaim").patch(
         name="data",
         namespace=team.name,
