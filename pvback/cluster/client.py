@@ -4,7 +4,6 @@ Requests are repeated while the API server cannot be reached, for `limits.CLUSTE
 our own: where a creation is heard twice, the second answer says what the first would have.
 """
 
-import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ from kubernetes import client as kubernetes_client
 from kubernetes import config as kubernetes_config
 
 from pvback import limits
+from pvback.cluster.answers import as_error, parse_answer
 from pvback.cluster.kinds import POD, Body, Kind
 from pvback.cluster.websockets import Endpoint, HandshakeRefused, NobodyAnswers, WebSocket
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ClusterRefusal, UsageError
@@ -208,7 +208,7 @@ class Cluster:
             "GET", POD.path(namespace, pod, subresource="log"), query=query, read_seconds=None
         )
         if response.status >= limits.HTTP_ERROR_MIN:
-            raise _as_error(response.status, response.read(), f"the log of pod {namespace}/{pod}")
+            raise as_error(response.status, response.read(), f"the log of pod {namespace}/{pod}")
         count = 0
         rest = b""
         try:
@@ -237,7 +237,7 @@ class Cluster:
             try:
                 return WebSocket.dial(self._endpoint(path, query, what), protocols=protocols)
             except HandshakeRefused as exc:
-                failure = _as_error(exc.status, exc.body, what)
+                failure = as_error(exc.status, exc.body, what)
                 if exc.status not in _NOT_BEGUN:
                     raise failure from exc
             except NobodyAnswers as exc:
@@ -292,8 +292,8 @@ class Cluster:
                     if found is not None and _is_ours(found, body):
                         return found
                 if status < limits.HTTP_ERROR_MIN:
-                    return _parse(data, what)
-                failure = _as_error(status, data, what)
+                    return parse_answer(data, what)
+                failure = as_error(status, data, what)
                 if status not in _TRY_AGAIN:
                     raise failure
             was_sent = True
@@ -304,7 +304,7 @@ class Cluster:
     def _find_by_path(self, path: str) -> dict[str, Any] | None:
         """What is served at a path, or None."""
         response = self._send("GET", path)
-        return _parse(response.read(), path) if response.status < limits.HTTP_ERROR_MIN else None
+        return parse_answer(response.read(), path) if response.status < limits.HTTP_ERROR_MIN else None
 
     def _send(
         self,
@@ -339,11 +339,6 @@ _CONFLICT = 409
 _PROXY_PORT = 80
 _TRY_AGAIN = {429, 502, 503, 504}
 _NOT_BEGUN = {429, 503}
-_KINDS: Mapping[int, type[ClusterError]] = {
-    404: ClusterObjectMissing,
-    409: ClusterObjectExists,
-    410: ClusterObjectMissing,
-}
 
 
 def _tls_of(configuration: Any) -> dict[str, Any]:  # noqa: ANN401 -- the client's own
@@ -390,38 +385,14 @@ def _is_ours(found: Body, body: Body) -> bool:
     return bool(labels) and found.get("metadata", {}).get("labels") == labels
 
 
-def _parse(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        found = json.loads(data)
-    except ValueError as exc:
-        raise ClusterError("the API server's answer is no JSON", key=what) from exc
-    if not isinstance(found, dict):
-        raise ClusterError("the API server's answer is no object", key=what)
-    return found
-
-
-def _as_error(status: int, data: bytes, what: str) -> ClusterError:
-    """The API's own words."""
-    try:
-        message = str(json.loads(data).get("message") or "")
-    except (ValueError, AttributeError):
-        message = data[: limits.MESSAGE_BYTES_MAX].decode("utf-8", "replace").strip()
-    kind = _KINDS.get(status, ClusterRefusal if status < limits.HTTP_SERVER_ERROR_MIN else ClusterError)
-    hint = None
-    if status == limits.HTTP_UNAUTHORIZED:
-        hint = "the credentials of the kubeconfig are not accepted"
-    elif status == limits.HTTP_FORBIDDEN and ("cannot" in message or message.endswith("forbidden: ")):
-        # Some refusals of the API server give no reason.
-        hint = "the account lacks a right: see docs/kubernetes.md, rights"
-    return kind(message or f"the API server answered {status}", key=what, hint=hint)
-
-
 def _innermost(exc: BaseException) -> BaseException:
+    """What a failure of the client is about, below its retries."""
     while isinstance(exc, urllib3.exceptions.MaxRetryError) and exc.reason is not None:
         exc = exc.reason
     return exc
 
 
 def _reason(exc: BaseException) -> str:
+    """Likewise, in words."""
     found = _innermost(exc)
     return str(found) or type(found).__name__
