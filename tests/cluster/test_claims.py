@@ -155,6 +155,7 @@ def test_an_image_that_is_not_there(fleet: Fleet, connected: Namespace) -> None:
     fleet.good("pvc", "backup", f"{connected.name}/data")
 
 
+@pytest.mark.alone
 def test_a_mover_that_fits_nowhere(fleet: Fleet, connected: Namespace, local_cluster: Cluster) -> None:
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", "echo x > /data/x")

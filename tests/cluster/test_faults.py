@@ -22,7 +22,7 @@ RATE = 4 << 20
 """Bytes a second: a backup takes over a minute, and what is on its way at its end a part of its grace."""
 FILL = f"for i in 1 2 3 4; do dd if=/dev/urandom of=/data/f$i bs=1M count={MEBIBYTES // 4} 2>/dev/null; done"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.alone]
 
 
 @pytest.fixture

@@ -97,6 +97,8 @@ def test_replaced_undone_and_committed(fleet: Fleet, connected: Namespace, spoil
             body={"spec": {"replicas": 0}},
             content_type="application/merge-patch+json",
         )
+        pods = connected.cluster.kind("v1", "Pod")
+        wait_for(lambda: not pods.get(namespace=connected.name).items, connected.events)
         return digest_of(connected, "data")
 
     assert content() == spoilt

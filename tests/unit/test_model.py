@@ -87,4 +87,6 @@ def test_a_canary_has_to_violate_an_assertion() -> None:
 def test_the_makefile_and_ci_run_the_model() -> None:
     root = Path(__file__).resolve().parents[2]
     assert re.search(r"^model: .*\n\t.*-m tests\.model\.run$", (root / "Makefile").read_text(), re.MULTILINE)
-    assert re.search(r"targets=\([^)]*\bmodel\b", (root / ".ci/run").read_text())
+    script = (root / ".ci/run").read_text()
+    assert re.search(r"^computing=\([^)]*\bmodel\b", script, re.MULTILINE)
+    assert 'targets=(test "${waiting[@]}" "${computing[@]}")' in script
