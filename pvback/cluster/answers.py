@@ -27,7 +27,7 @@ def parse_answer(data: bytes, what: str) -> dict[str, Any]:
     return found
 
 
-def as_error(status: int, data: bytes, what: str) -> ClusterError:
+def as_error(status: int, data: bytes, *, what: str) -> ClusterError:
     """The API's own words."""
     try:
         message = str(json.loads(data).get("message") or "")

@@ -208,7 +208,7 @@ class Cluster:
             "GET", POD.path(namespace, pod, subresource="log"), query=query, read_seconds=None
         )
         if response.status >= limits.HTTP_ERROR_MIN:
-            raise as_error(response.status, response.read(), f"the log of pod {namespace}/{pod}")
+            raise as_error(response.status, response.read(), what=f"the log of pod {namespace}/{pod}")
         count = 0
         rest = b""
         try:
@@ -237,7 +237,7 @@ class Cluster:
             try:
                 return WebSocket.dial(self._endpoint(path, query, what), protocols=protocols)
             except HandshakeRefused as exc:
-                failure = as_error(exc.status, exc.body, what)
+                failure = as_error(exc.status, exc.body, what=what)
                 if exc.status not in _NOT_BEGUN:
                     raise failure from exc
             except NobodyAnswers as exc:
@@ -293,7 +293,7 @@ class Cluster:
                         return found
                 if status < limits.HTTP_ERROR_MIN:
                     return parse_answer(data, what)
-                failure = as_error(status, data, what)
+                failure = as_error(status, data, what=what)
                 if status not in _TRY_AGAIN:
                     raise failure
             was_sent = True

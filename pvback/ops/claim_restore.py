@@ -161,7 +161,7 @@ class _Restoring:
     def to(self, there: ClaimFacts | None, details: RecordDetails) -> tuple[MoverEnd, list[str]]:
         """How the mover ended, and what was stopped meanwhile."""
         if there is None:
-            with restored_claim(self.work, self.run, _new_claim(details, self.options)):
+            with restored_claim(self.work, self.run, body=_new_claim(details, self.options)):
                 return self._move(), []
         if self.options.way == "replace":
             return self._replace(there)

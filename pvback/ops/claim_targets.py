@@ -32,7 +32,7 @@ def require_unused(facts: ClaimFacts, *, may_stop: bool) -> None:
 
 
 @contextmanager
-def restored_claim(work: ClaimWork, run: ClaimRun, body: Body) -> Iterator[None]:
+def restored_claim(work: ClaimWork, run: ClaimRun, *, body: Body) -> Iterator[None]:
     """As `made_claim`, for a claim that is somebody's as soon as it is whole.
 
     Until then it is of the run, and goes with it, whoever finds it: it would look like a restored one.
