@@ -249,7 +249,8 @@ def test_a_lost_part_of_the_tree_costs_no_more_than_it_holds(world: World, tmp_p
         with pytest.raises(OSError, match="Input/output") as caught, os.scandir(place) as entries:
             found.extend(entry.name for entry in entries)
         assert caught.value.errno == errno.EIO
-        assert 1000 < len(found) < 4000
+        # A segment has parts of three of the four pages at most.
+        assert 1000 <= len(found) < 4000
         for name in found[::100]:
             assert (place / name).read_bytes() == b"%d" % int(name[:5])
         missing = sorted(set(names(source)) - set(found))
