@@ -12,6 +12,9 @@ __all__ = ["install"]
 
 @click.command(epilog=exit_codes(40, has_repository=False))
 @click.option("-n", "--namespace", metavar="NAME", required=True, help="Whose claims are backed up.")
+@click.option(
+    "--cluster", "is_for_cluster", is_flag=True, help="Of all namespaces, by an account in this one."
+)
 @secret_option
 @click.option("--restore", "may_restore", is_flag=True, help="Let the account restore, too.")
 @click.option(
@@ -40,8 +43,8 @@ def install(
     """Print, as YAML, what a namespace needs for backups of its own: accounts, the smallest role, a CronJob.
 
     The account `pvback` may do what `pvback pvc` does in this one namespace, and nothing in the cluster, but
-    for volumes with `--replace`.
-    `pvback pvc connect` gives the namespace its secret.
+    for volumes with `--replace`. With `--cluster` it may do so in all namespaces, and movers have a priority
+    below everything else. `pvback pvc connect` gives each namespace its secret.
     """
     options = InstallOptions(namespace=namespace, secret=secret, **given)  # type: ignore[arg-type]
     if options.schedule is not None and not options.image:

@@ -1,5 +1,6 @@
 """`pvback pvc backup`."""
 
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from pvback.cli.values import parse_tags
 from pvback.cluster.claims import ClaimFacts, list_claims, load_claim
 from pvback.cluster.exposure import METHODS
 from pvback.cluster.hooks import Hook, parse_hooks
+from pvback.cluster.secrets import load_repository_secret
 from pvback.cluster.staging import StagingOptions
 from pvback.errors import FileError, PartlyDone, UsageError
 from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome
@@ -30,6 +32,7 @@ __all__ = ["backup_command"]
 @click.option("-l", "--selector", metavar="LABELS", help="All claims that these labels select.")
 @click.option("--all", "is_all", is_flag=True, help="All claims of the namespace.")
 @click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
+@click.option("-A", "--all-namespaces", is_flag=True, help="In all namespaces that are connected.")
 @click.option(
     "--method",
     type=click.Choice(METHODS),
@@ -73,7 +76,12 @@ def backup_command(
     bound has no data and is skipped. Nothing is needed of the repository here: the movers have its key.
     """
     cluster = connect_cluster(kubeconfig, context)
-    chosen = _choose(cluster, claims, given["namespace"], selector=selector, is_all=is_all)
+    if given["all_namespaces"]:
+        if claims or given["namespace"]:
+            raise UsageError("`--all-namespaces` goes with `--all` or `--selector` alone")
+        chosen = _choose_everywhere(invocation.output, cluster, selector=selector, secret=given["secret"])
+    else:
+        chosen = _choose(cluster, claims, given["namespace"], selector=selector, is_all=is_all)
     mode = given["staging_access_mode"]
     options = ClaimBackupOptions(
         method=given["method"],
@@ -113,12 +121,37 @@ def _choose(
     where = namespace or cluster.namespace
     if claims:
         return [load_claim(cluster, parse_claim(one, where)) for one in dict.fromkeys(claims)]
-    found = list_claims(cluster, namespace=where, labels=selector)
-    # What we made ourselves is nobody's data.
-    found = [one for one in found if "pvback.io/run" not in (one.body["metadata"].get("labels") or {})]
+    found = _list(cluster, where, selector)
     if not found:
         raise UsageError(f"no claim in namespace {where} is selected")
     return found
+
+
+def _choose_everywhere(
+    output: Output, cluster: "Cluster", *, selector: str | None, secret: str
+) -> list[ClaimFacts]:
+    """The claims of all namespaces that have the secret; of the others it is said that they are left out."""
+    found = _list(cluster, None, selector)
+    chosen: list[ClaimFacts] = []
+    for namespace, group in groupby(found, key=lambda one: one.claim.namespace):
+        claims = list(group)
+        try:
+            load_repository_secret(cluster, namespace, name=secret)
+        except UsageError:
+            output.remark(
+                f"namespace {namespace} is not connected: {format_count(len(claims), 'claim')} left out"
+            )
+        else:
+            chosen += claims
+    if not chosen:
+        raise UsageError("no claim of a connected namespace is selected")
+    return chosen
+
+
+def _list(cluster: "Cluster", namespace: str | None, selector: str | None) -> list[ClaimFacts]:
+    found = list_claims(cluster, namespace=namespace, labels=selector)
+    # What we made ourselves is nobody's data.
+    return [one for one in found if "pvback.io/run" not in (one.body["metadata"].get("labels") or {})]
 
 
 def _read_hooks(path: str | None, *, is_off: bool) -> list[Hook] | None:

@@ -1,4 +1,4 @@
-"""What a namespace gets for nightly backups of its claims: accounts, the smallest role, a CronJob. Pure.
+"""What a namespace, or a cluster, gets for nightly backups of its claims: the smallest role, a CronJob. Pure.
 
 The rules are all that `pvback pvc` asks of the API for one namespace; tests/cluster/test_rights.py holds them
 against what the program really asks. Who makes pods reaches what pods reach: see docs/kubernetes.md.
@@ -11,12 +11,13 @@ from typing import Any
 from pvback.cluster.kinds import Body, Kind
 from pvback.cluster.names import MANAGED_BY, ROLE
 
-__all__ = ["ACCOUNT", "MOVER_ACCOUNT", "InstallOptions", "install_objects", "role_rules"]
+__all__ = ["ACCOUNT", "MOVER_ACCOUNT", "PRIORITY_CLASS", "InstallOptions", "install_objects", "role_rules"]
 
 ACCOUNT = "pvback"
 """Runs `pvback pvc`."""
 MOVER_ACCOUNT = "pvback-mover"
 """Of movers: no role is bound to it."""
+PRIORITY_CLASS = "pvback-mover"
 
 _ACCOUNT_KIND = Kind("", "v1", "ServiceAccount", "serviceaccounts")
 _ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
@@ -29,6 +30,7 @@ _NOBODY_IN = {
     "podSelector": {"matchLabels": {MANAGED_BY: "pvback", ROLE: "mover"}},
     "policyTypes": ["Ingress"],
 }
+_PRIORITY = Kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", is_namespaced=False)
 _CRON_JOB = Kind("batch", "v1", "CronJob", "cronjobs")
 
 _RULES: Sequence[tuple[str, str, str]] = (
@@ -49,6 +51,13 @@ _RESTORE_RULES: Sequence[tuple[str, str, str]] = (
 )
 _VOLUME_RULES = [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "patch"]}]
 """Volumes are the cluster's: there are no fewer than all of them."""
+_CLUSTER_RULES: Sequence[tuple[str, str, str]] = (
+    # Where they may be read, more is known of volumes; the rules of namespaces do without.
+    ("", "namespaces", "get"),
+    ("", "persistentvolumes", "get"),
+    ("storage.k8s.io", "storageclasses", "get"),
+    ("snapshot.storage.k8s.io", "volumesnapshotclasses", "list"),
+)
 _HOOK_RULES: Sequence[tuple[str, str, str]] = (
     # A WebSocket is opened with GET; newer API servers ask for `create` as well, older ones for `get` alone.
     ("", "pods/exec", "create get"),
@@ -60,7 +69,8 @@ class InstallOptions:
     """What is to be installed.
 
     Attributes:
-        namespace: Where.
+        namespace: Where; of a cluster: where its account and its CronJob are.
+        is_for_cluster: All namespaces, those that come later, too.
         secret: The repository's, as `pvback pvc connect` made it.
         may_restore: Whether the account may restore, too: make secrets, and stop and start workloads.
         may_replace: Whether it may exchange volumes, too, which are the cluster's.
@@ -73,6 +83,7 @@ class InstallOptions:
 
     namespace: str
     secret: str
+    is_for_cluster: bool = False
     may_restore: bool = False
     may_replace: bool = False
     may_run_hooks: bool = False
@@ -89,16 +100,53 @@ def role_rules(secret: str, *, may_restore: bool, may_run_hooks: bool) -> list[d
         *(_RESTORE_RULES if may_restore else ()),
         *(_HOOK_RULES if may_run_hooks else ()),
     ]
-    made: list[dict[str, Any]] = [
+    own = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}
+    return [*_as_rules(rules), own]
+
+
+def _as_rules(rules: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
+    return [
         {"apiGroups": [group], "resources": [resource], "verbs": verbs.split()}
         for group, resource, verbs in rules
     ]
-    own = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}
-    return [*made, own]
 
 
 def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
     """The objects, in the order in which they are made."""
+    objects = _of_cluster(options) if options.is_for_cluster else _of_namespace(options)
+    if options.schedule is not None:
+        metadata = {"labels": {MANAGED_BY: "pvback"}}
+        body = _CRON_JOB.body("pvback-backup", options.namespace, metadata=metadata, spec=_cron_spec(options))
+        objects.append((_CRON_JOB, body))
+    return objects
+
+
+def _of_cluster(options: InstallOptions) -> list[tuple[Kind, Body]]:
+    """One account for all namespaces. Movers run as each namespace's default account, without its token."""
+    metadata = {"labels": {MANAGED_BY: "pvback"}}
+    rules = [
+        *role_rules(options.secret, may_restore=options.may_restore, may_run_hooks=options.may_run_hooks),
+        *_as_rules(_CLUSTER_RULES),
+        *(_VOLUME_RULES if options.may_replace else ()),
+    ]
+    subject = {"kind": _ACCOUNT_KIND.name, "name": ACCOUNT, "namespace": options.namespace}
+    reference = {"apiGroup": _ROLE.group, "kind": _CLUSTER_ROLE.name, "name": ACCOUNT}
+    bound: dict[str, Any] = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
+    last: dict[str, Any] = {
+        "metadata": metadata,
+        "value": -10,
+        "preemptionPolicy": "Never",
+        "description": "Movers of backups: they make way for everything else, and put nothing aside.",
+    }
+    return [
+        (_PRIORITY, _PRIORITY.body(PRIORITY_CLASS, **last)),
+        (_ACCOUNT_KIND, _ACCOUNT_KIND.body(ACCOUNT, options.namespace, metadata=metadata)),
+        (_CLUSTER_ROLE, _CLUSTER_ROLE.body(ACCOUNT, metadata=metadata, rules=rules)),
+        (_CLUSTER_BINDING, _CLUSTER_BINDING.body(ACCOUNT, **bound)),
+    ]
+
+
+def _of_namespace(options: InstallOptions) -> list[tuple[Kind, Body]]:
     namespace = options.namespace
     metadata = {"labels": {MANAGED_BY: "pvback"}}
     rules = role_rules(options.secret, may_restore=options.may_restore, may_run_hooks=options.may_run_hooks)
@@ -121,9 +169,6 @@ def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
             (_CLUSTER_ROLE, _CLUSTER_ROLE.body(name, metadata=metadata, rules=_VOLUME_RULES)),
             (_CLUSTER_BINDING, _CLUSTER_BINDING.body(name, **whole)),
         ]
-    if options.schedule is not None:
-        body = _CRON_JOB.body("pvback-backup", namespace, metadata=metadata, spec=_cron_spec(options))
-        objects.append((_CRON_JOB, body))
     return objects
 
 
@@ -142,7 +187,11 @@ def _cron_spec(options: InstallOptions) -> Mapping[str, Any]:
 
 
 def _pod_spec(options: InstallOptions) -> Mapping[str, Any]:
-    words = ["pvc", "backup", "--all", "--namespace", options.namespace, "--secret", options.secret]
+    if options.is_for_cluster:
+        where = ["--all-namespaces", "--priority-class", PRIORITY_CLASS]
+    else:
+        where = ["--namespace", options.namespace, "--service-account", MOVER_ACCOUNT]
+    words = ["pvc", "backup", "--all", *where, "--secret", options.secret]
     return {
         "serviceAccountName": ACCOUNT,
         "restartPolicy": "Never",
@@ -153,7 +202,7 @@ def _pod_spec(options: InstallOptions) -> Mapping[str, Any]:
                 "name": "pvback",
                 "image": options.image,
                 "imagePullPolicy": "IfNotPresent",
-                "args": [*words, "--service-account", MOVER_ACCOUNT, *options.words],
+                "args": [*words, *options.words],
                 "securityContext": {
                     "allowPrivilegeEscalation": False,
                     "readOnlyRootFilesystem": True,

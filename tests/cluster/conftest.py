@@ -75,6 +75,15 @@ def namespace(cluster: Cluster, namespace_names: list[str]) -> Iterator[Namespac
 
 
 @pytest.fixture
+def other(cluster: Cluster, namespace_names: list[str]) -> Iterator[Namespace]:
+    """A second one."""
+    name = f"pvback-test-{secrets.token_hex(4)}"
+    namespace_names.append(name)
+    with new_namespace(cluster, objects.namespace(name)) as made:
+        yield made
+
+
+@pytest.fixture
 def local_cluster(cluster: Cluster) -> Cluster:
     """The cluster of this machine; what only it has is not asked of others."""
     if not cluster.is_local:

@@ -212,6 +212,44 @@ def test_a_nightly_run_in_the_cluster(fleet: Fleet, team: Namespace) -> None:
     assert snapshot["source"].endswith(f"/{team.name}/data")
 
 
+@pytest.mark.alone
+def test_a_nightly_run_of_all_namespaces(fleet: Fleet, namespace: Namespace, other: Namespace) -> None:
+    """One account backs up the claims of all connected namespaces, and says which are not."""
+    words = ("--schedule", "17 2 * * *", "--image", fleet.image, "--backup-option", "--method")
+    printed = fleet.good("install", "--cluster", "-n", namespace.name, *words, "--backup-option", "live")
+    made = list(yaml.safe_load_all(printed.out))
+    for one in (namespace, other):
+        make_claim(one, "data")
+        writer_pod(one, "app", "data", "echo x > /data/x")
+    fleet.connect(other)
+    of_cluster = [one for one in made if "namespace" not in one["metadata"]]
+    assert {one["kind"] for one in of_cluster} == {"ClusterRole", "ClusterRoleBinding", "PriorityClass"}
+    try:
+        for one in made:
+            namespace.cluster.create(one, namespace=one["metadata"].get("namespace"))
+        cron = namespace.get("batch/v1", "CronJob", "pvback-backup").to_dict()
+        spec = cron["spec"]["jobTemplate"]["spec"]
+        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tonight"}, "spec": spec}
+        namespace.create(job)
+
+        def is_over() -> bool:
+            status = namespace.get("batch/v1", "Job", "tonight").status
+            return bool(status.succeeded or status.failed)
+
+        wait_for(is_over, namespace.events, seconds=120)
+        pods = namespace.cluster.kind("v1", "Pod")
+        (pod,) = pods.get(namespace=namespace.name, label_selector="job-name=tonight").items
+        log = namespace.log(pod.metadata.name)
+        assert namespace.get("batch/v1", "Job", "tonight").status.succeeded == 1, log
+        assert f"namespace {namespace.name} is not connected: 1 claim left out" in log
+        (snapshot,) = fleet.snapshots(other)
+        assert snapshot["source"].endswith(f"/{other.name}/data")
+    finally:
+        for one in of_cluster:
+            namespace.cluster.resource(one).delete(name=one["metadata"]["name"])
+    wait_nothing_left(other)
+
+
 def test_what_is_printed_can_be_applied(fleet: Fleet, namespace: Namespace) -> None:
     done = fleet.good("install", "-n", namespace.name, "--schedule", "17 2 * * *", "--image", fleet.image)
     bodies = list(yaml.safe_load_all(done.out))
