@@ -42,6 +42,7 @@ __all__ = [
     "forget",
     "is_void",
     "list_replacements",
+    "require_free",
     "require_no_pods",
     "require_replaceable",
 ]
@@ -148,9 +149,16 @@ def require_no_pods(claim: Claim, pods: Sequence[str]) -> None:
         )
 
 
+def require_free(cluster: "Cluster", claim: Claim) -> None:
+    """Raise ConflictError while any pod holds the claim: then nothing is to be begun."""
+    facts = load_claim(cluster, claim)
+    require_no_pods(claim, [*(one.pod for one in facts.consumers), *facts.ended])
+
+
 def begin(cluster: "Cluster", claim: Body, *, volume: str, snapshot: str) -> Replacement:
     """Write down that a claim shall have another volume. Raises ConflictError where one is kept already."""
     metadata, before = claim["metadata"], claim["spec"]["volumeName"]
+    require_free(cluster, Claim(metadata["namespace"], metadata["name"]))
     made = Replacement(
         claim=Claim(metadata["namespace"], metadata["name"]),
         manifest=again(claim),
@@ -201,8 +209,7 @@ def complete(cluster: "Cluster", found: Replacement, *, clock: Clock) -> Replace
         if there is not None:
             _require_ours(there, found)
             # From here on it cannot be kept from going.
-            facts = load_claim(cluster, claim)
-            require_no_pods(claim, [*(one.pod for one in facts.consumers), *facts.ended])
+            require_free(cluster, claim)
             _delete(cluster, there, clock)
         volume = cluster.get(VOLUME, found.current)
         _free(cluster, volume, claim, clock)

@@ -55,6 +55,7 @@ def undo_claim(work: ClaimWork, claim: Claim, *, may_stop: bool) -> Replacement:
                 manifest = found.manifest
             else:
                 manifest = replacing.again(there)
+                replacing.require_free(work.cluster, claim)
             return replacing.complete(work.cluster, found.turned(manifest), clock=work.clock)
     finally:
         _end(work, run)

@@ -104,6 +104,11 @@ def test_replaced_undone_and_committed(fleet: Fleet, connected: Namespace, spoil
     assert content() == spoilt
     again = fleet.run("pvc", "restore", target, "--replace").ended(11)
     assert "previous volume is kept" in again.err
+    work(connected, "true", name="over", is_kept=True)
+    assert "pods hold the claim: over" in fleet.run("pvc", "undo", target).ended(11).err
+    connected.delete("v1", "Pod", "over")
+    assert "unfinished" not in fleet.good("pvc", "cleanup", "-n", connected.name).out
+    assert connected.wait_bound("data") == new, "what was refused is not done by a cleanup"
     fleet.good("pvc", "undo", target)
     assert (connected.wait_bound("data"), digest_of(connected, "data")) == (old, other)
     fleet.good("pvc", "undo", target)
