@@ -495,7 +495,7 @@ def test_a_claim_that_was_half_restored(fleet: Fleet, namespace: Namespace) -> N
         assert found["Pod app"] == ("not tried" if more else "create")
     die(namespace)
     fleet.good("pvc", "cleanup", "-n", namespace.name)
-    namespace.delete("v1", "PersistentVolumeClaim", "data")
+    wait_for(gone, lambda: "the claim stays")
     found = states(fleet.good(*words, "--apply"))
     assert (found["PersistentVolumeClaim data"], found["Pod app"]) == ("restored", "created")
     wait_nothing_left(namespace)
