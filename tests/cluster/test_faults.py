@@ -160,6 +160,7 @@ def test_out_of_memory(fleet: Fleet, namespace: Namespace, local_cluster: Cluste
     assert fleet.snapshots(namespace) == []
 
 
+@pytest.mark.timeout(1200)
 def test_the_node_dies(fleet: Fleet, slow: Namespace, local_cluster: Cluster) -> None:
     """Power cut under a mover: told, and when the node is back nothing is left, and the next run goes on."""
     with fleet.start("pvc", "backup", f"{slow.name}/data", "--method", "live") as process:
@@ -168,7 +169,8 @@ def test_the_node_dies(fleet: Fleet, slow: Namespace, local_cluster: Cluster) ->
         node = next(one for one in layout.NODES if one.name == name)
         nodes.stop_machine(node)
         try:
-            _, err = process.communicate(timeout=400)
+            # Until the node is known to be gone, then twice the grace that a mover has.
+            _, err = process.communicate(timeout=600)
         finally:
             start_again_node(name)
     assert process.returncode == 40, err
