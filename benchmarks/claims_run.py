@@ -140,11 +140,8 @@ def one_claim(place: Place, mib: int, rounds: int) -> None:
     source = f"{namespace.name}/one"
     for number in range(rounds):
         alone = replace(fleet, prefix=f"alone-{number}")
-        pods = replace(fleet, prefix=f"pods-{number}")
-        for one in (alone, pods):
-            one.good("init", "-q")
-        pods.good("pvc", "connect", namespace.name, "--replace", "--image", fleet.image,
-                  "--aws-credentials", str(fleet.credentials()))  # fmt: skip
+        alone.good("init", "-q")
+        pods = connected(place, prefix=f"pods-{number}")
         by_pod, _ = timed(pods, "pvc", "backup", source, "--method", "live", "--privileged")
         by_itself, _ = timed(alone, "backup", str(folder), "--memory", "384MiB")
         compare("backup of one claim", pod=by_pod, alone=by_itself, mib=mib)
@@ -174,22 +171,26 @@ def many_files(place: Place, count: int) -> None:
 
 
 def several(place: Place, claims: int, mib: int) -> None:
-    """Claims at once, against the same one after the other."""
+    """Claims at once, against the same one after the other, each into a repository of its own."""
     names = [f"many-{number}" for number in range(claims)]
     for number, name in enumerate(names):
         write_large(place.volume(name, size_mib=2 * mib), mib, seed=100 + number)
     targets = [f"{place.namespace.name}/{name}" for name in names]
-    words = ("--method", "live", "--privileged", "--force")
-    at_once, _ = timed(place.fleet, "pvc", "backup", *targets, *words, "--at-once", str(claims),
-                       "--per-node", str(claims))  # fmt: skip
-    in_turn, _ = timed(place.fleet, "pvc", "backup", *targets, *words, "--at-once", "1")
-    say(
-        "claims at once, first; then again one by one",
-        claims=claims,
-        mib=mib,
-        at_once_s=at_once,
-        in_turn_s=in_turn,
-    )
+    seconds = {}
+    for way, count in (("in turn", 1), ("at once", claims)):
+        fleet = connected(place, prefix=way.replace(" ", "-"))
+        words = ("--method", "live", "--privileged", "--at-once", str(count), "--per-node", str(count))
+        seconds[way], _ = timed(fleet, "pvc", "backup", *targets, *words)
+    say("several claims", claims=claims, mib=mib, at_once_s=seconds["at once"], in_turn_s=seconds["in turn"])
+
+
+def connected(place: Place, *, prefix: str) -> Fleet:
+    """A fresh repository that the namespace's movers write into."""
+    fleet = replace(place.fleet, prefix=prefix)
+    fleet.good("init", "-q")
+    words = ("--replace", "--image", fleet.image, "--aws-credentials", str(fleet.credentials()))
+    fleet.good("pvc", "connect", place.namespace.name, *words)
+    return fleet
 
 
 def main() -> int:

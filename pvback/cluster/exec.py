@@ -147,7 +147,7 @@ class ExecStream:
         """
         deadline = clock.monotonic() + seconds
         errors = bytearray()
-        while not self._is_done(deadline, clock):
+        while not self.is_done(deadline, clock):
             cancel.check()
             for stream, data in self.poll(limits.EXEC_POLL_SECONDS):
                 if stream == STDOUT:
@@ -158,6 +158,17 @@ class ExecStream:
         end = self.require_end()
         if not end.is_success:
             raise ClusterError(_why(end, bytes(errors)), key=self._what)
+
+    def is_done(self, deadline: float, clock: Clock) -> bool:
+        """Whether it is over. Raises ClusterError when it is too late."""
+        if self.is_over:
+            return True
+        if clock.monotonic() < deadline:
+            return False
+        if self.end is not None and not self._backlog:
+            # The cluster has said how it ended, and does not close: that is enough.
+            return True
+        raise ClusterError("the command takes too long; it may go on in its container", key=self._what)
 
     def close(self) -> None:
         """End the connection; with it the command's standard input, but not the command."""
@@ -170,17 +181,6 @@ class ExecStream:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _is_done(self, deadline: float, clock: Clock) -> bool:
-        """Whether it is over. Raises ClusterError when it is too late."""
-        if self.is_over:
-            return True
-        if clock.monotonic() < deadline:
-            return False
-        if self.end is not None and not self._backlog:
-            # The cluster has said how it ended, and does not close: that is enough.
-            return True
-        raise ClusterError("the command takes too long; it may go on in its container", key=self._what)
 
     def _push(self, *, deadline: float, clock: Clock, cancel: Cancel | None) -> None:
         """Send what is to be sent, and keep what comes."""
@@ -248,7 +248,7 @@ def run_command(
     kept = {STDOUT: bytearray(), STDERR: bytearray()}
     deadline = clock.monotonic() + seconds
     with ExecStream.open(cluster, target, argv=argv) as stream:
-        while not stream._is_done(deadline, clock):  # noqa: SLF001 -- of this module
+        while not stream.is_done(deadline, clock):
             cancel.check()
             for channel, data in stream.poll(limits.EXEC_POLL_SECONDS):
                 _keep_last(kept[channel], data)

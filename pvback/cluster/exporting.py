@@ -5,7 +5,8 @@ the reason. Content of secrets is not even asked for without the wish to have it
 """
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -122,22 +123,28 @@ def _list(cluster: "Cluster", found: Collected, kind: Kind, options: CollectOpti
     """The objects of one kind; nothing where they are not given."""
     is_secret = (kind.group, kind.name) == (SECRET.group, SECRET.name)
     is_brief = is_secret and not options.with_secrets
-    try:
+    bodies: list[Body] = []
+    with _left_out_if_not_given(cluster, found, _kind_text(kind)):
         bodies = cluster.list(kind, namespace=found.namespace, labels=options.labels, is_brief=is_brief)
-    except (ClusterRefusal, ClusterObjectMissing) as exc:
-        found.leave_out(_kind_text(kind), exc.what)
-        return ()
-    except ClusterError as exc:
-        # A kind whose server or conversion fails is no reason to have nothing; a cluster that is gone is.
-        discover(cluster)
-        found.leave_out(_kind_text(kind), exc.what, is_failure=True)
-        return ()
     if not is_brief:
         return bodies
     for body in bodies:
         if not is_generated(body):
             found.leave_out(_text(body), "secrets are exported with `--secrets` only")
     return ()
+
+
+@contextmanager
+def _left_out_if_not_given(cluster: "Cluster", found: Collected, what: str) -> Iterator[None]:
+    """What may not be read, or cannot, is listed with the cluster's words, and the export goes on."""
+    try:
+        yield
+    except (ClusterRefusal, ClusterObjectMissing) as exc:
+        found.leave_out(what, exc.what)
+    except ClusterError as exc:
+        # A kind whose server or conversion fails is no reason to have nothing; a cluster that is gone is.
+        discover(cluster)
+        found.leave_out(what, exc.what, is_failure=True)
 
 
 def _choose(found: Collected, listed: list[tuple[Kind, Body]]) -> list[tuple[Kind, Body]]:
@@ -183,15 +190,13 @@ def _add_cluster_objects(
         kind = discovery.find(group, name)
         if kind is None:
             continue
-        try:
+        about: list[Body] = []
+        with _left_out_if_not_given(cluster, found, _kind_text(kind)):
             about = [
                 one
                 for one in cluster.list(kind, labels=labels)
                 if is_about(one, found.namespace) and not _is_of_every_cluster(one)
             ]
-        except (ClusterRefusal, ClusterObjectMissing) as exc:
-            found.leave_out(_kind_text(kind), exc.what)
-            continue
         bodies += about
         found.objects.extend(exported_body(one) for one in about)
     wanted.extend(one for body in bodies for one in references_of(body))
@@ -210,18 +215,10 @@ def _follow(
     kind = discovery.find(reference.group, reference.kind)
     if kind is None or (reference.kind == "PriorityClass" and reference.name.startswith("system-")):
         return ()
-    try:
+    body: Body | None = None
+    with _left_out_if_not_given(cluster, found, str(reference)), suppress(ClusterObjectMissing):
         body = cluster.get(kind, reference.name)
-    except ClusterObjectMissing:
-        return ()
-    except ClusterRefusal as exc:
-        found.leave_out(str(reference), exc.what)
-        return ()
-    except ClusterError as exc:
-        discover(cluster)
-        found.leave_out(str(reference), exc.what, is_failure=True)
-        return ()
-    if _is_of_every_cluster(body):
+    if body is None or _is_of_every_cluster(body):
         return ()
     body = {**body, "apiVersion": kind.api_version, "kind": kind.name}
     found.objects.append(exported_body(body))

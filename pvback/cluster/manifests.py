@@ -1,11 +1,12 @@
 """Objects without what only their cluster can know: what somebody else would create them from."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 from pvback.cluster.kinds import Body
 
-__all__ = ["pruned"]
+__all__ = ["dictionaries", "pruned"]
 
 _METADATA = (
     "creationTimestamp",
@@ -51,3 +52,14 @@ def pruned(body: Body) -> dict[str, Any]:
     if kept.get("kind") == "PersistentVolume":
         kept["spec"].pop("claimRef", None)
     return kept
+
+
+def dictionaries(value: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 -- JSON has no type
+    """All of them, however deep, the outer ones first."""
+    if isinstance(value, dict):
+        yield value
+        for one in value.values():
+            yield from dictionaries(one)
+    elif isinstance(value, list):
+        for one in value:
+            yield from dictionaries(one)

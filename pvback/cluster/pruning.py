@@ -5,12 +5,12 @@ Claims and secrets that have an owner are kept, for their content is not to be m
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
 from pvback.cluster.kinds import Body, full_kind
-from pvback.cluster.manifests import pruned
+from pvback.cluster.manifests import dictionaries, pruned
 from pvback.cluster.names import CLAIM, ROLE, RUN, STOPPED
 
 __all__ = ["SKIPPED_KINDS", "exported_body", "is_finished", "is_generated", "owner_uid"]
@@ -200,7 +200,7 @@ def _prune_cluster_role(kept: dict[str, Any]) -> None:
         kept.pop("rules", None)
 
 
-def _keep_others(holder: dict[str, Any], field: str, is_dropped: Any) -> None:  # noqa: ANN401
+def _keep_others(holder: dict[str, Any], field: str, is_dropped: Callable[[Body], bool]) -> None:
     """Drop some entries of a list, and the list with the last of them."""
     kept = [one for one in holder.get(field) or () if not is_dropped(one)]
     if kept:
@@ -211,19 +211,9 @@ def _keep_others(holder: dict[str, Any], field: str, is_dropped: Any) -> None:  
 
 def _drop_null_moments(kept: Mapping[str, Any]) -> None:
     """Templates carry an empty `creationTimestamp`, of some clients and not of others."""
-    for holder in _dictionaries(kept):
+    for holder in dictionaries(kept):
         if "creationTimestamp" in holder and holder["creationTimestamp"] is None:
             del holder["creationTimestamp"]
-
-
-def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 -- JSON has no type
-    if isinstance(value, dict):
-        yield value
-        for one in value.values():
-            yield from _dictionaries(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _dictionaries(one)
 
 
 _RULES = {

@@ -1,10 +1,11 @@
 """Which objects of the cluster an object of a namespace refers to, and which refer to a namespace. Pure."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pvback.cluster.kinds import Body, full_kind
+from pvback.cluster.manifests import dictionaries
 
 __all__ = ["SEARCHED", "Reference", "is_about", "references_of"]
 
@@ -90,13 +91,6 @@ def is_about(body: Body, namespace: str) -> bool:
     )
 
 
-def _pod_specs(value: Any) -> Iterator[dict[str, Any]]:  # noqa: ANN401 -- JSON has no type
+def _pod_specs(spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Everything that has containers, however deep: custom resources have templates of pods, too."""
-    if isinstance(value, dict):
-        if isinstance(value.get("containers"), list):
-            yield value
-        for one in value.values():
-            yield from _pod_specs(one)
-    elif isinstance(value, list):
-        for one in value:
-            yield from _pod_specs(one)
+    return (one for one in dictionaries(spec) if isinstance(one.get("containers"), list))

@@ -223,8 +223,12 @@ def complete(cluster: "Cluster", found: Replacement, *, clock: Clock) -> Replace
 
 
 def is_void(cluster: "Cluster", found: Replacement) -> bool:
-    """Whether the volume that the claim should get went with the run that restored it."""
-    if found.is_complete:
+    """Whether the volume that the claim should get went with the run that restored it, and nothing was done.
+
+    While the claim is not there its previous volume is all that is left of it, and must stay retained.
+    """
+    there = _claim(cluster, found.claim)
+    if found.is_complete or there is None or there["spec"].get("volumeName") != found.previous:
         return False
     try:
         cluster.get(VOLUME, found.current)
@@ -252,7 +256,10 @@ def commit(cluster: "Cluster", found: Replacement) -> bool:
     policy = found.policies.get(found.previous, _RETAIN)
     try:
         volume = cluster.get(VOLUME, found.previous)
-        if (volume.get("status") or {}).get("phase") != "Bound":
+        if (volume.get("status") or {}).get("phase") == "Bound":
+            # Somebody uses it: it is theirs, as it is.
+            policy = _RETAIN
+        else:
             _set_policy(cluster, found.previous, policy, None)
     except ClusterObjectMissing:
         policy = "Delete"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
 __all__ = [
+    "EXCHANGING",
     "HELD",
     "WRITING",
     "StoppedWorkload",
@@ -35,6 +36,8 @@ __all__ = [
 
 HELD: Final = "held"
 """The claim is as it was, or as it shall be."""
+EXCHANGING: Final = "exchanging"
+"""The claim gets another volume, and may not be there."""
 WRITING: Final = "writing"
 """The claim is half restored."""
 _KINDS = (DEPLOYMENT, STATEFUL_SET)
@@ -46,7 +49,8 @@ class StoppedWorkload:
 
     Attributes:
         replicas: How many it had.
-        claims: Names of the claims that it was stopped for, and the state of each, `held` or `writing`.
+        claims: Names of the claims that it was stopped for, and the state of each: `held`, `exchanging` or
+            `writing`.
     """
 
     kind: Kind
@@ -85,25 +89,35 @@ def stop_workloads(cluster: "Cluster", claim: Claim) -> list[str]:
 
 
 def mark(cluster: "Cluster", claim: Claim, *, state: str) -> None:
-    """Write down, at each workload that was stopped for a claim, what state that is in."""
+    """Write down, at each workload that was stopped for a claim, what state that is in.
+
+    A claim that is half restored stays so until it is whole, also when its exchange begins.
+    """
     for found in find_stopped(cluster, namespace=claim.namespace, claim=claim.name):
         _change(
             cluster,
             found.kind,
             _name(found.body),
             claim,
-            lambda one: replace(one, claims={**one.claims, claim.name: state}),
+            lambda one: _marked(one, claim.name, state=state),
         )
 
 
-def bring_back(cluster: "Cluster", claim: Claim, *, even_half_restored: bool = False) -> list[str]:
-    """Let go of what was stopped for a claim; what runs again, in words. Raises ClusterError.
+def _marked(found: StoppedWorkload, claim: str, *, state: str) -> StoppedWorkload:
+    before = found.claims.get(claim)
+    if before is None or (before, state) == (WRITING, EXCHANGING):
+        return found
+    return replace(found, claims={**found.claims, claim: state})
 
-    What is stopped for other claims, too, waits for these.
+
+def bring_back(cluster: "Cluster", claim: Claim, *, states: Collection[str] = (HELD,)) -> list[str]:
+    """Let go of what was stopped for a claim that is in one of these states; what runs again, in words.
+
+    What is stopped for other claims, too, waits for these. Raises ClusterError.
     """
     back = []
     for found in find_stopped(cluster, namespace=claim.namespace, claim=claim.name):
-        if found.claims[claim.name] == WRITING and not even_half_restored:
+        if found.claims[claim.name] not in states:
             continue
         made = _change(
             cluster,

@@ -28,6 +28,7 @@ from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.claim_targets import (
     being_written,
     exchange,
+    is_whole,
     made_claim,
     require_unused,
     restored_claim,
@@ -134,7 +135,7 @@ def restore_claim(
     try:
         with _restorer_key(work, access, run) as key_secret:
             made = _Restoring(work=work, run=run, job=replace(job, key_secret=key_secret), options=options)
-            end, stopped = made.to(there, details)
+            end, back = made.to(there, details)
     finally:
         for one in run.end():
             work.progress.warn(f"left behind: {one}")
@@ -144,7 +145,7 @@ def restore_claim(
         taken=moment_of(snapshot),
         is_whole=end.exit_code == 0,
         result=end.message.get("result") or {},
-        stopped=tuple(stopped),
+        stopped=tuple(back),
         seconds=round(work.clock.monotonic() - began, 3),
     )
 
@@ -159,18 +160,18 @@ class _Restoring:
     options: ClaimRestoreOptions
 
     def to(self, there: ClaimFacts | None, details: RecordDetails) -> tuple[MoverEnd, list[str]]:
-        """How the mover ended, and what was stopped meanwhile."""
+        """How the mover ended, and what was stopped meanwhile and runs again."""
         if there is None:
             with restored_claim(self.work, self.run, body=_new_claim(details, self.options)):
                 return self._move(), []
         if self.options.way == "replace":
             return self._replace(there)
-        with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as stopped:
-            with being_written(self.work, there.claim):
-                end = self._move()
-                if end.exit_code != 0 and stopped:
-                    raise PartlyDone("files could not be restored", key=str(there.claim))
-            return end, stopped
+        with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as back:
+            being_written(self.work, there.claim)
+            end = self._move()
+            if end.exit_code == 0:
+                is_whole(self.work, there.claim)
+        return end, back
 
     def _replace(self, there: ClaimFacts) -> tuple[MoverEnd, list[str]]:
         """The workload goes on until there is a volume that is whole."""
@@ -183,13 +184,13 @@ class _Restoring:
                     key=str(there.claim),
                     hint="`--to` restores what there is to another claim",
                 )
-            with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as stopped:
+            with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as back:
                 # They would keep the claim that they have mounted from going.
                 self.run.end_pods()
                 self.run.check()
                 snapshot = str(self.job.spec["snapshot"])
                 exchange(self.work, there.claim, mounted=self.job.mounted, snapshot=snapshot)
-        return end, stopped
+        return end, back
 
     def _move(self) -> MoverEnd:
         end = move(self.work, self.run, job=self.job, wedged_seconds=self.options.wedged_seconds)

@@ -12,12 +12,32 @@ from pvback.cluster import replacing
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts, load_claim
 from pvback.cluster.kinds import CLAIM, Body
-from pvback.cluster.scaling import HELD, WRITING, bring_back, find_stopped, mark, stop_workloads, wait_unused
+from pvback.cluster.replacing import Replacement
+from pvback.cluster.scaling import (
+    EXCHANGING,
+    HELD,
+    WRITING,
+    bring_back,
+    find_stopped,
+    mark,
+    stop_workloads,
+    wait_unused,
+)
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ConflictError, PvbackError
 from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork
 
-__all__ = ["being_written", "exchange", "made_claim", "require_unused", "restored_claim", "workloads_held"]
+__all__ = [
+    "being_written",
+    "complete_exchange",
+    "exchange",
+    "half_done",
+    "is_whole",
+    "made_claim",
+    "require_unused",
+    "restored_claim",
+    "workloads_held",
+]
 
 
 def require_unused(facts: ClaimFacts, *, may_stop: bool) -> None:
@@ -84,37 +104,60 @@ def _hand_over(work: ClaimWork, made: Body, wanted: Body, ours: Body) -> None:
 
 @contextmanager
 def workloads_held(work: ClaimWork, claim: Claim, *, may_stop: bool) -> Iterator[list[str]]:
-    """No pod has the claim meanwhile; what was stopped for that, in words, is brought back.
+    """No pod has the claim meanwhile. What is given is filled at the end with what runs again, in words.
 
-    Raises ConflictError for pods that are not to be stopped, or not to be brought back.
+    Raises ConflictError for pods that are not to be stopped, or that nobody would bring back.
     """
-    stopped: list[str] = []
+    back: list[str] = []
+    try:
+        _stop(work, claim, may_stop=may_stop)
+        yield back
+    except BaseException:
+        # What went wrong is the better thing to raise.
+        try:
+            _let_go(work, claim)
+        except ClusterError as exc:
+            work.progress.warn(f"workloads of claim {claim} may still be down: {exc}; `pvback pvc cleanup`")
+        raise
+    back += _let_go(work, claim)
+
+
+def _stop(work: ClaimWork, claim: Claim, *, may_stop: bool) -> None:
     try:
         facts = load_claim(work.cluster, claim)
-        require_unused(facts, may_stop=may_stop)
-        # Also where there is nothing to stop: what is down for another claim waits for this one, too.
-        stopped += stop_workloads(work.cluster, claim)
-        pods = {one.pod for one in facts.consumers}
-        wait_unused(work.cluster, claim, pods=pods, clock=work.clock, cancel=work.cancel)
     except ClusterObjectMissing:
         # It is being exchanged, and is made again.
-        pass
-    except BaseException:
-        _let_go(work, claim)
-        raise
-    try:
-        yield stopped
-    except BaseException:
-        _let_go(work, claim)
-        raise
-    bring_back(work.cluster, claim)
+        return
+    require_unused(facts, may_stop=may_stop)
+    # Also where there is nothing to stop: what is down for another claim waits for this one, too.
+    stop_workloads(work.cluster, claim)
+    pods = {one.pod for one in facts.consumers}
+    wait_unused(work.cluster, claim, pods=pods, clock=work.clock, cancel=work.cancel)
 
 
-@contextmanager
-def being_written(work: ClaimWork, claim: Claim) -> Iterator[None]:
-    """Workloads that are held do not come back with data that is half restored, whoever finds them."""
+def _let_go(work: ClaimWork, claim: Claim) -> list[str]:
+    """Bring back what may be, and say what stays down."""
+    back = bring_back(work.cluster, claim)
+    for one in find_stopped(work.cluster, namespace=claim.namespace, claim=claim.name):
+        work.progress.warn(f"{one} stays down: {half_done(claim)}")
+    return back
+
+
+def half_done(claim: Claim) -> str:
+    """Why a workload is not started, and what to do."""
+    return (
+        f"claim {claim} is half restored, or its volume half exchanged: `pvback pvc cleanup` completes an"
+        " exchange; else restore it again, or start it all the same with `--scale-up`"
+    )
+
+
+def being_written(work: ClaimWork, claim: Claim) -> None:
+    """From now on its workloads do not come back, whoever finds them, until it `is_whole`."""
     mark(work.cluster, claim, state=WRITING)
-    yield
+
+
+def is_whole(work: ClaimWork, claim: Claim) -> None:
+    """Its workloads may come back."""
     mark(work.cluster, claim, state=HELD)
 
 
@@ -122,20 +165,17 @@ def exchange(work: ClaimWork, claim: Claim, *, mounted: str, snapshot: str) -> N
     """Give a claim the volume of another one of ours. The caller holds its workloads."""
     restored = work.cluster.get(CLAIM, mounted, namespace=claim.namespace)
     body = work.cluster.get(CLAIM, claim.name, namespace=claim.namespace)
+    mark(work.cluster, claim, state=EXCHANGING)
     found = replacing.begin(work.cluster, body, volume=restored["spec"]["volumeName"], snapshot=snapshot)
-    replacing.complete(work.cluster, found, clock=work.clock)
+    complete_exchange(work, found)
 
 
-def _let_go(work: ClaimWork, claim: Claim) -> None:
-    """Bring back what may be; say what stays down. What went wrong before is the better thing to raise."""
-    try:
-        bring_back(work.cluster, claim)
-        left = find_stopped(work.cluster, namespace=claim.namespace, claim=claim.name)
-    except ClusterError as exc:
-        work.progress.warn(f"workloads of claim {claim} may still be down: {exc}; `pvback pvc cleanup`")
-        return
-    for one in left:
-        work.progress.warn(
-            f"{one} stays down, for claim {claim} is half restored: restore it again,"
-            " or `pvback pvc cleanup --scale-up`"
-        )
+def complete_exchange(work: ClaimWork, found: Replacement) -> Replacement:
+    """Make the claim again, and what uses it stays down until that is done.
+
+    A StatefulSet that came back before would make an empty claim of that name.
+    """
+    mark(work.cluster, found.claim, state=EXCHANGING)
+    done = replacing.complete(work.cluster, found, clock=work.clock)
+    is_whole(work, found.claim)
+    return done

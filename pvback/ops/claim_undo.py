@@ -8,11 +8,11 @@ from pvback.cluster import replacing
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.kinds import CLAIM
 from pvback.cluster.replacing import Replacement, find_replacement, list_replacements
-from pvback.cluster.scaling import bring_back, find_stopped
-from pvback.errors import ClusterObjectMissing, ConflictError, PvbackError, UsageError
+from pvback.cluster.scaling import EXCHANGING, HELD, WRITING, bring_back, find_stopped
+from pvback.errors import ClusterError, ClusterObjectMissing, ConflictError, PvbackError, UsageError
 from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork
-from pvback.ops.claim_targets import workloads_held
+from pvback.ops.claim_targets import complete_exchange, half_done, workloads_held
 
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
@@ -56,7 +56,7 @@ def undo_claim(work: ClaimWork, claim: Claim, *, may_stop: bool) -> Replacement:
             else:
                 manifest = replacing.again(there)
                 replacing.require_free(work.cluster, claim)
-            return replacing.complete(work.cluster, found.turned(manifest), clock=work.clock)
+            return complete_exchange(work, found.turned(manifest))
     finally:
         _end(work, run)
 
@@ -100,20 +100,23 @@ def complete_unfinished(work: ClaimWork, unfinished: Unfinished, *, scale_up: bo
     except ConflictError:
         # It is under way, and brings back what it has stopped.
         return []
+    except ClusterError as exc:
+        return [f"claim {claim}: {exc.what}"]
     try:
         found = find_replacement(work.cluster, claim)
         if found is not None and replacing.is_void(work.cluster, found):
             replacing.forget(work.cluster, found)
         elif found is not None and not found.is_complete:
-            replacing.complete(work.cluster, found, clock=work.clock)
-        bring_back(work.cluster, claim, even_half_restored=scale_up)
+            complete_exchange(work, found)
+        # No exchange is under way any more.
+        states = (HELD, EXCHANGING, *([WRITING] if scale_up else []))
+        bring_back(work.cluster, claim, states=states)
         left = find_stopped(work.cluster, namespace=claim.namespace, claim=claim.name)
     except PvbackError as exc:
         return [f"claim {claim}: {exc.what}"]
     finally:
         _end(work, run)
-    hint = "restore it again, or use `--scale-up`"
-    return [f"{one} stays down: claim {claim} is half restored; {hint}" for one in left]
+    return [f"{one} stays down: {half_done(claim)}" for one in left]
 
 
 def _require(cluster: "Cluster", claim: Claim) -> Replacement:

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from typing import Any
+from unittest.mock import patch
 
 from pvback.cli import main
 from pvback.cluster.client import Cluster
@@ -23,8 +24,8 @@ def run(count: int, words: list[str]) -> None:
                 os.kill(os.getpid(), signal.SIGKILL)
         return _ask(self, method, path, **given)
 
-    Cluster._ask = ask  # type: ignore[method-assign]
-    main(words)
+    with patch.object(Cluster, "_ask", ask):
+        main(words)
 
 
 if __name__ == "__main__":

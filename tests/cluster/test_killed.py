@@ -4,13 +4,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
-from tests.cluster.fleet import Fleet, die, digest_of, make_claim, wait_nothing_left
+from tests.cluster.fleet import Done, Fleet, die, digest_of, make_claim, wait_nothing_left
 
 pytestmark = pytest.mark.timeout(900)
 ROOT = Path(__file__).parents[2]
@@ -29,8 +30,8 @@ def filled(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
     wait_nothing_left(namespace)
 
 
-def kill_at_each_change(fleet: Fleet, namespace: Namespace, *words: str) -> Iterator[int]:
-    """Numbers of changes before which it was killed, each after a cleanup that left nothing."""
+def kill_at_each_change(fleet: Fleet, namespace: Namespace, *words: str) -> Iterator[Done]:
+    """Kill it before its first change, its second, and so on: what a cleanup says, which leaves nothing."""
     for count in range(CHANGES_MAX):
         argv = [sys.executable, "-m", "tests.cluster.mortal", str(count), *words]
         done = subprocess.run(
@@ -41,19 +42,32 @@ def kill_at_each_change(fleet: Fleet, namespace: Namespace, *words: str) -> Iter
             return
         assert done.returncode == -signal.SIGKILL, (count, done.returncode, done.stderr)
         die(namespace)
-        fleet.good("pvc", "cleanup", "-n", namespace.name)
+        cleaned = fleet.run("pvc", "cleanup", "-n", namespace.name).ended(0, 3)
         wait_nothing_left(namespace)
-        yield count
+        yield cleaned
     pytest.fail("it does not end")
 
 
+def stopped_words(namespace: Namespace, kind: str) -> str | None:
+    """What is written on a workload that is down, and on no other."""
+    found = namespace.get("apps/v1", kind, "app").to_dict()
+    words: str | None = (found["metadata"].get("annotations") or {}).get("pvback.io/stopped")
+    assert (words is not None) == (found["spec"]["replicas"] == 0)
+    return words
+
+
+def is_ready(namespace: Namespace, kind: str) -> bool:
+    return bool(namespace.get("apps/v1", kind, "app").status.get("readyReplicas"))
+
+
 def test_a_backup(fleet: Fleet, filled: Namespace) -> None:
-    counts = []
+    count = 0
     words = ("pvc", "backup", f"{filled.name}/data", "--method", "snapshot")
-    for count in kill_at_each_change(fleet, filled, *words):
-        counts.append(count)
+    for cleaned in kill_at_each_change(fleet, filled, *words):
+        count += 1
+        assert cleaned.code == 0
         assert not filled.is_gone("v1", "PersistentVolumeClaim", "data")
-    assert len(counts) >= 5, "a run, a volume snapshot, a claim of it, what the mover is told, the mover"
+    assert count >= 5, "a run, a volume snapshot, a claim of it, what the mover is told, the mover"
     assert len(fleet.snapshots(filled)) >= 2
 
 
@@ -61,7 +75,10 @@ def test_a_restore(fleet: Fleet, filled: Namespace) -> None:
     """The claim that it makes is there when it was whole, and else it is not."""
     before = digest_of(filled, "data")
     seen = set()
-    for _ in kill_at_each_change(fleet, filled, "pvc", "restore", f"{filled.name}/data", "--to", "again"):
+    for cleaned in kill_at_each_change(
+        fleet, filled, "pvc", "restore", f"{filled.name}/data", "--to", "again"
+    ):
+        assert cleaned.code == 0
         is_gone = filled.is_gone("v1", "PersistentVolumeClaim", "again")
         seen.add(is_gone)
         if not is_gone:
@@ -74,33 +91,39 @@ def test_a_restore(fleet: Fleet, filled: Namespace) -> None:
 def test_in_place_with_a_workload(fleet: Fleet, filled: Namespace) -> None:
     """The workload runs again once a restore has ended, and not before while its data may be half there."""
     before = digest_of(filled, "data")
-    manifest = objects.workload("Deployment", "app", image=filled.cluster.image, claims=["data"])
-    filled.create(manifest)
-
-    def is_ready() -> bool:
-        return bool(filled.get("apps/v1", "Deployment", "app").status.get("readyReplicas"))
-
-    wait_for(is_ready, filled.events)
+    filled.create(objects.workload("Deployment", "app", image=filled.cluster.image, claims=["data"]))
+    ready = partial(is_ready, filled, "Deployment")
+    wait_for(ready, filled.events)
     words = ("pvc", "restore", f"{filled.name}/data", "--in-place", "--scale-down")
-    count = 0
-    while True:
-        argv = [sys.executable, "-m", "tests.cluster.mortal", str(count), *words]
-        done = subprocess.run(
-            argv, check=False, cwd=ROOT, env=fleet.environment, capture_output=True, text=True
-        )
-        if done.returncode == 0:
-            break
-        assert done.returncode == -signal.SIGKILL, (count, done.returncode, done.stderr)
-        die(filled)
-        cleaned = fleet.run("pvc", "cleanup", "-n", filled.name).ended(0, 3)
-        wait_nothing_left(filled)
-        found = filled.get("apps/v1", "Deployment", "app").to_dict()
-        stopped = (found["metadata"].get("annotations") or {}).get("pvback.io/stopped")
-        assert (cleaned.code == 3) == (stopped is not None) == (found["spec"]["replicas"] == 0), count
-        count += 1
-        assert count < CHANGES_MAX
-    print(count, "changes")
-    assert count >= 5
-    wait_for(is_ready, filled.events)
+    codes = [
+        (cleaned.code, stopped_words(filled, "Deployment") is not None)
+        for cleaned in kill_at_each_change(fleet, filled, *words)
+    ]
+    assert set(codes) == {(0, False), (3, True)}
+    wait_for(ready, filled.events)
     filled.delete("apps/v1", "Deployment", "app")
     assert digest_of(filled, "data") == before
+
+
+def test_replaced_with_a_workload(fleet: Fleet, filled: Namespace) -> None:
+    """A StatefulSet would make an empty claim of that name: it has the one volume or the other."""
+    ready = partial(is_ready, filled, "StatefulSet")
+    manifest = objects.workload("StatefulSet", "app", image=filled.cluster.image, claims=[], template="data")
+    filled.create(manifest)
+    wait_for(ready, filled.events)
+    target = f"{filled.name}/data-app-0"
+    fleet.good("pvc", "backup", target)
+    volumes = {filled.wait_bound("data-app-0")}
+    words = ("pvc", "restore", target, "--replace", "--scale-down")
+    for cleaned in kill_at_each_change(fleet, filled, *words):
+        assert cleaned.code == 0
+        assert stopped_words(filled, "StatefulSet") is None
+        wait_for(ready, filled.events)
+        volume = filled.wait_bound("data-app-0")
+        if volume not in volumes:
+            volumes.add(volume)
+            found = filled.cluster.kind("v1", "PersistentVolume").get(name=volume)
+            assert found.spec.persistentVolumeReclaimPolicy == "Delete", "it is in use as any other"
+            fleet.good("pvc", "commit", target)
+    assert len(volumes) > 1, "some were completed by the cleanup"
+    fleet.good("pvc", "commit", target)

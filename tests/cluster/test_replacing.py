@@ -9,11 +9,13 @@ import pytest
 
 from pvback.cluster import replacing
 from pvback.cluster.client import Cluster as Door
-from pvback.cluster.kinds import CLAIM, VOLUME, Body
+from pvback.cluster.kinds import CLAIM, VOLUME, Body, Kind
 from pvback.cluster.replacing import Replacement
-from pvback.errors import ClusterObjectMissing
+from pvback.errors import ClusterError, ClusterObjectMissing
 from pvback.model import Claim
-from pvback.runtime import SystemClock
+from pvback.ops.claim_mover import ClaimWork
+from pvback.ops.claim_targets import exchange, workloads_held
+from pvback.runtime import Cancel, NoProgress, SystemClock
 from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
 from tests.cluster.fleet import Fleet, die, digest_of, left_behind, make_claim, wait_nothing_left
@@ -188,6 +190,50 @@ def test_a_restore_that_fails_starts_what_it_stopped(fleet: Fleet, connected: Na
     wait_nothing_left(connected)
 
 
+class Told(NoProgress):
+    """What was said aloud."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, what: str) -> None:
+        self.warnings.append(what)
+
+
+class Failing(Door):
+    """An API server that makes no claim."""
+
+    def create(self, kind: Kind, body: Body, *, dry_run: bool = False) -> Body:
+        if kind is CLAIM and not dry_run:
+            raise ClusterError("made to fail")
+        return super().create(kind, body, dry_run=dry_run)
+
+
+def test_an_exchange_that_fails_halfway_starts_nothing(fleet: Fleet, namespace: Namespace) -> None:
+    """The claim is gone then, and a StatefulSet would make an empty one of its name."""
+    ready = start(namespace, "StatefulSet", claims=[], template="data")
+    staging = objects.claim("new", storage_class="csi-immediate")
+    staging["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "pvback"}
+    namespace.create(staging)
+    new = namespace.wait_bound("new")
+    claim, told = Claim(namespace.name, "data-app-0"), Told()
+    work = ClaimWork(
+        cluster=Failing.connect(kubeconfig=str(fleet.kubeconfig)),
+        progress=told,
+        cancel=Cancel(),
+        clock=SystemClock(),
+    )
+    with pytest.raises(ClusterError, match="made to fail"), workloads_held(work, claim, may_stop=True):
+        exchange(work, claim, mounted="new", snapshot="0" * 32)
+    assert is_stopped(namespace, "StatefulSet")
+    assert namespace.is_gone("v1", "PersistentVolumeClaim", claim.name)
+    assert any("stays down" in one for one in told.warnings)
+    fleet.good("pvc", "cleanup", "-n", namespace.name)
+    assert namespace.wait_bound(claim.name) == new
+    wait_for(ready, namespace.events)
+    fleet.good("pvc", "commit", str(claim))
+
+
 class Death(BaseException):
     """The process is gone."""
 
@@ -299,3 +345,24 @@ def test_killed_between_any_two_changes(fleet: Fleet, namespace: Namespace) -> N
     print(count, "changes")
     assert count > 6
     assert seen == {True, False}
+
+
+def test_the_only_volume_that_is_left_stays_retained(fleet: Fleet, namespace: Namespace) -> None:
+    """Who deletes the restored volume in the middle of an exchange has lost that one, and no other."""
+    door = Mortal.connect(kubeconfig=str(fleet.kubeconfig))
+    both = Exchange(namespace, door, Claim(namespace.name, "data"))
+    old, new = both.prepare()
+    # Both volumes are retained then, both claims gone, and the new volume is not yet the claim's.
+    assert both.dies(5, partial(both.complete, both.begin(new)))
+    for name in ("data", "new"):
+        wait_for(partial(namespace.is_gone, "v1", "PersistentVolumeClaim", name), namespace.events)
+    volumes = namespace.cluster.kind("v1", "PersistentVolume")
+    volumes.delete(name=new)
+    wait_for(lambda: new not in {one.metadata.name for one in volumes.get().items}, lambda: f"{new} stays")
+    failed = fleet.run("pvc", "cleanup", "-n", namespace.name).ended(3)
+    assert new in failed.err
+    assert volumes.get(name=old).spec.persistentVolumeReclaimPolicy == "Retain"
+    fleet.good("pvc", "undo", f"{namespace.name}/data")
+    assert namespace.wait_bound("data") == old
+    assert volumes.get(name=old).spec.persistentVolumeReclaimPolicy == "Delete"
+    fleet.good("pvc", "commit", f"{namespace.name}/data")

@@ -189,24 +189,31 @@ def test_volumes_exchanged_by_an_account(fleet: Fleet, team: Namespace, tmp_path
             team.cluster.resource(one).delete(name=one["metadata"]["name"])
 
 
+def run_tonight(namespace: Namespace) -> str:
+    """What the nightly run of a namespace says, which has to succeed."""
+    cron = namespace.get("batch/v1", "CronJob", "pvback-backup").to_dict()
+    spec = cron["spec"]["jobTemplate"]["spec"]
+    namespace.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tonight"}, "spec": spec})
+
+    def is_over() -> bool:
+        status = namespace.get("batch/v1", "Job", "tonight").status
+        return bool(status.succeeded or status.failed)
+
+    wait_for(is_over, namespace.events, seconds=120)
+    pods = namespace.cluster.kind("v1", "Pod")
+    (pod,) = pods.get(namespace=namespace.name, label_selector="job-name=tonight").items
+    log = namespace.log(pod.metadata.name)
+    assert namespace.get("batch/v1", "Job", "tonight").status.succeeded == 1, log
+    return log
+
+
 def test_a_nightly_run_in_the_cluster(fleet: Fleet, team: Namespace) -> None:
     """The CronJob's pod backs up all claims, by its own account, under restricted pod security."""
     words = ("--schedule", "17 2 * * *", "--image", fleet.image, "--backup-option", "--method")
     fleet.good("install", "-n", team.name, *words, "--backup-option", "live", "--apply")
     make_claim(team, "data")
     writer_pod(team, "app", "data", "echo x > /data/x")
-    cron = team.get("batch/v1", "CronJob", "pvback-backup").to_dict()
-    spec = cron["spec"]["jobTemplate"]["spec"]
-    team.create({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tonight"}, "spec": spec})
-
-    def is_over() -> bool:
-        status = team.get("batch/v1", "Job", "tonight").status
-        return bool(status.succeeded or status.failed)
-
-    wait_for(is_over, lambda: f"it does not end: {team.events()}", seconds=120)
-    pods = team.cluster.kind("v1", "Pod").get(namespace=team.name, label_selector="job-name=tonight").items
-    log = team.log(pods[0].metadata.name)
-    assert team.get("batch/v1", "Job", "tonight").status.succeeded == 1, log
+    log = run_tonight(team)
     assert "snapshot" in log
     (snapshot,) = fleet.snapshots(team)
     assert snapshot["source"].endswith(f"/{team.name}/data")
@@ -227,20 +234,7 @@ def test_a_nightly_run_of_all_namespaces(fleet: Fleet, namespace: Namespace, oth
     try:
         for one in made:
             namespace.cluster.create(one, namespace=one["metadata"].get("namespace"))
-        cron = namespace.get("batch/v1", "CronJob", "pvback-backup").to_dict()
-        spec = cron["spec"]["jobTemplate"]["spec"]
-        job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "tonight"}, "spec": spec}
-        namespace.create(job)
-
-        def is_over() -> bool:
-            status = namespace.get("batch/v1", "Job", "tonight").status
-            return bool(status.succeeded or status.failed)
-
-        wait_for(is_over, namespace.events, seconds=120)
-        pods = namespace.cluster.kind("v1", "Pod")
-        (pod,) = pods.get(namespace=namespace.name, label_selector="job-name=tonight").items
-        log = namespace.log(pod.metadata.name)
-        assert namespace.get("batch/v1", "Job", "tonight").status.succeeded == 1, log
+        log = run_tonight(namespace)
         assert f"namespace {namespace.name} is not connected: 1 claim left out" in log
         (snapshot,) = fleet.snapshots(other)
         assert snapshot["source"].endswith(f"/{other.name}/data")

@@ -1,6 +1,7 @@
 """Frames of WebSockets: however they are cut, and what no server may send."""
 
 import random
+import socket
 import tracemalloc
 
 import pytest
@@ -10,17 +11,6 @@ from hypothesis import strategies as st
 from pvback.cluster.frames import FrameReader, Piece, client_frame
 from pvback.errors import ClusterError
 from tests.support.exec_server import Peer, frame
-
-
-class Bytes:
-    """A socket that gives what it has."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-    def recv(self, count: int) -> bytes:
-        taken, self.data = self.data[:count], self.data[count:]
-        return taken
 
 
 def messages(pieces: list[Piece]) -> list[tuple[str, bytes]]:
@@ -62,9 +52,13 @@ def test_however_it_is_cut(sent: list[tuple[int, int]], step: int, with_pings: b
 
 @given(st.binary(max_size=70000), st.binary(min_size=4, max_size=4))
 def test_what_a_client_sends(payload: bytes, mask: bytes) -> None:
-    peer = Peer(Bytes(client_frame("data", payload, mask=mask)), "", "")  # type: ignore[arg-type]
-    assert peer.read() == (2, payload)
-    assert peer.read() is None
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(client_frame("data", payload, mask=mask))
+        ours.close()
+        peer = Peer(theirs, "", "")
+        assert peer.read() == (2, payload)
+        assert peer.read() is None
 
 
 @pytest.mark.parametrize(
