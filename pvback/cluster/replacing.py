@@ -231,10 +231,11 @@ def is_void(cluster: "Cluster", found: Replacement) -> bool:
     if found.is_complete or there is None or there["spec"].get("volumeName") != found.previous:
         return False
     try:
-        cluster.get(VOLUME, found.current)
+        volume = cluster.get(VOLUME, found.current)
     except ClusterObjectMissing:
         return True
-    return False
+    # One that was not marked yet is not retained, and may be about to go with the claim it was restored to.
+    return (volume["metadata"].get("annotations") or {}).get(CLAIM) != str(found.claim)
 
 
 def forget(cluster: "Cluster", found: Replacement) -> None:
