@@ -18,8 +18,8 @@ from tests.robust.trees import Image, age, differences, image, make_tree
 from tests.robust.world import SECONDS_MAX, Mount, World
 
 JOURNAL = ".pvback-restore"
-WINDOW_FILES = 16 * 1024
-"""So many entries are planned together; the journal knows whole windows."""
+WINDOW_FILES = 2 * 1024
+"""So many entries are planned together at first; the journal knows whole windows."""
 
 _IN_CLOSE_WRITE, _IN_MOVED_TO, _IN_CREATE = 0x8, 0x80, 0x100
 _HEAD = struct.Struct("iIII")

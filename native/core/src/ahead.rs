@@ -11,8 +11,9 @@ use crate::index::Place;
 
 /// Packs of up to this many bytes are read at once.
 const WHOLE_BYTES: u64 = 1 << 20;
-/// How far a second read ahead of the first goes; each further one goes twice as far, up to the most.
-const AHEAD_BYTES_MIN: u64 = 128 << 10;
+/// How far a read goes ahead that follows another, or is the first of its pack; each further one goes twice as
+/// far, up to the most.
+const AHEAD_BYTES_MIN: u64 = GAP_BYTES;
 const AHEAD_BYTES_MAX: u64 = 2 << 20;
 /// Bytes of all that is kept.
 const KEPT_BYTES_MAX: u64 = 4 << 20;
@@ -51,11 +52,16 @@ impl Windows {
         }
         let pack = range.blobs.first().map(|blob| blob.place.pack_key());
         let start = range.bytes.start;
+        // Who begins at the start of a pack is mostly on a walk through all of a tree.
+        let is_first = start == 0;
         let goes_on = self.kept.iter().any(|one| {
             Some(one.pack) == pack && (one.bytes.end..=one.bytes.end + GAP_BYTES).contains(&start)
         });
-        self.ahead =
-            if goes_on { (2 * self.ahead).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX) } else { 0 };
+        self.ahead = match (is_first, goes_on) {
+            (true, _) => AHEAD_BYTES_MIN,
+            (false, true) => (2 * self.ahead).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX),
+            (false, false) => 0,
+        };
         start..(range.bytes.end + self.ahead).min(pack_bytes).max(range.bytes.end)
     }
 
@@ -75,5 +81,27 @@ impl Windows {
 impl Window {
     fn len(&self) -> u64 {
         self.bytes.end - self.bytes.start
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PACK: u64 = 10 << 20;
+
+    fn widen(windows: &mut Windows, bytes: Range<u64>) -> Range<u64> {
+        windows.widen(&Range1 { blobs: Vec::new(), bytes }, PACK)
+    }
+
+    #[test]
+    fn the_first_of_a_pack_goes_ahead_and_one_in_its_middle_does_not() {
+        let mut windows = Windows::default();
+        assert_eq!(widen(&mut windows, 0..100), 0..100 + AHEAD_BYTES_MIN);
+        assert_eq!(widen(&mut windows, 5000..6000), 5000..6000);
+        assert_eq!(widen(&mut windows, PACK - 10..PACK), PACK - 10..PACK);
+        assert_eq!(widen(&mut windows, 0..PACK - 1), 0..PACK);
+        let small = windows.widen(&Range1 { blobs: Vec::new(), bytes: 7..8 }, WHOLE_BYTES);
+        assert_eq!(small, 0..WHOLE_BYTES);
     }
 }

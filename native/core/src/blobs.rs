@@ -8,12 +8,13 @@ use hashbrown::HashMap;
 
 use crate::broker::lock;
 use crate::buffers::Buffer;
+use crate::crypto::object::ObjectLayout;
 use crate::crypto::{BlobKey, BlobKind, BlobOpener, Envelope};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
 use crate::format::pack::PackKind;
 use crate::index::{Index, PackName, Place, pack_key, pack_type};
-use crate::scope::{Ranged, Scope};
+use crate::scope::{PendingRange, Ranged, Scope};
 
 /// Blobs closer together than this many bytes are read in one range: about what a request costs.
 pub const GAP_BYTES: u64 = 256 << 10;
@@ -109,7 +110,7 @@ impl BlobStore {
     }
 
     /// The pack that a place is in, open for reading.
-    pub fn pack(&self, place: &Place) -> Result<Arc<Ranged>> {
+    fn pack(&self, place: &Place) -> Result<Arc<Ranged>> {
         let record = self.index.pack(place)?;
         let slot = {
             let mut packs = lock(&self.packs);
@@ -133,7 +134,26 @@ impl BlobStore {
     /// The bytes of a range, still sealed blob by blob.
     pub fn read(&self, range: &Range1) -> Result<Buffer> {
         let first = range.blobs.first().ok_or_else(|| Error::internal("a range without blobs"))?;
-        self.pack(&first.place)?.read(range.bytes.clone())
+        let pending = self.start(&first.place, range.bytes.clone())?;
+        self.finish(&first.place, pending)
+    }
+
+    /// Bytes of the plaintext of the pack that a place is in.
+    pub fn pack_bytes(&self, place: &Place) -> Result<u64> {
+        let record = self.index.pack(place)?;
+        Ok(ObjectLayout::new(u64::from(record.object_bytes))?.plaintext_bytes())
+    }
+
+    /// Asks for a range of the pack that a place is in, which need not be open.
+    pub fn start(&self, place: &Place, bytes: Range<u64>) -> Result<PendingRange> {
+        let record = self.index.pack(place)?;
+        let name = pack_key(record.kind, &record.name);
+        self.scope.start(&name, u64::from(record.object_bytes), bytes)
+    }
+
+    /// Waits for it, and for the header of its pack where nobody has read that yet.
+    pub fn finish(&self, place: &Place, pending: PendingRange) -> Result<Buffer> {
+        self.pack(place)?.finish(pending)
     }
 
     /// Opens one blob of a range that was read.

@@ -12,8 +12,8 @@ use crate::crypto::{BlobOpener, SourceId};
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::Id;
 use crate::format::pack::PackKind;
-use crate::index::Index;
-use crate::scope::{PendingRange, Ranged, Scope};
+use crate::index::{Index, Place};
+use crate::scope::{PendingRange, Scope};
 use crate::tree::PageSource;
 
 /// Reads pages in batches.
@@ -61,12 +61,11 @@ impl PageSource for PageStore {
 
 impl PageStore {
     /// Asks for a range, and for what is likely to be wanted next.
-    fn start(&self, range: &Range1) -> Result<(Arc<Ranged>, Range<u64>, PendingRange)> {
-        let first = range.blobs.first().ok_or_else(|| Error::internal("an empty range"))?;
-        let pack = self.blobs.pack(&first.place)?;
-        let wide = lock(&self.windows).widen(range, pack.plaintext_bytes());
-        let pending = pack.start(wide.clone())?;
-        Ok((pack, wide, pending))
+    fn start(&self, range: &Range1) -> Result<(Place, Range<u64>, PendingRange)> {
+        let place = range.blobs.first().ok_or_else(|| Error::internal("an empty range"))?.place;
+        let wide = lock(&self.windows).widen(range, self.blobs.pack_bytes(&place)?);
+        let pending = self.blobs.start(&place, wide.clone())?;
+        Ok((place, wide, pending))
     }
 
     fn read_pages(&self, ids: &[Id], opener: &mut BlobOpener) -> Result<Vec<Vec<u8>>> {
@@ -99,17 +98,16 @@ impl PageStore {
         }
         for (mut range, pending) in ranges.into_iter().zip(pending) {
             // What is damaged here, or in what was read with it, is asked for once more below.
-            let read = pending.and_then(|(pack, wide, pending)| Ok((wide, pack.finish(pending)?)));
-            let (wide, data) = match read {
+            let read = pending.and_then(|(place, wide, pending)| {
+                Ok((place, wide, self.blobs.finish(&place, pending)?))
+            });
+            let (place, wide, data) = match read {
                 Err(error) if error.kind == ErrorKind::Cancelled => return Err(error),
                 Err(_) => continue,
                 Ok(read) => read,
             };
-            let Some(pack) = range.blobs.first().map(|blob| blob.place.pack_key()) else {
-                continue;
-            };
             range.bytes = wide.clone();
-            let window = lock(&self.windows).keep(pack, wide, data);
+            let window = lock(&self.windows).keep(place.pack_key(), wide, data);
             for blob in &range.blobs {
                 if let Ok(page) = self.blobs.open(opener, &range, &window.data, blob) {
                     pages.insert(blob.id, page);

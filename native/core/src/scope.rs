@@ -153,12 +153,17 @@ impl Scope {
         let layout = ObjectLayout::new(size).map_err(|error| error.at(&*key))?;
         let end = layout.plaintext_bytes();
         let start = end.saturating_sub(tail_bytes);
-        let segments = layout.segments_of(start..end).map_err(|error| error.at(&*key))?;
         let header = self.broker.get_later(&key, 0, Some(HEADER_BYTES as u64))?;
-        let Range { start: from, end: to } = segments.object;
-        let pending = self.broker.get_later(&key, from, Some(to - from))?;
-        let tail = PendingRange { pending, segments };
+        let tail = start_range(&self.broker, &key, &layout, start..end)?;
         Ok(PendingTail { kind, name: name.to_owned(), size, header, tail, start })
+    }
+
+    /// Asks for a range of the plaintext, which must not be empty, of an object of `size` bytes. Where it lies
+    /// follows from the size; the header, which opens it, can be on its way at the same time.
+    pub fn start(&self, name: &str, size: u64, plaintext: Range<u64>) -> Result<PendingRange> {
+        let key = self.key(name);
+        let layout = ObjectLayout::new(size).map_err(|error| error.at(&*key))?;
+        start_range(&self.broker, &key, &layout, plaintext)
     }
 
     /// Waits for these: the object, open for reading, and its end with the offset where that begins.
@@ -199,10 +204,7 @@ impl Ranged {
 
     /// Asks for a range of the plaintext, which must not be empty.
     pub fn start(&self, plaintext: Range<u64>) -> Result<PendingRange> {
-        let segments = self.reader.layout().segments_of(plaintext).map_err(|e| e.at(&*self.key))?;
-        let Range { start, end } = segments.object;
-        let pending = self.broker.get_later(&self.key, start, Some(end - start))?;
-        Ok(PendingRange { pending, segments })
+        start_range(&self.broker, &self.key, self.reader.layout(), plaintext)
     }
 
     /// Waits for a range and opens it.
@@ -221,6 +223,18 @@ impl Ranged {
         out.narrow(segments.plaintext.clone());
         Ok(out)
     }
+}
+
+fn start_range(
+    broker: &Arc<Broker>,
+    key: &str,
+    layout: &ObjectLayout,
+    plaintext: Range<u64>,
+) -> Result<PendingRange> {
+    let segments = layout.segments_of(plaintext).map_err(|error| error.at(key))?;
+    let Range { start, end } = segments.object;
+    let pending = broker.get_later(key, start, Some(end - start))?;
+    Ok(PendingRange { pending, segments })
 }
 
 /// 16 bytes in hex.

@@ -15,7 +15,7 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use pvback_core::ErrorKind;
 use pvback_core::backup::RootJson;
@@ -267,6 +267,27 @@ fn random_trees_come_back_and_check_out() {
         }
         assert_checks(&repository);
     }
+}
+
+#[test]
+fn the_first_data_pack_is_small_so_that_the_store_has_something_to_do() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..160 {
+        fs::write(source.path().join(number.to_string()), noise(number, 100_000)).unwrap();
+    }
+    let mut repository = Repository::new(32 << 10);
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&order);
+    *repository.store.on_put.lock().unwrap() =
+        Some(Box::new(move |key| log.lock().unwrap().push(key.to_owned())));
+    repository.backup("s", source.path(), &json!({"pack_bytes": 4 << 20}));
+    let order = order.lock().unwrap().clone();
+    let size = |key: &String| repository.store.get(key).unwrap().len();
+    let sizes: Vec<_> = order.iter().filter(|key| key.contains("/data/")).map(size).collect();
+    let (first, others) = sizes.split_first().unwrap();
+    assert!((1 << 20..2 << 20).contains(first), "{sizes:?}");
+    let (_last, full) = others.split_last().unwrap();
+    assert!(full.len() >= 2 && full.iter().all(|bytes| *bytes >= 4 << 20), "{sizes:?}");
 }
 
 #[test]

@@ -39,7 +39,13 @@ struct OpenPack {
     key: Arc<PackKey>,
     builder: ObjectBuilder,
     directory: PackDirectory,
+    /// At how many bytes it is full.
+    bytes_max: usize,
 }
+
+/// The first data pack of a run is full at this part of the size of the others: until it is, the store
+/// idles. Not less than what prune takes for small, or each run would leave it something to do.
+const FIRST_PACK_PART: usize = 4;
 
 /// Where new packs come from.
 pub(super) type KeySource = Box<dyn Fn() -> Result<PackKey> + Send + Sync>;
@@ -135,14 +141,20 @@ impl Packer {
             let key = Arc::new((self.new_key)()?);
             let mut name = PackName::default();
             crate::random(&mut name)?;
-            lock(&self.own).insert(name);
+            let is_first = {
+                let mut own = lock(&self.own);
+                own.insert(name);
+                own.len() == 1
+            };
             let directory = PackDirectory {
                 kind: self.kind,
                 envelopes: vec![key.envelope],
                 entries: Vec::new(),
             };
             let builder = ObjectBuilder::with_capacity(self.pack_bytes + (1 << 20));
-            *open = Some(OpenPack { name, key, builder, directory });
+            let part = if is_first && self.kind == PackKind::Data { FIRST_PACK_PART } else { 1 };
+            let bytes_max = self.pack_bytes / part;
+            *open = Some(OpenPack { name, key, builder, directory, bytes_max });
         }
         open.as_mut().ok_or_else(|| crate::Error::internal("no open pack"))
     }
@@ -154,7 +166,7 @@ impl Packer {
             let mut open = lock(&self.open);
             let pack = self.ensure_open(&mut open)?;
             pack.add(key, id, sealed)?;
-            let is_full = pack.builder.plaintext_len() + pack.tail_bytes() >= self.pack_bytes
+            let is_full = pack.builder.plaintext_len() + pack.tail_bytes() >= pack.bytes_max
                 || pack.directory.entries.len() >= PACK_ENTRIES_MAX;
             if is_full { self.take_out(&mut open) } else { None }
         };

@@ -22,6 +22,8 @@ use crate::tree::{Extent, ExtentKind};
 const BYTES_MAX: u64 = 1 << 30;
 /// or so many pieces and entries, each some hundred bytes of memory.
 const ITEMS_MAX: usize = 16 << 10;
+/// The first has fewer, and each one after it four times as many: until the first is planned, the store idles.
+const ITEMS_FIRST: usize = 2 << 10;
 /// Chunks compared by one worker at a time.
 const COMPARE_BATCH: usize = 8;
 /// Holes and zeros made by one worker at a time.
@@ -59,6 +61,7 @@ pub(super) struct Window {
     sparse: Vec<SparsePiece>,
     bytes: u64,
     items: usize,
+    items_max: usize,
 }
 
 /// A window that is being worked off.
@@ -82,6 +85,9 @@ pub(super) struct Chunk {
 
 impl Window {
     pub(super) fn new(ticket: Arc<Ticket>) -> Self {
+        let is_among_first = ticket.number() < 2;
+        let items_max =
+            if is_among_first { ITEMS_FIRST << (2 * ticket.number()) } else { ITEMS_MAX };
         Self {
             ticket,
             ids: HashMap::new(),
@@ -90,12 +96,13 @@ impl Window {
             sparse: Vec::new(),
             bytes: 0,
             items: 0,
+            items_max,
         }
     }
 
     /// Whether it has enough.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes >= BYTES_MAX || self.items >= ITEMS_MAX
+        self.bytes >= BYTES_MAX || self.items >= self.items_max
     }
 
     /// Counts something that is not a piece.
@@ -282,5 +289,26 @@ impl Piece {
     pub(super) fn lose(&self, run: &Run, why: &Error) {
         self.file.damage(run, self.offset, u64::from(self.len), why);
         self.settle(run);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::windows::Windows;
+    use super::*;
+
+    #[test]
+    fn windows_grow() {
+        let windows = Arc::new(Windows::default());
+        let mut sizes = Vec::new();
+        for _ in 0..5 {
+            let mut window = Window::new(windows.begin().unwrap());
+            while !window.is_full() {
+                window.add_item();
+            }
+            window.ticket.ends_at(Mark::default());
+            sizes.push(window.items);
+        }
+        assert_eq!(sizes, [2048, 8192, ITEMS_MAX, ITEMS_MAX, ITEMS_MAX]);
     }
 }

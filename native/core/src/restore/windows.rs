@@ -82,6 +82,11 @@ impl Windows {
 }
 
 impl Ticket {
+    /// How many windows were begun before this one.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Says where this window ends. Without that it moves no mark.
     pub(super) fn ends_at(&self, mark: Mark) {
         let mut state = lock(&self.windows.state);

@@ -12,6 +12,7 @@
     reason = "small numbers of tests, and JSON that is put together where it is passed"
 )]
 
+mod asking;
 mod faults;
 mod in_place;
 mod index;
