@@ -73,22 +73,6 @@ def test_a_second_backup_stores_what_is_new(fleet: Fleet, connected: Namespace) 
     assert claim["result"]["parent"] is not None
 
 
-def test_block_volumes(fleet: Fleet, connected: Namespace) -> None:
-    make_claim(connected, "disk", block=True, size="64Mi")
-    fill = (
-        "dd if=/dev/urandom of=/dev/disk bs=1M count=8 seek=3 conv=notrunc 2>/dev/null; sha256sum < /dev/disk"
-    )
-    before = connected.run(objects.pod("fill", fill, image=connected.cluster.image, devices=["disk"]))
-    target = f"{connected.name}/disk"
-    (claim,) = fleet.good("pvc", "backup", target, "--json").messages("claim")
-    assert claim["result"]["stats"]["new_bytes"] < 10 << 20, "zeros are not stored"
-    fleet.good("pvc", "restore", target, "--to", "again")
-    look = "sha256sum < /dev/again"
-    assert (
-        connected.run(objects.pod("look", look, image=connected.cluster.image, devices=["again"])) == before
-    )
-
-
 def test_in_place_only_what_differs(fleet: Fleet, connected: Namespace) -> None:
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", FILL.format("data"))
@@ -155,24 +139,33 @@ def test_an_image_that_is_not_there(fleet: Fleet, connected: Namespace) -> None:
     fleet.good("pvc", "backup", f"{connected.name}/data")
 
 
-@pytest.mark.alone
-def test_a_mover_that_fits_nowhere(fleet: Fleet, connected: Namespace, local_cluster: Cluster) -> None:
-    make_claim(connected, "data")
-    writer_pod(connected, "app", "data", "echo x > /data/x")
-    connected.delete("v1", "Pod", "app")
-    nodes = local_cluster.kind("v1", "Node")
-    names = [one.metadata.name for one in nodes.get().items]
+def test_a_mover_that_fits_nowhere(fleet: Fleet, connected: Namespace, cluster: Cluster) -> None:
+    """Where the volume is, there is no node any more."""
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["gone"]}]}
+    spec = {
+        "capacity": {"storage": "64Mi"},
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "",
+        "local": {"path": "/nowhere"},
+        "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
+        "claimRef": {"namespace": connected.name, "name": "data"},
+    }
+    volume = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": connected.name},
+        "spec": spec,
+    }
+    cluster.create(volume)
     try:
-        for name in names:
-            nodes.patch(name=name, body={"spec": {"unschedulable": True}}, content_type=MERGE)
-        done = fleet.run(
-            "pvc", "backup", f"{connected.name}/data", "--method", "live", "--start-timeout", "5"
-        )
+        make_claim(connected, "data", storage_class="")
+        connected.wait_bound("data")
+        words = ("--method", "live", "--start-timeout", "5")
+        done = fleet.run("pvc", "backup", f"{connected.name}/data", *words).ended(40)
+        assert "the mover does not start: Unschedulable" in done.err
+        wait_nothing_left(connected)
     finally:
-        for name in names:
-            nodes.patch(name=name, body={"spec": {"unschedulable": None}}, content_type=MERGE)
-    done.ended(40)
-    assert "the mover does not start: Unschedulable" in done.err
+        cluster.kind("v1", "PersistentVolume").delete(name=connected.name)
 
 
 def test_a_quota_in_the_way(fleet: Fleet, connected: Namespace) -> None:

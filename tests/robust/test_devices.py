@@ -57,6 +57,12 @@ def write(device: Path, data: bytes, at: int = 0) -> None:
         os.fsync(file.fileno())
 
 
+def written_sectors(device: Path) -> int:
+    """All that were ever written or discarded, by the kernel's count."""
+    fields = [int(one) for one in Path("/sys/block", device.name, "stat").read_text().split()]
+    return fields[6] + fields[13]
+
+
 def test_a_device_comes_back_onto_one_that_held_something_else(
     world: World, loop: Loop, tmp_path: Path, seed: int
 ) -> None:
@@ -72,8 +78,10 @@ def test_a_device_comes_back_onto_one_that_held_something_else(
     target = loop("target", SIZE + 8192, content=rng.randbytes(SIZE) + beyond)
     world.good("restore", "latest", "--target", target, "--verify")
     assert target.read_bytes() == content + beyond
+    before = written_sectors(target)
     again = world.good("restore", "latest", "--target", target, "--json").summary()["stats"]
     assert again["bytes_fetched"] == 0, "what is there was fetched again"
+    assert written_sectors(target) == before, "what is there was written again, or cleared"
 
     write(target, b"changed", 11 * 2**20 + 5)
     write(target, b"not zero", 20 * 2**20)

@@ -17,6 +17,8 @@ use crate::error::{Error, Result};
 const DIGEST_BYTES_MAX: u64 = 4 << 20;
 /// Bytes read at a time where zeros are expected.
 const ZERO_BYTES: usize = 256 << 10;
+/// Bytes of a device that are cleared together, because some of them are not zero.
+const DATA_BYTES: u64 = 64 << 10;
 
 /// Compares a batch of chunks.
 pub(super) fn compare(run: &Run, plan: &Arc<Plan>, from: usize, to: usize, buffer: &mut Vec<u8>) {
@@ -147,6 +149,25 @@ pub(super) fn is_zero(fd: BorrowedFd<'_>, range: Range<u64>) -> Result<bool> {
         }
     }
     Ok(true)
+}
+
+/// The first data in a range that does not read as zeros, to within a few pages; None where there is none.
+pub(super) fn first_data(fd: BorrowedFd<'_>, range: Range<u64>) -> Result<Option<Range<u64>>> {
+    let mut buffer = Vec::new();
+    let mut found: Option<Range<u64>> = None;
+    let mut at = range.start;
+    while at < range.end {
+        let end = range.end.min(at + DATA_BYTES);
+        if is_data_zero(fd, at..end, &mut buffer)? {
+            if found.is_some() {
+                break;
+            }
+        } else {
+            found = Some(found.map_or(at, |data| data.start)..end);
+        }
+        at = end;
+    }
+    Ok(found)
 }
 
 fn is_data_zero(fd: BorrowedFd<'_>, range: Range<u64>, buffer: &mut Vec<u8>) -> Result<bool> {

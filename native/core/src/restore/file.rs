@@ -1,13 +1,14 @@
 //! One regular file, or the block device in its place, on its way: opened when its first byte arrives,
 //! written in any order, completed by whoever brings the last piece.
 
+use std::ops::Range;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use rustix::io::Errno;
 
-use super::compare::is_zero;
+use super::compare::{first_data, is_zero};
 use super::dirs::DirRef;
 use super::lane::Lane;
 use super::links::LinkGroup;
@@ -28,6 +29,9 @@ use crate::fs::{Attributes, Opened, Stat, open_regular, stat_fd};
 const FILES_OPEN_MAX: usize = 256;
 /// Damaged ranges of one file that are remembered.
 const DAMAGE_MAX: usize = 1024;
+
+/// Bytes of a device that are looked at between two questions whether to go on.
+const CLEAR_STEP_BYTES: u64 = 64 << 20;
 
 /// What stands where the file belongs.
 pub(super) enum Found {
@@ -203,9 +207,11 @@ impl FileTask {
 
     /// Makes a range a hole, or reserved zeros. New files are holes to begin with.
     pub(super) fn clear(&self, run: &Run, offset: u64, len: u64, is_reserved: bool) {
-        let clear = |fd: BorrowedFd<'_>| match (is_reserved, self.is_device()) {
-            (true, false) => zero_range(fd, offset, len),
-            _ => punch_hole(fd, offset, len),
+        if self.is_device() {
+            return self.clear_device(run, offset..offset.saturating_add(len));
+        }
+        let clear = |fd: BorrowedFd<'_>| {
+            if is_reserved { zero_range(fd, offset, len) } else { punch_hole(fd, offset, len) }
         };
         if !self.is_existing() {
             if is_reserved {
@@ -215,8 +221,7 @@ impl FileTask {
         }
         // Where it reads as zeros already, nobody will see a difference.
         let clear_unseen = |fd: Arc<OwnedFd>| -> Result<bool> {
-            let range = offset..offset + len;
-            if self.is_device() || !is_zero(fd.as_fd(), range)? {
+            if !is_zero(fd.as_fd(), offset..offset + len)? {
                 return Ok(false);
             }
             if is_reserved {
@@ -230,6 +235,24 @@ impl FileTask {
             Ok(true) => {}
             Ok(false) => self.change(run, false, clear),
             Err(error) => self.fail(run, error),
+        }
+    }
+
+    /// Clears what is not zero yet. A device that cannot punch is written zeros to, all over the range.
+    fn clear_device(&self, run: &Run, range: Range<u64>) {
+        let mut at = range.start;
+        while at < range.end && run.check().is_ok() && !self.has_failed() {
+            let step = at..range.end.min(at.saturating_add(CLEAR_STEP_BYTES));
+            match self.readable(run).and_then(|fd| first_data(fd.as_fd(), step.clone())) {
+                Ok(None) => at = step.end,
+                Ok(Some(data)) => {
+                    let len = data.end - data.start;
+                    self.change(run, false, |fd| punch_hole(fd, data.start, len));
+                    Counters::add(&run.counters.bytes_written, len);
+                    at = data.end;
+                }
+                Err(error) => self.fail(run, error),
+            }
         }
     }
 
