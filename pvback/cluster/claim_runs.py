@@ -229,15 +229,26 @@ def _remove(cluster: "Cluster", found: Iterable[Leftover]) -> list[str]:
 
 
 def _wait_for_pods(cluster: "Cluster", found: Iterable[Leftover], clock: Clock) -> list[str]:
-    """Wait until no pod of these runs is there: its grace, and a little. Those that stay, in words."""
+    """Wait until no pod of these runs is there: its grace, and a little. Those that stay, in words.
+
+    What was to be gone by now, as the cluster says, is not given its grace again.
+    """
     places = {(one.body["metadata"]["namespace"], one.body["metadata"]["labels"][RUN]) for one in found}
     deadline = clock.monotonic() + limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS
     for namespace, run in sorted(places):
         while pods := cluster.list(POD, namespace=namespace, labels=f"{MANAGED_BY}=pvback,{RUN}={run}"):
-            if clock.monotonic() >= deadline:
+            if clock.monotonic() >= deadline or all(_is_late(one, cluster.now()) for one in pods):
                 return [f"{Leftover(kind=POD, body=pods[0])}: it does not end; its node may be gone"]
             clock.sleep(limits.CLUSTER_POLL_SECONDS)
     return []
+
+
+def _is_late(pod: Body, now: datetime) -> bool:
+    """Whether a pod that is being ended should have been gone for a little while."""
+    gone_by = pod["metadata"].get("deletionTimestamp")
+    if gone_by is None:
+        return False
+    return datetime.fromisoformat(gone_by) + timedelta(seconds=limits.MOVER_REFUSED_SECONDS) <= now
 
 
 def _of_run(cluster: "Cluster", namespace: str, run: str) -> list[Leftover]:

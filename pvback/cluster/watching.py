@@ -32,6 +32,7 @@ _SURELY_WRONG = {
     "InvalidImageName",
     "RunContainerError",
 }
+_MAY_GO_ON = "it may still do its work, unseen: `pvback snapshots` shows whether a backup was stored"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +107,7 @@ class MoverWatch:
             said = status.get("message") or status.get("reason") or "it does not say why"
             raise self._lost(f"the mover's pod failed: {said}")
         if self._why_going is not None and self._clock.monotonic() >= self._gone_at:
-            raise self._lost(f"{self._why_going}, and it does not end: its node may be gone")
+            raise self._lost(f"{self._why_going}, and it does not end: its node may be gone", _MAY_GO_ON)
         return None
 
     def _note_going(self, pod: Body) -> None:

@@ -1,8 +1,11 @@
 """Runs on claims where the moment matters, which a real cluster does not give on command."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from pvback import limits
 from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
 from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind
@@ -15,14 +18,15 @@ NOW = datetime(2026, 3, 1, tzinfo=UTC)
 class Objects(Cluster):
     """Objects of one namespace. What is `late` is there from the second question on."""
 
-    def __init__(self, *bodies: tuple[Kind, Body]) -> None:
+    def __init__(self, *bodies: tuple[Kind, Body], clock: ManualClock | None = None) -> None:
         self.bodies = list(bodies)
+        self.clock = clock or ManualClock()
         self.late: list[tuple[Kind, Body]] = []
         self.are_pods_stubborn = False
         self._question_count = 0
 
     def now(self) -> datetime:
-        return NOW
+        return NOW + timedelta(seconds=self.clock.monotonic())
 
     def list(self, kind: Kind, *, labels: str | None = None, **_: Any) -> list[Body]:
         self._question_count += 1
@@ -67,3 +71,18 @@ def test_a_run_has_its_claim_until_its_pods_are_gone() -> None:
     cluster.are_pods_stubborn = False
     assert remove_leftovers(cluster, found[1:], clock=ManualClock()) == []
     assert cluster.bodies == []
+
+
+@pytest.mark.parametrize("seconds_left", [None, 60, -3600])
+def test_a_pod_that_should_be_gone_is_not_given_its_grace_again(seconds_left: int | None) -> None:
+    """Of a node that is gone: until the cluster's own time for it is over, and a little."""
+    clock = ManualClock()
+    kind, body = part(POD, "old")
+    if seconds_left is not None:
+        body["metadata"]["deletionTimestamp"] = (NOW + timedelta(seconds=seconds_left)).isoformat()
+    cluster = Objects((kind, body), clock=clock)
+    cluster.are_pods_stubborn = True
+    (failed,) = remove_leftovers(cluster, find_leftovers(cluster, namespace="ns"), clock=clock)
+    assert "its node may be gone" in failed
+    grace = limits.MOVER_GRACE_SECONDS if seconds_left is None else max(seconds_left, -15)
+    assert 0 <= clock.monotonic() - grace - limits.MOVER_REFUSED_SECONDS <= limits.CLUSTER_POLL_SECONDS
