@@ -144,7 +144,8 @@ def seaweedfs(
     ]
     argv += ["-master.telemetry=false", "-s3.iam=false"]
     argv += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
-    with _running(argv, folder=folder, server=server):
+    # Asked to end, it tries for half a minute to write to the part of it that has ended first.
+    with _running(argv, folder=folder, server=server, kindly=False):
         yield server
 
 
@@ -227,9 +228,14 @@ def _script(name: str) -> str:
 
 @contextlib.contextmanager
 def _running(
-    argv: list[str], *, folder: Path, server: S3Server, variables: Mapping[str, str] | None = None
+    argv: list[str],
+    *,
+    folder: Path,
+    server: S3Server,
+    variables: Mapping[str, str] | None = None,
+    kindly: bool = True,
 ) -> Generator[None, None, None]:
-    """The process, from the moment it answers S3 requests until the body ends."""
+    """The process, from the moment it answers S3 requests until the body ends; it is asked to end, or not."""
     log = folder / "log"
     home = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")}
     with log.open("wb") as output:
@@ -245,7 +251,10 @@ def _running(
         _wait_for_answer(process, server, log)
         yield
     finally:
-        process.terminate()
+        if kindly:
+            process.terminate()
+        else:
+            process.kill()
         try:
             process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
