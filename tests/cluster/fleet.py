@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
 from tests.support.s3_servers import BUCKET, S3Server
 
+ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
 SECONDS_MAX = 240
 NUDGE_SECONDS = 15.0
@@ -57,6 +58,11 @@ class Fleet:
     kubeconfig: Path
     image: str
     prefix: str = "fleet"
+    program: tuple[str, ...] = (str(Path(sys.executable).parent / "pvback"),)
+
+    def hasty(self) -> "Fleet":
+        """The same, but for a program that does not wait two minutes for a mover to end."""
+        return replace(self, program=(sys.executable, "-m", "tests.cluster.hasty"))
 
     @property
     def environment(self) -> dict[str, str]:
@@ -82,9 +88,13 @@ class Fleet:
     @contextmanager
     def start(self, *words: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
         """A command that goes on; killed at the end, when it has not ended."""
-        argv = [str(Path(sys.executable).parent / "pvback"), *words]
         process = subprocess.Popen(
-            argv, env=self.environment | variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*self.program, *words],
+            cwd=ROOT,
+            env=self.environment | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         try:
             yield process

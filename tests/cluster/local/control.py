@@ -123,9 +123,9 @@ def start_apiserver(etcd: str) -> None:
         "authorization-mode": "Node,RBAC",
         "enable-admission-plugins": "NodeRestriction",
         "allow-privileged": "true",
-        # A node that is gone loses its pods after half a minute, not after five.
-        "default-not-ready-toleration-seconds": 30,
-        "default-unreachable-toleration-seconds": 30,
+        # A node that is gone loses its pods after ten seconds, not after five minutes.
+        "default-not-ready-toleration-seconds": 10,
+        "default-unreachable-toleration-seconds": 10,
         "profiling": "false",
     }
     _start("kube-apiserver", flags)
@@ -140,7 +140,9 @@ def start_controllers() -> None:
         "use-service-account-credentials": "true",
         "service-account-private-key-file": folder / "service-accounts.key",
         "root-ca-file": folder / "ca.crt",
-        "node-monitor-grace-period": "20s",
+        # Five times what a kubelet needs to say that it lives.
+        "node-monitor-grace-period": "10s",
+        "node-monitor-period": "1s",
         "flex-volume-plugin-dir": HOME / "flexvolume",
     }
     _start("kube-controller-manager", flags | common)

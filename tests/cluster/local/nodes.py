@@ -165,6 +165,8 @@ def start_kubelet(node: Node) -> None:
             "nodefs.inodesFree": "1%",
             "imagefs.available": "1%",
         },
+        # It is renewed each quarter of that.
+        "nodeLeaseDurationSeconds": 8,
         "nodeStatusUpdateFrequency": "5s",
         "logging": {"verbosity": 2},
     }

@@ -94,6 +94,19 @@ def restart(name: str) -> None:
     again(name)
 
 
+@contextlib.contextmanager
+def held(name: str) -> Iterator[None]:
+    """A process that hangs meanwhile: it keeps its connections, and answers nobody."""
+    pid = running(name)
+    if pid is None:
+        raise RuntimeError(f"{name} does not run")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
 def names() -> Iterator[str]:
     """Everything that was started, the youngest first."""
     records = sorted(PROCESSES.glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
