@@ -3,10 +3,12 @@
 import base64
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from pvback.cluster.claim_runs import ClaimRun, find_leftovers
 from pvback.cluster.client import Cluster as Door
@@ -139,8 +141,9 @@ def test_an_image_that_is_not_there(fleet: Fleet, connected: Namespace) -> None:
     fleet.good("pvc", "backup", f"{connected.name}/data")
 
 
-def test_a_mover_that_fits_nowhere(fleet: Fleet, connected: Namespace, cluster: Cluster) -> None:
-    """Where the volume is, there is no node any more."""
+@pytest.fixture
+def nowhere(connected: Namespace) -> Iterator[Namespace]:
+    """A namespace with a claim `data` that is bound to a volume of a node that is not there."""
     term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["gone"]}]}
     spec = {
         "capacity": {"storage": "64Mi"},
@@ -150,22 +153,40 @@ def test_a_mover_that_fits_nowhere(fleet: Fleet, connected: Namespace, cluster: 
         "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
         "claimRef": {"namespace": connected.name, "name": "data"},
     }
-    volume = {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": connected.name},
-        "spec": spec,
-    }
-    cluster.create(volume)
-    try:
-        make_claim(connected, "data", storage_class="")
-        connected.wait_bound("data")
-        words = ("--method", "live", "--start-timeout", "5")
-        done = fleet.run("pvc", "backup", f"{connected.name}/data", *words).ended(40)
-        assert "the mover does not start: Unschedulable" in done.err
-        wait_nothing_left(connected)
-    finally:
-        cluster.kind("v1", "PersistentVolume").delete(name=connected.name)
+    metadata = {"name": connected.name}
+    connected.cluster.create(
+        {"apiVersion": "v1", "kind": "PersistentVolume", "metadata": metadata, "spec": spec}
+    )
+    make_claim(connected, "data", storage_class="")
+    connected.wait_bound("data")
+    yield connected
+    with suppress(NotFoundError):
+        connected.cluster.kind("v1", "PersistentVolume").delete(name=connected.name)
+
+
+def test_a_mover_that_fits_nowhere(fleet: Fleet, nowhere: Namespace) -> None:
+    words = ("--method", "live", "--start-timeout", "5")
+    done = fleet.run("pvc", "backup", f"{nowhere.name}/data", *words).ended(40)
+    assert "the mover does not start: Unschedulable" in done.err
+
+
+def test_a_claim_that_has_lost_its_volume_or_is_being_deleted(fleet: Fleet, nowhere: Namespace) -> None:
+    """It is neither read nor written to."""
+    make_claim(nowhere, "going")
+    writer_pod(nowhere, "app", "going", "echo x > /going/x")
+    fleet.good("pvc", "backup", f"{nowhere.name}/going")
+    claims = nowhere.cluster.kind("v1", "PersistentVolumeClaim")
+    claims.delete(name="going", namespace=nowhere.name)
+    volumes = nowhere.cluster.kind("v1", "PersistentVolume")
+    volumes.patch(name=nowhere.name, body={"metadata": {"finalizers": None}}, content_type=MERGE)
+    volumes.delete(name=nowhere.name)
+    wait_for(lambda: claims.get(name="data", namespace=nowhere.name).status.phase == "Lost", nowhere.events)
+    for claim, why in (("data", "the claim has lost its volume"), ("going", "the claim is being deleted")):
+        assert why in fleet.run("pvc", "backup", f"{nowhere.name}/{claim}").ended(40).err
+        words = ("pvc", "restore", f"{nowhere.name}/going", "--to", claim, "--in-place")
+        assert "the claim is lost or being deleted" in fleet.run(*words).ended(40).err
+    assert not nowhere.is_gone("v1", "PersistentVolumeClaim", "going"), "its pod holds it"
+    assert len(fleet.snapshots(nowhere)) == 1
 
 
 def test_a_quota_in_the_way(fleet: Fleet, connected: Namespace) -> None:
