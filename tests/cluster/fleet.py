@@ -61,7 +61,7 @@ class Fleet:
     program: tuple[str, ...] = (str(Path(sys.executable).parent / "pvback"),)
 
     def hasty(self) -> "Fleet":
-        """The same, but for a program that does not wait two minutes for a mover to end."""
+        """The same, with a program that waits for seconds where it waits for longer; see `hasty.py`."""
         return replace(self, program=(sys.executable, "-m", "tests.cluster.hasty"))
 
     @property

@@ -135,7 +135,8 @@ def test_not_connected(fleet: Fleet, namespace: Namespace) -> None:
 def test_an_image_that_is_not_there(fleet: Fleet, connected: Namespace) -> None:
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", "echo x > /data/x")
-    done = fleet.run("pvc", "backup", f"{connected.name}/data", "--image", "localhost/none:1").ended(40)
+    words = ("--image", "localhost/none:1")
+    done = fleet.hasty().run("pvc", "backup", f"{connected.name}/data", *words).ended(40)
     assert "the mover does not start: ErrImage" in done.err or "ImagePullBackOff" in done.err
     wait_nothing_left(connected)
     fleet.good("pvc", "backup", f"{connected.name}/data")
@@ -311,14 +312,18 @@ def test_volume_snapshots_that_take_their_time(
     assert claim["method"] == "snapshot"
 
 
+@pytest.mark.parametrize(
+    ("snapshot_class", "why"), [("csi-never", "its driver says nothing"), ("no-such-class", "no-such-class")]
+)
 def test_a_volume_snapshot_that_is_never_ready(
-    fleet: Fleet, connected: Namespace, local_cluster: Cluster
+    fleet: Fleet, connected: Namespace, local_cluster: Cluster, snapshot_class: str, why: str
 ) -> None:
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", "echo x > /data/x")
-    words = ("--method", "snapshot", "--snapshot-class", "csi-never", "--staging-timeout", "5")
-    done = fleet.run("pvc", "backup", f"{connected.name}/data", *words).ended(40)
-    assert "not ready after 5 s" in done.err
+    words = ("--method", "snapshot", "--snapshot-class", snapshot_class, "--staging-timeout", "5")
+    done = fleet.hasty().run("pvc", "backup", f"{connected.name}/data", *words).ended(40)
+    assert "not ready after 5 s: " in done.err
+    assert why in done.err.partition("not ready after 5 s: ")[2]
     wait_nothing_left(connected)
     assert fleet.snapshots(connected) == []
 
@@ -330,7 +335,8 @@ def test_two_runs_on_one_claim(fleet: Fleet, connected: Namespace) -> None:
         wait_for(lambda: left_behind(connected), lambda: "the first run does not begin")
         done = fleet.run("pvc", "backup", f"{connected.name}/data").ended(11)
         assert "another run works on this claim" in done.err
-        first.wait(120)
+        first.terminate()
+        assert first.wait(120) == 130
 
 
 def test_killed_and_taken_over(fleet: Fleet, connected: Namespace) -> None:
