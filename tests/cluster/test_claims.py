@@ -179,8 +179,9 @@ def test_a_claim_that_has_lost_its_volume_or_is_being_deleted(fleet: Fleet, nowh
     claims = nowhere.cluster.kind("v1", "PersistentVolumeClaim")
     claims.delete(name="going", namespace=nowhere.name)
     volumes = nowhere.cluster.kind("v1", "PersistentVolume")
-    volumes.patch(name=nowhere.name, body={"metadata": {"finalizers": None}}, content_type=MERGE)
     volumes.delete(name=nowhere.name)
+    # Before, it would be protected again at once.
+    volumes.patch(name=nowhere.name, body={"metadata": {"finalizers": None}}, content_type=MERGE)
     wait_for(lambda: claims.get(name="data", namespace=nowhere.name).status.phase == "Lost", nowhere.events)
     for claim, why in (("data", "the claim has lost its volume"), ("going", "the claim is being deleted")):
         assert why in fleet.run("pvc", "backup", f"{nowhere.name}/{claim}").ended(40).err
