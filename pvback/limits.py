@@ -220,11 +220,11 @@ MOVER_WEDGED_SECONDS = 300.0
 MOVER_REFUSED_SECONDS = 15.0
 """How long the cluster may go on refusing to make its pod, or to pull its image."""
 SETTLE_SECONDS = 20.0
-# How long pods of a workload that was stopped may take to end: a database writes out what it holds.
-STOP_WORKLOAD_SECONDS = 600.0
-# How long a claim without pods may take to go, or to be bound to a volume that waits for it.
-CLAIM_GONE_SECONDS = 60.0
 """How long a volume snapshot that is no longer wanted is waited for, to be deleted in order."""
+STOP_WORKLOAD_SECONDS = 600.0
+"""How long pods of a workload that was stopped may take to end: a database writes out what it holds."""
+CLAIM_GONE_SECONDS = 60.0
+"""How long a claim without pods may take to go, or to be bound to a volume that waits for it."""
 STAGING_SECONDS = 600.0
 """How long a volume snapshot, and a claim made of it, may take."""
 RUN_LIVES_SECONDS = 120.0
