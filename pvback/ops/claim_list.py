@@ -1,6 +1,6 @@
 """Which claims there are, and the last good backup of each: coverage."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ from pvback.repository.snapshots import CommittedSnapshot
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["CoveredClaim", "list_coverage", "snapshots_of_claim"]
+__all__ = ["CoveredClaim", "find_snapshots", "list_coverage", "snapshots_of_claim"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +68,15 @@ def snapshots_of_claim(
 ) -> tuple[RepositoryAccess, list[CommittedSnapshot]]:
     """A claim's snapshots, in the first scope that has some, and access to that scope."""
     wanted = claim_string(claim, cluster=cluster_name)
+    return find_snapshots(access, lambda one: one.require_details().source.string == wanted)
+
+
+def find_snapshots(
+    access: RepositoryAccess, is_wanted: Callable[[CommittedSnapshot], bool]
+) -> tuple[RepositoryAccess, list[CommittedSnapshot]]:
+    """Snapshots that are wanted, in the first scope that has some, and access to it. All have details."""
     for scoped, snapshots in _catalogs(access):
-        fitting = [one for one in snapshots if one.details and one.details.source.string == wanted]
+        fitting = [one for one in snapshots if one.details and is_wanted(one)]
         if fitting:
             return scoped, fitting
     return access, []

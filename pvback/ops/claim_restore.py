@@ -5,25 +5,23 @@ is there is written to only while no pod has it mounted; size is checked before 
 the mover gets reads one scope, and is removed from the repository when the run ends.
 """
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
 from pvback import datapath, limits
 from pvback.cluster.claim_runs import ClaimRun
-from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
-from pvback.cluster.exposure import Exposure
-from pvback.cluster.kinds import CLAIM, SECRET, Body
-from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
+from pvback.cluster.claims import ClaimFacts, load_claim
+from pvback.cluster.kinds import CLAIM, Body
+from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
 from pvback.cluster.replacing import require_no_pods, require_replaceable
-from pvback.cluster.secrets import RepositorySecret, key_secret_body, load_repository_secret
+from pvback.cluster.secrets import RepositorySecret, load_repository_secret
 from pvback.cluster.watching import MoverEnd
 from pvback.errors import ClusterError, PartlyDone, UsageError
-from pvback.model import Claim, Consistency
+from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.claim_targets import (
     being_written,
@@ -34,9 +32,7 @@ from pvback.ops.claim_targets import (
     restored_claim,
     workloads_held,
 )
-from pvback.ops.mover import MoverSpec
-from pvback.repository.keys import NewWay, add_key
-from pvback.repository.layout import key_object_key
+from pvback.ops.restore_mover import Target, check_kind, check_size, plan_job, restorer_key
 from pvback.repository.records import RecordDetails
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot
@@ -133,7 +129,7 @@ def restore_claim(
         work.cluster, target, run=job.run, what=f"restore of snapshot {snapshot.id[:8]}", clock=work.clock
     )
     try:
-        with _restorer_key(work, access, run) as key_secret:
+        with restorer_key(work, run, access=access) as key_secret:
             made = _Restoring(work=work, run=run, job=replace(job, key_secret=key_secret), options=options)
             end, back = made.to(there, details)
     finally:
@@ -205,12 +201,7 @@ def _existing(work: ClaimWork, details: RecordDetails, options: ClaimRestoreOpti
     if facts.is_deleting or facts.phase == "Lost":
         raise ClusterError("the claim is lost or being deleted", key=str(target))
     require_unused(facts, may_stop=options.scale_down)
-    if facts.is_block != (details.source.kind == "device"):
-        kinds = ("a file system", "a device")
-        raise UsageError(
-            f"the claim is {kinds[facts.is_block]}, and the snapshot of {kinds[not facts.is_block]}",
-            key=str(target),
-        )
+    check_kind(details, is_block=facts.is_block, where=str(target))
     size = facts.capacity_bytes or facts.request_bytes
     if options.way == "replace":
         if facts.volume is None:
@@ -218,7 +209,7 @@ def _existing(work: ClaimWork, details: RecordDetails, options: ClaimRestoreOpti
         require_no_pods(target, facts.ended)
         require_replaceable(work.cluster, target, volume=facts.volume)
         size = options.size_bytes or size
-    _check_size(details, size, str(target))
+    check_size(details, size, where=str(target))
     return facts
 
 
@@ -251,7 +242,7 @@ def _new_claim(details: RecordDetails, options: ClaimRestoreOptions) -> Body:
     if options.storage_class is not None:
         spec["storageClassName"] = options.storage_class
     size = options.size_bytes or parse_quantity(spec["resources"]["requests"]["storage"])
-    _check_size(details, size, str(options.target))
+    check_size(details, size, where=str(options.target))
     spec["resources"] = {"requests": {"storage": as_quantity(size)}}
     labels = recorded["metadata"].get("labels") or {} if options.labels is None else options.labels
     annotations = {
@@ -266,88 +257,21 @@ def _new_claim(details: RecordDetails, options: ClaimRestoreOptions) -> Body:
     )
 
 
-def _check_size(details: RecordDetails, size: int, where: str) -> None:
-    """Raise UsageError where the data cannot fit: files with holes count as what their claim had."""
-    recorded = details.manifests.get("claim") or {}
-    had = recorded.get("spec", {}).get("resources", {}).get("requests", {}).get("storage")
-    needed = details.root.bytes
-    if had is not None and details.source.kind != "device":
-        needed = min(needed, parse_quantity(had))
-    if size < needed:
-        raise UsageError(
-            f"{as_quantity(size)} is too small: {needed} bytes are to be restored",
-            key=where,
-            hint="use `--size`",
-        )
-
-
 def _plan_job(
-    snapshot: CommittedSnapshot,
-    secret: RepositorySecret,
-    options: ClaimRestoreOptions,
+    snapshot: CommittedSnapshot, secret: RepositorySecret, options: ClaimRestoreOptions
 ) -> MoverJob:
-    details = snapshot.require_details()
-    is_block = details.source.kind == "device"
+    is_block = snapshot.require_details().source.kind == "device"
     is_in_place = options.way == "in-place"
     run = datapath.random_id()[:16]
     name = options.target.name
-    if options.way == "replace":
-        name = object_name("new", name, run=run)
-    given = {"delete": is_in_place and not options.keep_extra and not is_block}
-    spec = MoverSpec(
-        cluster=secret.cluster,
-        namespace=options.target.namespace,
-        claim=options.target.name,
-        where=DEVICE_PATH if is_block else VOLUME_FOLDER,
-        scope=None,
-        snapshot=snapshot.id,
-        options=given,
-        manifests={},
-    )
-    return MoverJob(
-        work="restore",
-        claim=options.target,
-        mounted=name,
-        is_block=is_block,
-        run=run,
-        exposure=Exposure(method="live", grade=Consistency.COLD, consumer=_consumer(details)),
-        spec=spec.as_json(),
+    return plan_job(
+        snapshot,
+        secret,
+        target=Target(
+            claim=options.target,
+            mounted=object_name("new", name, run=run) if options.way == "replace" else name,
+            is_mirrored=is_in_place and not options.keep_extra and not is_block,
+        ),
         settings=options.settings,
+        run=run,
     )
-
-
-def _consumer(details: RecordDetails) -> Consumer:
-    """The user and groups that the data was used with, for the mover to be; and some group, to write."""
-    used = details.manifests.get("consumer") or {}
-    group = used.get("fs_group")
-    return Consumer(
-        pod="",
-        node=None,
-        is_read_only=False,
-        is_running=False,
-        user=used.get("user"),
-        fs_group=limits.MOVER_GROUP if group is None else group,
-        supplemental_groups=tuple(used.get("supplemental_groups") or ()),
-    )
-
-
-@contextmanager
-def _restorer_key(work: ClaimWork, access: RepositoryAccess, run: ClaimRun) -> Iterator[str]:
-    """A secret with a restorer's key of this scope, which opens nothing any more afterwards."""
-    private, public = datapath.key_pair()
-    label = f"restore {run.id} of {run.claim}"
-    principal = add_key(access, role="restorer", label=label, way=NewWay(method="x25519", secret=public))
-    try:
-        name = object_name("key", run.claim.name, run=run.id)
-        body = key_secret_body(
-            run.claim.namespace, name, metadata=run.metadata("key"), key=private.hex().encode()
-        )
-        made = work.cluster.create(SECRET, body)
-        try:
-            yield name
-        finally:
-            # The run's own object owns it, too: what is not removed here goes with that.
-            with suppress(ClusterError):
-                work.cluster.delete(SECRET, made)
-    finally:
-        access.twins.remove(key_object_key(principal))
