@@ -234,6 +234,12 @@ MOVER_GROUP = 65532
 """The group of a mover that restores a volume of which no group is known: some group has to be let write."""
 MOVERS_PER_NODE = 2
 MOVERS_AT_ONCE = 8
+POPULATE_POLL_SECONDS = 10.0
+"""How often claims are looked at that wait for a populator."""
+POPULATE_RETRY_SECONDS_MAX = 300.0
+"""A claim that could not be filled is tried again after twice as long each time, and at least so often."""
+EVENT_CHARACTERS_MAX = 1000
+"""Of an event's message: the API takes 1024 bytes."""
 EXPORT_NAME_BYTES_MAX = 200
 """Of one component of the path of an exported object: file systems allow 255 with what is put to it."""
 FILE_PAGE_BYTES = 4 * KIB

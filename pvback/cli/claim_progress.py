@@ -14,10 +14,10 @@ from pvback.runtime import Cancel, Counters, NoProgress, Progress, SystemClock
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["working", "working_on_many"]
+__all__ = ["NamedProgress", "working", "working_on_many"]
 
 
-class _NamedProgress:
+class NamedProgress:
     """JSON lines or warnings that say which claim they are about."""
 
     def __init__(self, output: Output, claim: str) -> None:
@@ -53,7 +53,7 @@ def working_on_many(
     """Work on many, and the progress of each."""
 
     def plain(claim: Claim) -> Progress:
-        return _NamedProgress(output, str(claim))
+        return NamedProgress(output, str(claim))
 
     def work(cancel: Cancel) -> ClaimWork:
         return ClaimWork(cluster=cluster, progress=NoProgress(), cancel=cancel, clock=SystemClock())

@@ -80,13 +80,15 @@ class Invocation:
         return all(source is None for source in sources) and not self.is_json and Output.can_ask()
 
     @contextmanager
-    def repository(self, *, is_writer: bool = False) -> Iterator["RepositoryAccess"]:
-        """The repository, unlocked; closed on leaving."""
+    def repository(
+        self, *, is_writer: bool = False, config: Config | None = None
+    ) -> Iterator["RepositoryAccess"]:
+        """The repository, unlocked; closed on leaving. With a `config` nothing is asked for."""
         # Loaded here: help and mistakes need no repository.
         from pvback.repository.repository import open_repository_access  # noqa: PLC0415
 
         access = open_repository_access(
-            self.config(), scope=self.scope, is_writer=is_writer, is_used_at_once=True
+            config or self.config(), scope=self.scope, is_writer=is_writer, is_used_at_once=True
         )
         try:
             yield access

@@ -40,6 +40,7 @@ _ELSEWHERE = {
     "backup": "pvc_backup.backup_command",
     "capture": "pvc_capture.capture_command",
     "commit": "pvc_restore.commit_command",
+    "populate": "pvc_populate.populate_command",
     "restore": "pvc_restore.restore_command",
     "undo": "pvc_restore.undo_command",
 }

@@ -8,6 +8,7 @@ from urllib.parse import quote
 __all__ = [
     "CLAIM",
     "CONFIG_MAP",
+    "DEFINITION",
     "DEPLOYMENT",
     "EVENT",
     "JOB",
@@ -15,6 +16,8 @@ __all__ = [
     "NODE",
     "POD",
     "REPLICA_SET",
+    "RESTORE",
+    "RESTORE_STATUS",
     "SECRET",
     "STATEFUL_SET",
     "STORAGE_CLASS",
@@ -39,13 +42,14 @@ def full_kind(body: Body) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of object. `group` is empty for the core API."""
+    """A kind of object. `group` is empty for the core API; `part` names a part of each, such as `status`."""
 
     group: str
     version: str
     name: str
     plural: str
     is_namespaced: bool = True
+    part: str = ""
 
     @property
     def api_version(self) -> str:
@@ -57,7 +61,8 @@ class Kind:
         assert not name or not self.is_namespaced or namespace, "an object of a namespace needs one"
         base = f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
         within = f"/namespaces/{quote(namespace, safe='')}" if self.is_namespaced and namespace else ""
-        end = "".join(f"/{quote(one, safe='')}" for one in (name, subresource) if one)
+        part = subresource or (self.part if name else "")
+        end = "".join(f"/{quote(one, safe='')}" for one in (name, part) if one)
         return f"{base}{within}/{self.plural}{end}"
 
     def body(
@@ -79,6 +84,13 @@ _SNAPSHOTS = "snapshot.storage.k8s.io"
 
 CLAIM = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 CONFIG_MAP = Kind("", "v1", "ConfigMap", "configmaps")
+DEFINITION = Kind(
+    "apiextensions.k8s.io",
+    "v1",
+    "CustomResourceDefinition",
+    "customresourcedefinitions",
+    is_namespaced=False,
+)
 DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
 EVENT = Kind("", "v1", "Event", "events")
 JOB = Kind("batch", "v1", "Job", "jobs")
@@ -86,6 +98,8 @@ NAMESPACE = Kind("", "v1", "Namespace", "namespaces", is_namespaced=False)
 NODE = Kind("", "v1", "Node", "nodes", is_namespaced=False)
 POD = Kind("", "v1", "Pod", "pods")
 REPLICA_SET = Kind("apps", "v1", "ReplicaSet", "replicasets")
+RESTORE = Kind("pvback.io", "v1alpha1", "Restore", "restores")
+RESTORE_STATUS = Kind(RESTORE.group, RESTORE.version, RESTORE.name, RESTORE.plural, part="status")
 SECRET = Kind("", "v1", "Secret", "secrets")
 STATEFUL_SET = Kind("apps", "v1", "StatefulSet", "statefulsets")
 STORAGE_CLASS = Kind("storage.k8s.io", "v1", "StorageClass", "storageclasses", is_namespaced=False)
