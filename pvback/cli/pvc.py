@@ -155,7 +155,15 @@ def parse_claim(text: str, namespace: str) -> Claim:
 
 @pvc.command("connect", epilog=exit_codes(11, 40))
 @click.argument("namespace")
-@secret_option
+@click.option(
+    "--role",
+    type=click.Choice(["writer", "restorer", "owner"]),
+    default="writer",
+    help="For movers; a populator of the namespace; one of all namespaces.",
+)
+@click.option(
+    "--secret", metavar="NAME", help="To be made; default: pvback-repository, of others pvback-populator."
+)
 @click.option(
     "--cluster-name", default="default", metavar="NAME", help="Of this cluster in snapshots, for life."
 )
@@ -175,6 +183,7 @@ def connect(
     /,
     namespace: str,
     *,
+    role: str,
     aws_credentials: str | None,
     ca: str | None,
     replace: bool,
@@ -184,10 +193,12 @@ def connect(
 ) -> int:
     """Let the movers of a namespace write into the repository: a scope and a key of their own.
 
-    The key backs up and opens no stored content. It lies in a secret, with the store's credentials.
+    The key backs up and opens no stored content. It lies in a secret, with the store's credentials. With
+    `--role` it is that of a populator: a restorer's key reads the scope, an owner's everything.
     """
     options = connecting.ConnectOptions(
-        secret=given["secret"],
+        secret=given["secret"] or ("pvback-repository" if role == "writer" else "pvback-populator"),
+        role=role,
         cluster=given["cluster_name"],
         scope=given["scope_name"],
         image=given["image"],
@@ -204,7 +215,8 @@ def connect(
     output = invocation.output
     if output.is_json:
         output.document({"namespace": made.namespace, "scope": made.scope, "principal": made.principal})
-    output.line(f"namespace {namespace} writes into scope {made.scope}, with key {made.principal}")
+    does = {"writer": f"writes into scope {made.scope}", "restorer": f"reads scope {made.scope}"}
+    output.line(f"namespace {namespace} {does.get(role, 'reads everything')}, with key {made.principal}")
     return 0
 
 

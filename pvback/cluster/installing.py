@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pvback.cluster.installing_populator import PopulatorInstall, populator_objects
 from pvback.cluster.kinds import Body, Kind
 from pvback.cluster.names import MANAGED_BY, ROLE
 
@@ -75,10 +76,13 @@ class InstallOptions:
         may_restore: Whether the account may restore, too: make secrets, and stop and start workloads.
         may_replace: Whether it may exchange volumes, too, which are the cluster's.
         may_run_hooks: Whether it may run commands in the namespace's pods.
-        image: Of the CronJob; it needs one for `schedule`.
+        has_populator: Whether there is to be a populator, too, with an account of its own.
+        populator_secret: With the populator's key.
+        image: Of the CronJob and the populator; they need one.
         schedule: Of the CronJob, five fields; None: no CronJob.
         time_zone: Of the schedule, such as `Europe/Vienna`; None: the cluster's.
         words: More options for `pvback pvc backup`.
+        populator_words: More options for `pvback pvc populate`.
     """
 
     namespace: str
@@ -91,6 +95,9 @@ class InstallOptions:
     schedule: str | None = None
     time_zone: str | None = None
     words: tuple[str, ...] = ()
+    has_populator: bool = False
+    populator_secret: str = "pvback-populator"  # noqa: S105 -- a name
+    populator_words: tuple[str, ...] = ()
 
 
 def role_rules(secret: str, *, may_restore: bool, may_run_hooks: bool) -> list[dict[str, Any]]:
@@ -118,7 +125,22 @@ def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
         metadata = {"labels": {MANAGED_BY: "pvback"}}
         body = _CRON_JOB.body("pvback-backup", options.namespace, metadata=metadata, spec=_cron_spec(options))
         objects.append((_CRON_JOB, body))
+    if options.has_populator:
+        objects += populator_objects(_populator(options))
     return objects
+
+
+def _populator(options: InstallOptions) -> PopulatorInstall:
+    return PopulatorInstall(
+        namespace=options.namespace,
+        secret=options.secret,
+        own_secret=options.populator_secret,
+        image=options.image or "",
+        is_for_cluster=options.is_for_cluster,
+        mover_account=None if options.is_for_cluster else MOVER_ACCOUNT,
+        priority_class=PRIORITY_CLASS if options.is_for_cluster else None,
+        words=options.populator_words,
+    )
 
 
 def _of_cluster(options: InstallOptions) -> list[tuple[Kind, Body]]:

@@ -28,6 +28,8 @@ class ConnectOptions:
 
     Attributes:
         secret: The secret's name.
+        role: Of the key: `writer` for movers, `restorer` for a populator of the namespace, `owner` for one
+            of all namespaces.
         cluster: What the cluster is called in source strings, for life.
         scope: Label of the scope; None: the namespace's name.
         image: Of movers; None: it is named each time.
@@ -38,6 +40,7 @@ class ConnectOptions:
 
     secret: str
     cluster: str
+    role: str = "writer"
     scope: str | None = None
     image: str | None = None
     credentials: bytes | None = None
@@ -64,10 +67,12 @@ def connect_namespace(access: RepositoryAccess, namespace: str, *, options: Conn
     check_cluster_name(options.cluster)
     label = options.scope or namespace
     config = _mover_config(access.config, options)
-    scoped = add_scope(access, label)
+    # An owner's key is of all scopes.
+    scoped = access if options.role == "owner" else add_scope(access, label)
     private, public = datapath.key_pair()
     way = NewWay(method="x25519", secret=public)
-    principal = add_key(scoped, role="writer", label=f"movers of {options.cluster}/{namespace}", way=way)
+    whose = "movers" if options.role == "writer" else "populator"
+    principal = add_key(scoped, role=options.role, label=f"{whose} of {options.cluster}/{namespace}", way=way)
     files = {
         "config.toml": config,
         "key": private.hex().encode(),

@@ -5,14 +5,17 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, new_namespace
 from tests.cluster.fleet import Fleet
 from tests.cluster.local.programs import find_programs
+from tests.cluster.restores import remove_populators_rights
 
 PAGE = Path(__file__).parents[2] / "docs/kubernetes.md"
 NAMESPACE = "shop"
@@ -24,6 +27,8 @@ def shop(cluster: Cluster, namespace_names: list[str]) -> Iterator[Namespace]:
     namespace_names.append(NAMESPACE)
     with new_namespace(cluster, objects.namespace(NAMESPACE)) as made:
         yield made
+        with suppress(NotFoundError):
+            remove_populators_rights(made)
 
 
 @pytest.mark.timeout(600)

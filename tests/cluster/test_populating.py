@@ -1,5 +1,6 @@
 """Claims that name a Restore as their `dataSourceRef`: filled, or left unbound, and nothing in between."""
 
+import base64
 import json
 import secrets
 import signal
@@ -25,6 +26,7 @@ from tests.cluster.restores import (
     install_kind,
     is_unbound,
     passage,
+    remove_populators_rights,
     restore,
     says,
     status_of,
@@ -246,9 +248,10 @@ def test_killed_before_each_change(saved: Saved, is_cleaned: bool) -> None:
             assert digest_of(namespace, "again") == saved.digest
         return is_there
 
-    assert kill_at_each_change(saved, is_bound, is_cleaned=is_cleaned) >= 10
-    assert {True, False} == set(seen)
+    count = kill_at_each_change(saved, is_bound, is_cleaned=is_cleaned)
     assert digest_of(namespace, "again") == saved.digest
+    assert {True, False} == set(seen)
+    assert count >= 10
     wait_nothing_left(namespace)
     wait_for(lambda: len(volumes_of(namespace)) == 2, lambda: f"{list(volumes_of(namespace))}")
     assert claim_status(namespace, "again", "again")["phase"] == "Restored"
@@ -455,3 +458,85 @@ def test_a_volume_made_by_hand(saved: Saved, static_volume: Callable[..., str]) 
     assert status_of(namespace, "empty")["phase"] == "Failed"
     assert "Warning" in events_of(namespace, "empty")
     assert "0 claims filled, of 0" in saved.populate().ended(0).err
+
+
+def as_its_holder(saved: Saved, folder: Path) -> dict[str, str]:
+    """The variables of somebody who has what is in the secret `pvback-populator`, and nothing else."""
+    secret = saved.namespace.get("v1", "Secret", "pvback-populator").to_dict()["data"]
+    key = folder / "key"
+    key.write_bytes(base64.b64decode(secret["key"]))
+    return {"PVBACK_PASSWORD": "", "PVBACK_KEY_FILE": str(key), "PVBACK_CACHE_DIR": str(folder / "cache")}
+
+
+def test_with_a_restorers_key(saved: Saved, tmp_path: Path) -> None:
+    """A populator of one namespace needs no owner: it reads one scope, makes no key, and deletes nothing."""
+    namespace = saved.namespace
+    words = ("--role", "restorer", "--aws-credentials", str(saved.fleet.credentials()))
+    assert "reads scope" in saved.fleet.good("pvc", "connect", namespace.name, *words).out
+    saved.wish("again")
+    mover = saved.fleet.server.others["mover"]
+    as_mover = {"AWS_ACCESS_KEY_ID": mover.access_key, "AWS_SECRET_ACCESS_KEY": mover.secret_key}
+    saved.populate(**as_its_holder(saved, tmp_path), **as_mover).ended(0)
+    assert digest_of(namespace, "again") == saved.digest
+
+
+@pytest.mark.alone
+def test_of_all_namespaces(saved: Saved, other: Namespace, tmp_path: Path) -> None:
+    """With an owner's key: each namespace gets its own data, and its movers a key of its scope."""
+    namespace, fleet = saved.namespace, saved.fleet
+    fleet.connect(other)
+    make_claim(other, "data", storage_class="csi-immediate")
+    other.run(objects.pod("fill", "echo other > /data/x", image=other.cluster.image, claims=["data"]))
+    fleet.good("pvc", "backup", f"{other.name}/data", "--method", "live")
+    said = fleet.good("pvc", "connect", namespace.name, "--role", "owner").out
+    assert "reads everything" in said
+    saved.wish("again")
+    other.create(restore("again", source={"claim": "data"}))
+    other.create(claim_of("again", "again", storage_class="csi-immediate"))
+    done = fleet.run("pvc", "populate", "-A", "--json", **as_its_holder(saved, tmp_path)).ended(0)
+    assert {one["claim"] for one in done.messages("claim")} == {
+        f"{namespace.name}/again",
+        f"{other.name}/again",
+    }
+    assert digest_of(namespace, "again") == saved.digest
+    assert digest_of(other, "again") == digest_of(other, "data")
+    keys = {one["label"]: one["role"] for one in fleet.good("key", "list", "--json").json()}
+    assert keys[f"populator of default/{namespace.name}"] == "owner"
+    assert not [one for one in keys if (one or "").startswith("restore ") and other.name in one]
+    wait_nothing_left(other)
+
+
+def test_as_a_deployment(saved: Saved) -> None:
+    """As `install --populator` renders it, under restricted pod security, with a restorer's key."""
+    namespace, fleet = saved.namespace, saved.fleet
+    words = ("--role", "restorer", "--aws-credentials", str(fleet.credentials()))
+    fleet.good("pvc", "connect", namespace.name, *words)
+    pace = ("--populator-option=--interval", "--populator-option=1")
+    done = fleet.good(
+        "install", "-n", namespace.name, "--populator", "--image", fleet.image, *pace, "--apply"
+    )
+    assert "Deployment" in done.out
+    try:
+        saved.wish("first")
+        saved.wish("late", storage_class="csi")
+        wait_for(
+            says(namespace, "first", "first", "Restored"),
+            lambda: logs_of(namespace) + namespace.events(),
+            seconds=120,
+        )
+        show = "cd /late && find . -type f | sort | xargs sha256sum; find . | sort"
+        log = namespace.run(objects.pod("app", show, image=namespace.cluster.image, claims=["late"]))
+        assert log == saved.digest
+        assert digest_of(namespace, "first") == saved.digest
+        wait_for(says(namespace, "late", "late", "Restored"), namespace.events)
+        print(logs_of(namespace))
+    finally:
+        namespace.delete("apps/v1", "Deployment", "pvback-populator")
+        remove_populators_rights(namespace)
+
+
+def logs_of(namespace: Namespace) -> str:
+    """What the populator of a namespace has printed."""
+    pods = namespace.cluster.kind("v1", "Pod")
+    found = pods.get(namespace=namespace.name, label_selector="pvback.io/role=populator").items
+    return "\n".join(namespace.log(one.metadata.name) for one in found)

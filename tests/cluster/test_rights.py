@@ -19,13 +19,14 @@ from pvback.cluster.watching import MoverWatch
 from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
 from tests.cluster.fleet import Fleet, die, left_behind, make_claim, wait_nothing_left, writer_pod
+from tests.cluster.restores import claim_of, install_kind, restore
 
 Right = tuple[str, str, str]
 """Group, resource, verb."""
 HELPFUL = {"namespaces", "persistentvolumes", "storageclasses", "volumesnapshotclasses"}
 """Of the cluster; nobody has to be let read them."""
 _PATH = re.compile(
-    r"/(?:api|apis/(?P<group>[^/]+))/v1/(?:namespaces/[^/]+/)?(?P<resource>[a-z]+)(?P<rest>.*)"
+    r"/(?:api|apis/(?P<group>[^/]+))/v1(?:alpha1)?/(?:namespaces/[^/]+/)?(?P<resource>[a-z]+)(?P<rest>.*)"
 )
 
 
@@ -38,13 +39,13 @@ def team(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
     wait_nothing_left(namespace)
 
 
-def kubeconfig_of(team: Namespace, folder: Path) -> Path:
-    """Of the account `pvback` of the namespace."""
+def kubeconfig_of(team: Namespace, folder: Path, account: str = "pvback") -> Path:
+    """Of an account of the namespace."""
     core = kubernetes.client.CoreV1Api(team.cluster.api)
     request = kubernetes.client.AuthenticationV1TokenRequest(
         spec=kubernetes.client.V1TokenRequestSpec(audiences=[], expiration_seconds=3600)
     )
-    made: Any = core.create_namespaced_service_account_token("pvback", team.name, request)
+    made: Any = core.create_namespaced_service_account_token(account, team.name, request)
     config = yaml.safe_load(team.cluster.kubeconfig.read_text())
     config["users"] = [{"name": "team", "user": {"token": made.status.token}}]
     cluster = config["clusters"][0]["name"]
@@ -86,9 +87,9 @@ def has_no_pods(team: Namespace) -> bool:
     return not team.cluster.kind("v1", "Pod").get(namespace=team.name, label_selector="app=work").items
 
 
-def test_every_right_is_used_and_no_other(
-    fleet: Fleet, team: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> set[Right]:
+    """Every right that is asked for, also those for what is seldom to be seen."""
     asked: set[Right] = set()
     send = Door._send
 
@@ -117,6 +118,22 @@ def test_every_right_is_used_and_no_other(
     monkeypatch.setattr(MoverWatch, "_find_pod", find_late)
     # So often that it is seen: a run says that it lives.
     monkeypatch.setattr(limits, "RUN_BEAT_SECONDS", 0.2)
+    return asked
+
+
+def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
+    return {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_every_right_is_used_and_no_other(
+    fleet: Fleet, team: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: set[Right]
+) -> None:
     kubeconfig = str(kubeconfig_of(team, tmp_path))
     for name, value in fleet.environment.items():
         monkeypatch.setenv(name, value)
@@ -153,15 +170,8 @@ def test_every_right_is_used_and_no_other(
     die(team)
     assert run("pvc", "cleanup") == 0
     wait_nothing_left(team)
-    rules = team.get("rbac.authorization.k8s.io/v1", "Role", "pvback").rules
-    granted = {
-        (group, resource, verb)
-        for rule in rules
-        for group in rule.apiGroups
-        for resource in rule.resources
-        for verb in rule.verbs
-    }
-    assert {one for one in asked if one[1] not in HELPFUL} == granted
+    rules = team.get("rbac.authorization.k8s.io/v1", "Role", "pvback").to_dict()["rules"]
+    assert {one for one in asked if one[1] not in HELPFUL} == rights_of(rules)
 
 
 def test_volumes_exchanged_by_an_account(fleet: Fleet, team: Namespace, tmp_path: Path) -> None:
@@ -187,6 +197,55 @@ def test_volumes_exchanged_by_an_account(fleet: Fleet, team: Namespace, tmp_path
     finally:
         for one in reversed(made):
             team.cluster.resource(one).delete(name=one["metadata"]["name"])
+
+
+def test_a_populators_rights(
+    fleet: Fleet, namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: set[Right]
+) -> None:
+    """Its roles, of the namespace and of the cluster, are what it asks for in good days and bad."""
+    install_kind(str(namespace.cluster.kubeconfig))
+    fleet.connect(namespace)
+    make_claim(namespace, "data", storage_class="csi-immediate")
+    namespace.run(objects.pod("fill", "echo x > /data/x", image=namespace.cluster.image, claims=["data"]))
+    fleet.good("pvc", "backup", f"{namespace.name}/data", "--method", "live")
+    printed = fleet.good("install", "-n", namespace.name, "--populator", "--image", fleet.image)
+    made = [one for one in yaml.safe_load_all(printed.out) if "populator" in one["metadata"]["name"]]
+    made = [one for one in made if one["kind"] != "Deployment"]
+    roles = [one for one in made if one["kind"] in ("Role", "ClusterRole")]
+    assert [one["kind"] for one in roles] == ["Role", "ClusterRole"]
+    for name in ("first", "second"):
+        namespace.create(restore(name, source={"claim": "data"}))
+        namespace.create(claim_of(name, name, storage_class="csi-immediate"))
+    for name, value in fleet.environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        for one in made:
+            namespace.cluster.create(one, namespace=one["metadata"].get("namespace"))
+        kubeconfig = str(kubeconfig_of(namespace, tmp_path, "pvback-populator"))
+        asked.clear()
+
+        def run(*words: str) -> int:
+            done = CliRunner().invoke(main, ["pvc", "populate", *words, "--kubeconfig", kubeconfig])
+            assert "Traceback" not in done.output
+            print(*words, done.exit_code, done.output[-2000:])
+            return done.exit_code
+
+        nobody = ("--image", "localhost/none:1", "--start-timeout", "3")
+        with fleet.start("pvc", "populate", "-n", namespace.name, *nobody) as process:
+            wait_for(lambda: any("Job" in one for one in left_behind(namespace)), lambda: "no Job is made")
+            process.kill()
+            process.wait()
+        assert run() == 0, "another run has them, for all that is known"
+        die(namespace)
+        assert run(*nobody) == 40
+        assert run() == 0
+        namespace.wait_bound("second")
+    finally:
+        for one in made:
+            if one["kind"].startswith("Cluster"):
+                namespace.cluster.resource(one).delete(name=one["metadata"]["name"])
+    wait_nothing_left(namespace)
+    assert asked == rights_of([rule for one in roles for rule in one["rules"]])
 
 
 def run_tonight(namespace: Namespace) -> str:

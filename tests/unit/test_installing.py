@@ -1,0 +1,89 @@
+"""What `pvback install --populator` renders, for a namespace and for a cluster."""
+
+from typing import Any
+
+import pytest
+
+from pvback.cli import main
+from pvback.cluster.installing import InstallOptions, install_objects
+from pvback.cluster.restores import restore_definition
+
+
+def rendered(**wishes: Any) -> dict[tuple[str, str], dict[str, Any]]:
+    options = InstallOptions(namespace="ns", secret="s", image="i", has_populator=True, **wishes)
+    return {(kind.name, body["metadata"]["name"]): dict(body) for kind, body in install_objects(options)}
+
+
+def rules_of(body: dict[str, Any]) -> set[tuple[str, str, str]]:
+    return {
+        (group, resource, verb)
+        for rule in body["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+OF_CLUSTER = {
+    ("", "persistentvolumes", "get"),
+    ("", "persistentvolumes", "patch"),
+    ("storage.k8s.io", "storageclasses", "get"),
+}
+
+
+def test_of_a_namespace() -> None:
+    found = rendered()
+    role = rules_of(found["Role", "pvback-populator"])
+    assert rules_of(found["ClusterRole", "pvback-populator-ns"]) == OF_CLUSTER
+    assert not role & OF_CLUSTER
+    words = found["Deployment", "pvback-populator"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert words[:3] == ["pvc", "populate", "--watch"]
+    assert words[3:5] == ["--namespace", "ns"]
+    backups = rules_of(found["Role", "pvback"])
+    assert ("", "persistentvolumeclaims", "delete") in backups
+    assert not backups & OF_CLUSTER, "nightly backups get no more by it"
+
+
+def test_of_a_cluster() -> None:
+    found = rendered(is_for_cluster=True, populator_words=("--interval", "5"))
+    assert not [kind for kind, _ in found if kind in ("Role", "RoleBinding")]
+    role = rules_of(found["ClusterRole", "pvback-populator"])
+    assert role == rules_of(rendered()["Role", "pvback-populator"]) | OF_CLUSTER
+    words = found["Deployment", "pvback-populator"]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--all-namespaces" in words
+    assert "--namespace" not in words
+    assert words[-2:] == ["--interval", "5"]
+    assert ("PriorityClass", words[words.index("--priority-class") + 1]) in found
+
+
+@pytest.mark.parametrize("is_for_cluster", [False, True])
+def test_a_restricted_pod_whose_words_exist(is_for_cluster: bool) -> None:
+    found = rendered(is_for_cluster=is_for_cluster)
+    assert not any("*" in one for body in found.values() if "rules" in body for one in rules_of(body))
+    spec = found["Deployment", "pvback-populator"]["spec"]["template"]["spec"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    (container,) = spec["containers"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    (secret,) = [one for one in spec["volumes"] if "secret" in one]
+    assert secret["secret"]["secretName"] == "pvback-populator"
+    command: Any = main
+    # As the program makes it: a command remembers its help option, as it was asked for first.
+    context = main.make_context("pvback", list(container["args"]))
+    for word in container["args"][:2]:
+        command = command.get_command(context, word)
+    command.make_context("populate", list(container["args"][2:]), parent=context)
+
+
+def test_no_populator_unless_it_is_asked_for() -> None:
+    kinds = [kind.name for kind, _ in install_objects(InstallOptions(namespace="ns", secret="s"))]
+    assert not {"CustomResourceDefinition", "Deployment", "ClusterRole"} & set(kinds)
+
+
+def test_the_definition_says_what_each_field_is() -> None:
+    (version,) = restore_definition()["versions"]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]
+    assert set(schema["spec"]["properties"]) == {"source", "acceptPartial", "privileged"}
+    assert set(schema["spec"]["properties"]["source"]["properties"]) == {"claim", "snapshot", "asOf"}
+    assert set(schema["status"]["properties"]) >= {"phase", "snapshot", "taken", "message", "conditions"}
