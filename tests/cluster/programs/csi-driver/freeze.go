@@ -13,6 +13,8 @@ const (
 	ioctlThaw   = 0xC0045878
 )
 
+var errFrozen = errors.New("frozen already")
+
 // stopped runs copy while a volume with a file system of its own stands still: what is copied is one moment of
 // it. Of a raw device all that was written so far is copied; a folder is copied as it changes.
 func stopped(v volume, folder string, copy func() error) error {
@@ -27,6 +29,10 @@ func stopped(v volume, folder string, copy func() error) error {
 		return errors.Join(flush(device), copy())
 	}
 	mount, err := freeze(device)
+	if errors.Is(err, errFrozen) {
+		// Somebody else holds it still, and lets it go.
+		return copy()
+	}
 	if err != nil {
 		return err
 	}
@@ -48,6 +54,12 @@ func freeze(device string) (*os.File, error) {
 	opened, err := os.Open(folder)
 	if err == nil {
 		err = unix.IoctlSetInt(int(opened.Fd()), ioctlFreeze, 0)
+		if errors.Is(err, unix.EBUSY) {
+			err = errFrozen
+		}
+		if err != nil {
+			opened.Close()
+		}
 	}
 	return opened, errors.Join(err, unix.Unmount(folder, unix.MNT_DETACH))
 }

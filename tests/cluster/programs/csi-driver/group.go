@@ -47,14 +47,19 @@ func (g *groupServer) CreateVolumeGroupSnapshot(
 	made := group{ID: request.Name, Sources: sources, Created: time.Now()}
 	err := load(c.groupFile(made.ID), &made)
 	if errors.Is(err, os.ErrNotExist) {
-		for _, source := range sources {
-			name := made.ID + "-" + source
-			if _, err := c.snapshot(name, source, made.ID, request.Parameters); err != nil {
-				return nil, err
+		err = g.standing(sources, func() error {
+			for _, source := range sources {
+				name := made.ID + "-" + source
+				if _, err := c.snapshot(name, source, made.ID, request.Parameters); err != nil {
+					return err
+				}
+				made.Members = append(made.Members, name)
 			}
-			made.Members = append(made.Members, name)
+			return nil
+		})
+		if err == nil {
+			err = save(c.groupFile(made.ID), made)
 		}
-		err = save(c.groupFile(made.ID), made)
 	}
 	if err != nil {
 		return nil, err
@@ -64,6 +69,18 @@ func (g *groupServer) CreateVolumeGroupSnapshot(
 	}
 	answer, err := g.described(made)
 	return &csi.CreateVolumeGroupSnapshotResponse{GroupSnapshot: answer}, err
+}
+
+// standing runs then while all these volumes stand still, as far as each of them can: it is one moment of all.
+func (g *groupServer) standing(volumes []string, then func() error) error {
+	if len(volumes) == 0 {
+		return then()
+	}
+	found, err := g.controller.findVolume(volumes[0])
+	if err != nil {
+		return err
+	}
+	return stopped(found, g.controller.volumeFolder(found), func() error { return g.standing(volumes[1:], then) })
 }
 
 func (g *groupServer) described(made group) (*csi.VolumeGroupSnapshot, error) {
