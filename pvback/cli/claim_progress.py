@@ -66,4 +66,5 @@ def working_on_many(
     from pvback.cli.bar import drawing_many  # noqa: PLC0415
 
     with drawing_many(claims) as bars, stopping() as cancel:
-        yield work(cancel), lambda claim: bars[str(claim)]
+        # A group may have got another claim meanwhile.
+        yield work(cancel), lambda claim: bars.get(str(claim)) or NoProgress()

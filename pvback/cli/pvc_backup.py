@@ -14,12 +14,13 @@ from pvback.cli.pvc import cluster_options, connect_cluster, mover_options, move
 from pvback.cli.values import parse_tags
 from pvback.cluster.claims import ClaimFacts, list_claims, load_claim
 from pvback.cluster.exposure import METHODS
+from pvback.cluster.grouping import ClaimGroup, list_members
 from pvback.cluster.hooks import Hook, parse_hooks
 from pvback.cluster.secrets import load_repository_secret
 from pvback.cluster.staging import StagingOptions
 from pvback.errors import FileError, PartlyDone, UsageError
-from pvback.ops.claim_backup import ClaimBackupOptions, ClaimOutcome
-from pvback.ops.claim_backups import backup_claims
+from pvback.ops.claim_backups import ChosenClaims, Pace, backup_claims
+from pvback.ops.claim_jobs import GROUP_TAG, ClaimBackupOptions, ClaimOutcome
 
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
@@ -40,6 +41,14 @@ __all__ = ["backup_command"]
     help="Volume snapshot, clone, or the volume itself; default: a volume snapshot where there can be one.",
 )
 @click.option("--snapshot-class", metavar="NAME", help="Of volume snapshots; default: the driver's default.")
+@click.option(
+    "--group",
+    "groups",
+    multiple=True,
+    metavar="LABEL=VALUE[,...]",
+    help="Claims with this label, cut together at one instant, besides others. May be repeated.",
+)
+@click.option("--group-class", metavar="NAME", help="Of groups of volume snapshots; default: likewise.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=VALUE", help="Stored with the snapshots.")
 @click.option("--exclude", "excludes", multiple=True, metavar="GLOB", help="Leave out what fits.")
 @click.option("--force", is_flag=True, help="Read everything again, changed or not.")
@@ -72,21 +81,19 @@ def backup_command(
 ) -> int:
     """Back up claims, each as a snapshot of its own.
 
-    What is asked for is done or refused, never exchanged for something weaker. A claim that has never been
-    bound has no data and is skipped. Nothing is needed of the repository here: the movers have its key.
+    Those of a `--group` are snapshots of one instant, known by their tag `pvback.io/group`. What is asked
+    for is done or refused, never exchanged for something weaker. A claim that has never been bound has no
+    data and is skipped. Nothing is needed of the repository here: the movers have its key.
     """
     cluster = connect_cluster(kubeconfig, context)
-    if given["all_namespaces"]:
-        if claims or given["namespace"]:
-            raise UsageError("`--all-namespaces` goes with `--all` or `--selector` alone")
-        chosen = _choose_everywhere(invocation.output, cluster, selector=selector, secret=given["secret"])
-    else:
-        chosen = _choose(cluster, claims, given["namespace"], selector=selector, is_all=is_all)
+    output = invocation.output
+    chosen = _choose_all(output, cluster, claims, selector=selector, is_all=is_all, given=given)
     mode = given["staging_access_mode"]
     options = ClaimBackupOptions(
         method=given["method"],
         snapshot_class=given["snapshot_class"],
-        tags=parse_tags(given["tags"]),
+        group_class=given["group_class"],
+        tags=_parse_tags(given["tags"]),
         excludes=given["excludes"],
         force=given["force"],
         staging=StagingOptions(
@@ -98,18 +105,64 @@ def backup_command(
         settings=mover_settings(given),
         hooks=_read_hooks(given["hooks_file"], is_off=given["no_hooks"]),
     )
-    output = invocation.output
-    names = [str(one.claim) for one in chosen]
-    with working_on_many(output, cluster, claims=names) as (work, progress_of):
-        outcomes = backup_claims(
-            work,
-            chosen,
-            options=options,
-            progress_of=progress_of,
-            at_once=int(given["at_once"]),
-            per_node=int(given["per_node"]),
-        )
+    pace = Pace(at_once=int(given["at_once"]), per_node=int(given["per_node"]))
+    with working_on_many(output, cluster, claims=chosen.names) as (work, progress_of):
+        outcomes = backup_claims(work, chosen, options=options, progress_of=progress_of, pace=pace)
     return _end(output, outcomes)
+
+
+def _parse_tags(words: tuple[str, ...]) -> dict[str, str]:
+    tags = parse_tags(words)
+    if GROUP_TAG in tags:
+        raise UsageError(f"tag {GROUP_TAG} is given by pvback")
+    return tags
+
+
+def _choose_all(
+    output: Output,
+    cluster: "Cluster",
+    claims: tuple[str, ...],
+    *,
+    selector: str | None,
+    is_all: bool,
+    given: dict[str, Any],
+) -> ChosenClaims:
+    """The claims and the groups that are meant: one that is of a group is not backed up alone, too."""
+    namespace, secret = given["namespace"], given["secret"]
+    if given["all_namespaces"]:
+        if claims or namespace or given["groups"]:
+            raise UsageError("`--all-namespaces` goes with `--all` or `--selector` alone")
+        found = _choose_everywhere(output, cluster, selector=selector, secret=secret)
+        return ChosenClaims(claims=found)
+    groups = _choose_groups(cluster, given["groups"], namespace or cluster.namespace, method=given["method"])
+    if groups and not (claims or selector or is_all):
+        return ChosenClaims(claims=[], groups=groups)
+    found = _choose(cluster, claims, namespace, selector=selector, is_all=is_all)
+    together = {one.claim for _, members in groups for one in members}
+    return ChosenClaims(claims=[one for one in found if one.claim not in together], groups=groups)
+
+
+def _choose_groups(
+    cluster: "Cluster", words: tuple[str, ...], namespace: str, *, method: str
+) -> list[tuple[ClaimGroup, list[ClaimFacts]]]:
+    """Raises UsageError for what is no label, selects nothing, or selects a claim twice."""
+    if words and method not in ("auto", "snapshot"):
+        raise UsageError(f"claims of a group are cut by volume snapshots, not by `--method {method}`")
+    found = [
+        (group, list_members(cluster, group))
+        for group in dict.fromkeys(_parse_group(one, namespace) for one in words)
+    ]
+    names = [str(one.claim) for _, members in found for one in members]
+    if twice := sorted({one for one in names if names.count(one) > 1}):
+        raise UsageError(f"in several groups: {', '.join(twice)}")
+    return found
+
+
+def _parse_group(text: str, namespace: str) -> ClaimGroup:
+    labels = [one.partition("=") for one in text.split(",")]
+    if not all(name.strip() and mark and not value.startswith("=") for name, mark, value in labels):
+        raise UsageError(f"not a label: {text!r}", hint="write LABEL=VALUE")
+    return ClaimGroup(namespace, tuple(sorted((name.strip(), value.strip()) for name, _, value in labels)))
 
 
 def _choose(
@@ -117,7 +170,7 @@ def _choose(
 ) -> list[ClaimFacts]:
     """The claims that are meant. Raises UsageError for none or two ways to say it."""
     if bool(claims) + bool(selector) + is_all != 1:
-        raise UsageError("name claims, or use `--selector`, or `--all`")
+        raise UsageError("name claims, or use `--selector`, `--all`, or `--group`")
     where = namespace or cluster.namespace
     if claims:
         return [load_claim(cluster, parse_claim(one, where)) for one in dict.fromkeys(claims)]
@@ -176,8 +229,11 @@ def _read_hooks(path: str | None, *, is_off: bool) -> list[Hook] | None:
 
 def _end(output: Output, outcomes: list[ClaimOutcome]) -> int:
     """Say what became of each; raise what the only one failed with, PartlyDone where some are not whole."""
+    shown: set[str | None] = {None}
     for one in outcomes:
-        _show(output, one)
+        # What hooks did for a group they did once.
+        _show(output, one, has_hooks=one.group is None or one.group not in shown)
+        shown.add(one.group)
     bad = [one for one in outcomes if one.state in ("failed", "partly")]
     if not bad:
         return 0
@@ -193,13 +249,13 @@ def _end(output: Output, outcomes: list[ClaimOutcome]) -> int:
     raise PartlyDone(f"{len(bad)} of {len(outcomes)} claims are not backed up whole: {names}")
 
 
-def _show(output: Output, one: ClaimOutcome) -> None:
+def _show(output: Output, one: ClaimOutcome, *, has_hooks: bool) -> None:
     if output.is_json:
         output.message("claim", one)
         return
     if one.note:
         output.remark(f"{one.claim}: {one.note}")
-    for hook in one.hooks:
+    for hook in one.hooks if has_hooks else ():
         if hook.step == "thaw":
             output.remark(f"{one.claim}: hook {hook.hook} held pod {hook.pod} still for {hook.seconds:.1f} s")
     if one.state in ("skipped", "failed"):
@@ -210,4 +266,6 @@ def _show(output: Output, one: ClaimOutcome) -> None:
     files = format_count(int(stats.get("file_count", 0)), "file")
     size, stored = (format_bytes(int(stats.get(name, 0))) for name in ("source_bytes", "stored_bytes"))
     facts = f"{files}, {size}, {stored} stored, {one.seconds:.1f} s, by {one.method}"
+    if one.group is not None:
+        facts += f" {one.group}"
     output.line(f"{one.claim}: snapshot {one.result.get('snapshot')} ({facts})")

@@ -1,8 +1,9 @@
-"""Runs: one at a time on a claim, known by an object that owns everything that the run makes.
+"""Runs: one at a time on a claim, known by an object that owns everything that the run makes for it.
 
 The object is a ConfigMap whose name comes from the claim's, so that to create it is to have the claim. It
 says until when its run lives, and its run says so again while it does. What a dead run has left goes with it:
-each object names the ConfigMap as its owner, and is labelled with the run.
+each object names the ConfigMap as its owner, and is labelled with the run. A run on several claims together
+has such an object for each of them: they live and die together.
 
 Guarantee: the ConfigMap outlives the run's pods, so that two movers never work on one claim. A pod whose node
 is gone keeps the claim until the pod is removed.
@@ -15,6 +16,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 from pvback import limits
+from pvback.cluster.grouping import find_group_kinds
 from pvback.cluster.hook_debts import owed_words, pay_debts
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, VOLUME_SNAPSHOT, Body, Kind
@@ -29,9 +31,11 @@ if TYPE_CHECKING:
 __all__ = ["ClaimRun", "Leftover", "find_leftovers", "remove_leftovers"]
 
 _PODS: tuple[Kind, ...] = (JOB, POD)
-_ORDER: tuple[Kind, ...] = (*_PODS, CLAIM_KIND, VOLUME_SNAPSHOT, CONFIG_MAP)
-"""What uses goes before what is used; the run's own object is the last. Secrets go with it, for it owns them:
-to list secrets would be to read them all."""
+_BEFORE: tuple[Kind, ...] = (*_PODS, CLAIM_KIND)
+_AFTER: tuple[Kind, ...] = (VOLUME_SNAPSHOT, CONFIG_MAP)
+"""What uses goes before what is used; between these are groups of volume snapshots, which are served in one
+version or another. The run's own object is the last. Secrets go with it, for it owns them: to list secrets
+would be to read them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,32 +52,40 @@ class Leftover:
 
 
 class ClaimRun:
-    """A run on a claim, from `begin` to `end`. Says that it lives from a thread of its own."""
+    """A run on a claim, or on several together, from `begin` to `end`."""
 
-    def __init__(self, cluster: "Cluster", claim: Claim, *, run: str, body: Body, clock: Clock) -> None:
+    def __init__(self, cluster: "Cluster", claim: Claim, *, run: str, life: "_Life", clock: Clock) -> None:
         self.claim, self.id = claim, run
-        self._cluster, self._body, self._clock = cluster, body, clock
-        self._over = threading.Event()
-        self._lost: ClusterError | None = None
-        self._thread = threading.Thread(target=self._say_that_we_live, name="pvback-run", daemon=True)
+        self._cluster, self._life, self._clock = cluster, life, clock
+        self._body = life.bodies[claim]
 
     @classmethod
-    def begin(cls, cluster: "Cluster", claim: Claim, *, run: str, what: str, clock: Clock) -> Self:
-        """Have the claim. What a dead run has left is removed first.
+    def begin(
+        cls,
+        cluster: "Cluster",
+        claim: Claim,
+        *,
+        run: str,
+        what: str,
+        clock: Clock,
+        also: Sequence[Claim] = (),
+    ) -> Self:
+        """Have the claim, and those others. What a dead run has left is removed first.
 
-        Raises ConflictError while another run has it, ClusterError.
+        Raises ConflictError while another run has one of them, ClusterError.
         """
-        name = run_name(claim)
-        for _ in range(limits.SWAP_COUNT_MAX):
-            try:
-                body = cluster.create(CONFIG_MAP, _run_body(name, claim, run, what, cluster.now()))
-            except ClusterObjectExists:
-                _take_over(cluster, claim, name, clock)
-                continue
-            begun = cls(cluster, claim, run=run, body=body, clock=clock)
-            begun._thread.start()
-            return begun
-        raise ConflictError("other runs take this claim again and again", key=str(claim))
+        bodies: dict[Claim, Body] = {}
+        try:
+            for one in (claim, *also):
+                bodies[one] = _have(cluster, one, run=run, what=what, clock=clock)
+        except BaseException:
+            _remove(cluster, [Leftover(kind=CONFIG_MAP, body=body) for body in bodies.values()])
+            raise
+        return cls(cluster, claim, run=run, life=_Life(cluster, bodies), clock=clock)
+
+    def of(self, claim: Claim) -> Self:
+        """The same run as that of another of its claims, for what is made for that one. It is not ended."""
+        return type(self)(self._cluster, claim, run=self.id, life=self._life, clock=self._clock)
 
     @property
     def owner(self) -> dict[str, Any]:
@@ -95,9 +107,9 @@ class ClaimRun:
         }
 
     def check(self) -> None:
-        """Raise ClusterError when the claim is no longer ours."""
-        if self._lost is not None:
-            raise self._lost
+        """Raise ClusterError when a claim is no longer ours."""
+        if self._life.lost is not None:
+            raise self._life.lost
 
     def end_pods(self) -> None:
         """Remove the run's pods, and wait until they are gone. Raises ClusterError."""
@@ -116,7 +128,7 @@ class ClaimRun:
         self._cluster.patch(CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"])
 
     def end(self) -> list[str]:
-        """Remove all that the run has made and its own object; what could not be removed, in words.
+        """Remove all that the run has made and its own objects; what could not be removed, in words.
 
         A mover that still runs is told to end, and is waited for: it has its grace to store a checkpoint.
         """
@@ -127,25 +139,54 @@ class ClaimRun:
             # `cleanup` finds it. What the run failed with, if it did, is the better thing to say.
             return [f"objects of run {self.id}: {exc.what}"]
         finally:
-            self._over.set()
-            self._thread.join()
+            self._life.end()
 
-    def _say_that_we_live(self) -> None:
+
+class _Life:
+    """Says for a run that it lives, on its object of each claim, from a thread of its own."""
+
+    def __init__(self, cluster: "Cluster", bodies: Mapping[Claim, Body]) -> None:
+        self.bodies = bodies
+        self.lost: ClusterError | None = None
+        self._cluster = cluster
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._say_so, name="pvback-run", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Say it no more."""
+        self._over.set()
+        self._thread.join()
+
+    def _say_so(self) -> None:
         while not self._over.wait(limits.RUN_BEAT_SECONDS):
-            until = _as_text(self._cluster.now() + timedelta(seconds=limits.RUN_LIVES_SECONDS))
-            metadata = self._body["metadata"]
-            # With its uid, so that the object of another run, which took ours for dead, is not touched.
-            change = {"metadata": {"uid": metadata["uid"], "annotations": {LIVES_UNTIL: until}}}
-            try:
-                self._cluster.patch(
-                    CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"]
-                )
-            except (ClusterObjectExists, ClusterObjectMissing):
-                self._lost = ClusterError("another run has taken this claim over", key=str(self.claim))
-                return
-            except ClusterError:
-                # The next time may do; the object lives for several of them.
-                continue
+            for claim, body in self.bodies.items():
+                try:
+                    self._say_of(body)
+                except (ClusterObjectExists, ClusterObjectMissing):
+                    self.lost = ClusterError("another run has taken this claim over", key=str(claim))
+                    return
+                except ClusterError:
+                    # The next time may do; the object lives for several of them.
+                    continue
+
+    def _say_of(self, body: Body) -> None:
+        until = _as_text(self._cluster.now() + timedelta(seconds=limits.RUN_LIVES_SECONDS))
+        metadata = body["metadata"]
+        # With its uid, so that the object of another run, which took ours for dead, is not touched.
+        change = {"metadata": {"uid": metadata["uid"], "annotations": {LIVES_UNTIL: until}}}
+        self._cluster.patch(CONFIG_MAP, metadata["name"], change=change, namespace=metadata["namespace"])
+
+
+def _have(cluster: "Cluster", claim: Claim, *, run: str, what: str, clock: Clock) -> Body:
+    """The object by which a run has a claim. Raises ConflictError while another run has it, ClusterError."""
+    name = run_name(claim)
+    for _ in range(limits.SWAP_COUNT_MAX):
+        try:
+            return cluster.create(CONFIG_MAP, _run_body(name, claim, run, what, cluster.now()))
+        except ClusterObjectExists:
+            _take_over(cluster, claim, name, clock)
+    raise ConflictError("other runs take this claim again and again", key=str(claim))
 
 
 def _run_body(name: str, claim: Claim, run: str, what: str, now: datetime) -> Body:
@@ -167,24 +208,26 @@ def _take_over(cluster: "Cluster", claim: Claim, name: str, clock: Clock) -> Non
         found = cluster.get(CONFIG_MAP, name, namespace=claim.namespace)
     except ClusterObjectMissing:
         return
-    if not _is_dead(found, cluster.now()):
+    left = _of_run(cluster, claim.namespace, found["metadata"]["labels"][RUN])
+    # A run on several claims lives while it has any of them.
+    bodies = [found, *(one.body for one in left if one.kind is CONFIG_MAP)]
+    if any(_is_alive(one, cluster.now()) for one in bodies):
         raise ConflictError(
             f"another run works on this claim: {found.get('data', {}).get('what', '?')}",
             key=str(claim),
             hint="wait for its end; a run that was killed is taken over two minutes later",
         )
-    run = found["metadata"]["labels"][RUN]
-    failed = remove_leftovers(cluster, _of_run(cluster, claim.namespace, run), clock=clock)
+    failed = remove_leftovers(cluster, left, clock=clock)
     if failed:
         raise ClusterError(f"what a dead run has left cannot be removed: {failed[0]}", key=str(claim))
 
 
-def _is_dead(body: Body, now: datetime) -> bool:
+def _is_alive(body: Body, now: datetime) -> bool:
     until = (body["metadata"].get("annotations") or {}).get(LIVES_UNTIL, "")
     try:
-        return datetime.fromisoformat(until) < now
+        return datetime.fromisoformat(until) >= now
     except (ValueError, TypeError):
-        return True
+        return False
 
 
 def find_leftovers(cluster: "Cluster", *, namespace: str) -> list[Leftover]:
@@ -194,11 +237,7 @@ def find_leftovers(cluster: "Cluster", *, namespace: str) -> list[Leftover]:
     """
     found = _with_label(cluster, namespace, f"{MANAGED_BY}=pvback,{RUN}")
     runs = cluster.list(CONFIG_MAP, namespace=namespace, labels=f"{MANAGED_BY}=pvback,{RUN}")
-    alive = {
-        one["metadata"]["labels"][RUN]
-        for one in runs
-        if LIVES_UNTIL in (one["metadata"].get("annotations") or {}) and not _is_dead(one, cluster.now())
-    }
+    alive = {one["metadata"]["labels"][RUN] for one in runs if _is_alive(one, cluster.now())}
     return [one for one in found if one.body["metadata"]["labels"][RUN] not in alive]
 
 
@@ -257,12 +296,13 @@ def _of_run(cluster: "Cluster", namespace: str, run: str) -> list[Leftover]:
 
 def _with_label(cluster: "Cluster", namespace: str, labels: str) -> list[Leftover]:
     found = []
-    for kind in _ORDER:
+    kinds = find_group_kinds(cluster)
+    for kind in (*_BEFORE, *((kinds.group,) if kinds is not None else ()), *_AFTER):
         try:
             bodies = cluster.list(kind, namespace=namespace, labels=labels)
         except ClusterError:
-            # A cluster without volume snapshots: then we made none.
-            if kind is not VOLUME_SNAPSHOT:
+            # A cluster without volume snapshots, or an account that may make none: then we made none.
+            if kind in (*_BEFORE, CONFIG_MAP):
                 raise
             continue
         bodies = sorted(bodies, key=lambda one: LIVES_UNTIL in (one["metadata"].get("annotations") or {}))

@@ -13,9 +13,10 @@ from pvback.cluster.kinds import Body
 from pvback.errors import ClusterError, UsageError
 from pvback.model import Consistency
 
-__all__ = ["METHODS", "Exposure", "is_never_bound", "plan_exposure"]
+__all__ = ["METHODS", "Exposure", "choose_class", "is_never_bound", "plan_exposure", "staged_exposure"]
 
 METHODS = ("auto", "snapshot", "clone", "live")
+_KIND = "VolumeSnapshotClass"
 _DEFAULT_CLASS = "snapshot.storage.kubernetes.io/is-default-class"
 
 
@@ -66,7 +67,7 @@ def plan_exposure(
     if method in ("auto", "snapshot"):
         chosen, why_not = (wanted, "") if wanted else _choose_class(facts, classes)
         if chosen is not None:
-            return _staged(facts, "snapshot", snapshot_class=chosen)
+            return staged_exposure(facts, "snapshot", snapshot_class=chosen)
         if method == "snapshot":
             raise ClusterError(
                 f"no volume snapshot can be taken: {why_not}",
@@ -81,7 +82,7 @@ def plan_exposure(
                 key=str(facts.claim),
                 hint="only CSI volumes can be cloned; choose `--method live`",
             )
-        return _staged(facts, "clone")
+        return staged_exposure(facts, "clone")
     return _live(facts)
 
 
@@ -91,18 +92,23 @@ def _choose_class(facts: ClaimFacts, classes: Sequence[Body] | None) -> tuple[st
         return None, "the cluster has no volume snapshots, or its classes may not be read"
     if facts.driver is None:
         return None, "the volume is of no CSI driver that is known"
-    fitting = [one for one in classes if one.get("driver") == facts.driver]
+    return choose_class(facts.driver, classes, kind=_KIND, default=_DEFAULT_CLASS)
+
+
+def choose_class(driver: str, classes: Sequence[Body], *, kind: str, default: str) -> tuple[str | None, str]:
+    """The driver's class that has the annotation `default`, or its only one; or None and why."""
+    fitting = [one for one in classes if one.get("driver") == driver]
     if not fitting:
-        return None, f"driver {facts.driver} has no VolumeSnapshotClass"
+        return None, f"driver {driver} has no {kind}"
     names = [one["metadata"]["name"] for one in fitting]
     defaults = [
         one["metadata"]["name"]
         for one in fitting
-        if (one["metadata"].get("annotations") or {}).get(_DEFAULT_CLASS) == "true"
+        if (one["metadata"].get("annotations") or {}).get(default) == "true"
     ]
     if len(defaults or names) == 1:
         return (defaults or names)[0], ""
-    return None, f"driver {facts.driver} has several classes, and not one default: {', '.join(sorted(names))}"
+    return None, f"driver {driver} has several classes, and not one default: {', '.join(sorted(names))}"
 
 
 def _consumer_of(facts: ClaimFacts) -> Consumer | None:
@@ -111,7 +117,8 @@ def _consumer_of(facts: ClaimFacts) -> Consumer | None:
     return ranked[0] if ranked else None
 
 
-def _staged(facts: ClaimFacts, method: str, *, snapshot_class: str | None = None) -> Exposure:
+def staged_exposure(facts: ClaimFacts, method: str, *, snapshot_class: str | None = None) -> Exposure:
+    """How what is made of the claim is read."""
     affinity = ((facts.volume_body or {}).get("spec", {}).get("nodeAffinity") or {}).get("required")
     return Exposure(
         method=method,

@@ -69,7 +69,7 @@ class HookRun:
         """What did not undo itself, in words."""
         self.is_quiesced = False
         """Whether everything that had to holds still, or did until it was let go."""
-        self._work, self._planned = work, planned
+        self._work, self.planned = work, planned
         self._held: list[_Held] = []
         self._debts: list[Debt] = []
 
@@ -80,11 +80,11 @@ class HookRun:
 
     def begin(self) -> None:
         """Run pre of all hooks, then quiesce of all. Raises ClusterError where that fails, Interrupted."""
-        for one in self._planned:
+        for one in self.planned:
             for target in one.targets:
                 if one.hook.pre is not None:
                     self._run_pre(one.hook, target, command=one.hook.pre)
-        wanted = [one for one in self._planned if one.hook.quiesce is not None]
+        wanted = [one for one in self.planned if one.hook.quiesce is not None]
         held = [
             self._hold(one.hook, target, quiesce=one.hook.quiesce)
             for one in wanted
@@ -210,7 +210,7 @@ class HookRun:
 
     def _pay(self, debt: Debt) -> None:
         """Run a post hook, and strike it off whether it succeeded or not: this run has done what it can."""
-        hook = next(one.hook for one in self._planned if one.hook.name == debt.hook)
+        hook = next(one.hook for one in self.planned if one.hook.name == debt.hook)
         assert hook.post is not None, "only hooks with post owe one"
         target = HookTarget(pod=debt.pod, uid=debt.uid, container=debt.container)
         since = self._work.clock.monotonic()

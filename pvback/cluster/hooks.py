@@ -16,7 +16,17 @@ from pvback.cluster.kinds import Body
 from pvback.cluster.names import HOOK, RUN
 from pvback.errors import ClusterError, UsageError
 
-__all__ = ["Command", "Hook", "HookTarget", "PlannedHook", "Quiesce", "parse_hooks", "plan_hooks"]
+__all__ = [
+    "Command",
+    "Hook",
+    "HookTarget",
+    "PlannedHook",
+    "Quiesce",
+    "merge_hooks",
+    "parse_hooks",
+    "plan_hooks",
+    "pods_of",
+]
 
 OnFailure = Literal["abort", "continue", "retry"]
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -131,6 +141,30 @@ def plan_hooks(facts: ClaimFacts, *, pods: Sequence[Body], given: Sequence[Hook]
     if twice:
         raise UsageError(f"several hooks are called {', '.join(sorted(twice))}", key=str(facts.claim))
     return planned
+
+
+def merge_hooks(plans: Iterable[Sequence[PlannedHook]], *, where: str) -> list[PlannedHook]:
+    """The hooks of claims that are copied together: what several of them have runs once in each container.
+
+    Raises UsageError for different hooks of one name.
+    """
+    merged: dict[str, PlannedHook] = {}
+    for one in (hook for plan in plans for hook in plan):
+        known = merged.setdefault(one.hook.name, one)
+        if known.hook != one.hook:
+            raise UsageError(
+                f"several hooks are called {one.hook.name}, and are not the same",
+                key=where,
+                hint="those of claims that are cut together have names of their own",
+            )
+        targets = dict.fromkeys((*known.targets, *one.targets))
+        merged[one.hook.name] = PlannedHook(hook=one.hook, targets=tuple(targets))
+    return list(merged.values())
+
+
+def pods_of(planned: Iterable[PlannedHook], *, namespace: str) -> list[str]:
+    """`NAMESPACE/NAME` of the pods that they run in."""
+    return sorted({f"{namespace}/{target.pod}" for one in planned for target in one.targets})
 
 
 def _plan(hook: Hook, matches: Sequence[Body], *, claim: str) -> PlannedHook:

@@ -41,6 +41,7 @@ _RULES: Sequence[tuple[str, str, str]] = (
     ("", "pods", "create delete list"),
     ("", "pods/log", "get"),
     ("batch", "jobs", "create delete get list"),
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots", "create delete get list"),
     ("snapshot.storage.k8s.io", "volumesnapshots", "create delete get list"),
 )
 _RESTORE_RULES: Sequence[tuple[str, str, str]] = (
@@ -58,6 +59,7 @@ _CLUSTER_RULES: Sequence[tuple[str, str, str]] = (
     ("", "persistentvolumes", "get"),
     ("storage.k8s.io", "storageclasses", "get"),
     ("snapshot.storage.k8s.io", "volumesnapshotclasses", "list"),
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "list"),
 )
 _HOOK_RULES: Sequence[tuple[str, str, str]] = (
     # A WebSocket is opened with GET; newer API servers ask for `create` as well, older ones for `get` alone.

@@ -36,6 +36,7 @@ _RULES: Sequence[tuple[str, str, str]] = (
     ("", "secrets", "create delete"),
     ("batch", "jobs", "create delete get list"),
     ("snapshot.storage.k8s.io", "volumesnapshots", "list"),
+    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots", "list"),
     (RESTORE.group, RESTORE.plural, "get list"),
     (RESTORE.group, f"{RESTORE.plural}/status", "patch"),
 )

@@ -26,8 +26,10 @@ __all__ = [
     "VOLUME_SNAPSHOT_CLASS",
     "VOLUME_SNAPSHOT_CONTENT",
     "Body",
+    "GroupKinds",
     "Kind",
     "full_kind",
+    "group_kinds",
 ]
 
 Body = Mapping[str, Any]
@@ -111,3 +113,27 @@ VOLUME_SNAPSHOT_CLASS = Kind(
 VOLUME_SNAPSHOT_CONTENT = Kind(
     _SNAPSHOTS, "v1", "VolumeSnapshotContent", "volumesnapshotcontents", is_namespaced=False
 )
+
+_GROUPS = "groupsnapshot.storage.k8s.io"
+
+
+@dataclass(frozen=True, slots=True)
+class GroupKinds:
+    """Groups of volume snapshots, in the version that a cluster serves."""
+
+    group: Kind
+    group_class: Kind
+
+
+def group_kinds(version: str) -> GroupKinds:
+    """What they are in this version."""
+    return GroupKinds(
+        Kind(_GROUPS, version, "VolumeGroupSnapshot", "volumegroupsnapshots"),
+        Kind(
+            _GROUPS,
+            version,
+            "VolumeGroupSnapshotClass",
+            "volumegroupsnapshotclasses",
+            is_namespaced=False,
+        ),
+    )

@@ -9,7 +9,7 @@ from pvback import limits
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts
 from pvback.cluster.exposure import Exposure
-from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body
+from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
 from pvback.errors import ClusterError
@@ -18,7 +18,15 @@ from pvback.runtime import Cancel, Clock
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["Hold", "Staged", "StagingOptions", "StagingWork", "stage"]
+__all__ = [
+    "Hold",
+    "Staged",
+    "StagingOptions",
+    "StagingWork",
+    "let_settle",
+    "stage",
+    "stage_volume_snapshot",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +99,15 @@ def stage(work: StagingWork, facts: ClaimFacts, *, exposure: Exposure, options: 
         ready = _wait_ready(work, cut, seconds=options.seconds)
     except BaseException:
         work.hold.let_go()
-        _let_settle(work, cut)
+        let_settle(work, cut, kind=VOLUME_SNAPSHOT)
         raise
+    return stage_volume_snapshot(work, facts, ready=ready, options=options)
+
+
+def stage_volume_snapshot(
+    work: StagingWork, facts: ClaimFacts, *, ready: Body, options: StagingOptions
+) -> Staged:
+    """Make a claim of a volume snapshot that can be used. Raises ClusterError."""
     status, name = ready["status"], ready["metadata"]["name"]
     source = {"apiGroup": VOLUME_SNAPSHOT.group, "kind": VOLUME_SNAPSHOT.name, "name": name}
     size = parse_quantity(status.get("restoreSize") or "0")
@@ -146,8 +161,8 @@ def _wait_ready(work: StagingWork, body: Body, *, seconds: float) -> Body:
         work.clock.sleep(pause, work.cancel)
 
 
-def _let_settle(work: StagingWork, body: Body) -> None:
-    """Wait, not for long, until a volume snapshot is made, so that it can be deleted.
+def let_settle(work: StagingWork, body: Body, *, kind: Kind) -> None:
+    """Wait, not for long, until a volume snapshot or a group of them is made, so that it can be deleted.
 
     The snapshot controller loses one that is deleted while its content is being made (seen with
     external-snapshotter 8.7): it stays, with its finalizer, until everything is looked at again. One with an
@@ -156,7 +171,7 @@ def _let_settle(work: StagingWork, body: Body) -> None:
     metadata = body["metadata"]
     deadline = work.clock.monotonic() + limits.SETTLE_SECONDS
     while work.clock.monotonic() < deadline:
-        found = work.cluster.find(VOLUME_SNAPSHOT, metadata["name"], namespace=metadata["namespace"])
+        found = work.cluster.find(kind, metadata["name"], namespace=metadata["namespace"])
         if found is None or (found.get("status") or {}).get("readyToUse") is True:
             return
         work.clock.sleep(limits.CLUSTER_POLL_SECONDS)

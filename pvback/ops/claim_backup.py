@@ -5,91 +5,38 @@ cluster before anything is made; whatever happens, what the run has made is remo
 belongs to the user is never written to or deleted.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-from pvback import datapath, limits
+from pvback import datapath
 from pvback.cluster.claim_runs import ClaimRun
-from pvback.cluster.claims import ClaimFacts, Consumer, load_claim
+from pvback.cluster.claims import ClaimFacts, load_claim
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
-from pvback.cluster.hook_runs import HookResult, HookRun, HookWork
-from pvback.cluster.hooks import Hook, PlannedHook, plan_hooks
+from pvback.cluster.hook_runs import HookRun, HookWork
+from pvback.cluster.hooks import Hook, PlannedHook, plan_hooks, pods_of
 from pvback.cluster.kinds import POD, VOLUME_SNAPSHOT_CLASS, Body
-from pvback.cluster.manifests import pruned
-from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
-from pvback.cluster.secrets import RepositorySecret, load_repository_secret
-from pvback.cluster.staging import StagingOptions, StagingWork, stage
+from pvback.cluster.mover import MoverJob
+from pvback.cluster.secrets import load_repository_secret
+from pvback.cluster.staging import StagingWork, stage
 from pvback.cluster.watching import MoverEnd
-from pvback.errors import ClusterError, PartlyDone, PvbackError, UsageError
-from pvback.model import Claim, Consistency
+from pvback.errors import ClusterError, UsageError
+from pvback.model import Claim
+from pvback.ops.claim_jobs import (
+    ClaimBackupOptions,
+    ClaimOutcome,
+    HookShare,
+    plan_job,
+    staged_job,
+    what_is_wrong,
+    with_hooks,
+)
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
-from pvback.ops.claim_places import Places
-from pvback.ops.mover import MoverSpec
 
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["ClaimBackupOptions", "ClaimOutcome", "HookShare", "backup_claim"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimBackupOptions:
-    """How claims are backed up.
-
-    Attributes:
-        method: `auto`, `snapshot`, `clone` or `live`.
-        snapshot_class: Of volume snapshots; None: the driver's default, or its only one.
-        settings: Of the movers; without an image, the namespace's secret names it.
-        staging: Of volume snapshots and clones.
-        tags, excludes, force: As `BackupOptions` has them.
-        wedged_seconds: How long a mover may take until it runs.
-        hooks: Besides those that are annotated at claims and pods; None: none, not those either.
-    """
-
-    method: str = "auto"
-    snapshot_class: str | None = None
-    settings: MoverSettings
-    staging: StagingOptions = field(default_factory=StagingOptions)
-    tags: Mapping[str, str] = field(default_factory=dict)
-    excludes: tuple[str, ...] = ()
-    force: bool = False
-    wedged_seconds: float = limits.MOVER_WEDGED_SECONDS
-    hooks: Sequence[Hook] | None = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClaimOutcome:
-    """What became of one claim.
-
-    Attributes:
-        state: `done`, `partly` (files are missing, or a hook did not undo what it did), `skipped` (there is
-            no data), or `failed`.
-        method: How it was read; None where it came not so far.
-        result: What the mover reports.
-        error: Why not, or what is missing.
-        note: What else is worth knowing.
-        leftovers: What could not be removed.
-        hooks: What they did, in order.
-    """
-
-    claim: str
-    state: str
-    method: str | None = None
-    result: Mapping[str, Any] = field(default_factory=dict)
-    error: PvbackError | None = None
-    note: str = ""
-    leftovers: tuple[str, ...] = ()
-    hooks: tuple[HookResult, ...] = ()
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HookShare:
-    """What the hooks of several claims have to do with each other, and what those of this one did."""
-
-    turns: Places = field(default_factory=lambda: Places(1))
-    results: list[HookResult] = field(default_factory=list)
+__all__ = ["backup_claim"]
 
 
 def backup_claim(
@@ -114,11 +61,17 @@ def backup_claim(
     planned = _plan_hooks(work.cluster, facts, exposure, options.hooks)
     secret = load_repository_secret(work.cluster, claim.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, claim.namespace, settings=options.settings, secret=secret)
-    job = _plan_job(facts, exposure, secret, replace(options, settings=settings))
+    job = plan_job(
+        facts,
+        exposure,
+        run=datapath.random_id()[:16],
+        secret=secret,
+        options=replace(options, settings=settings),
+    )
     try_pod(work.cluster, job)
     parts = _Parts(work=work, planned=planned, share=share or HookShare(), leftovers=[])
     end, failures = _run(parts, facts, job, options)
-    error = _what_is_wrong(end, job, failures)
+    error = what_is_wrong(end, job, failures=failures)
     return ClaimOutcome(
         claim=str(claim),
         state="done" if error is None else "partly",
@@ -147,9 +100,7 @@ def _run(
 ) -> tuple[MoverEnd, list[str]]:
     """Have the claim and do it. How the mover ended, and what hooks did not undo."""
     work = parts.work
-    pods = sorted(
-        {f"{facts.claim.namespace}/{target.pod}" for one in parts.planned for target in one.targets}
-    )
+    pods = pods_of(parts.planned, namespace=facts.claim.namespace)
     parts.share.turns.take(pods, lambda: work.cancel.is_set)
     try:
         work.cancel.check()
@@ -204,6 +155,7 @@ def _expose_and_move(
     job: MoverJob,
     options: ClaimBackupOptions,
 ) -> MoverEnd:
+    """What hooks do before, the copy, and the mover."""
     hooks.begin()
     if job.exposure.method != "live":
         staged = stage(
@@ -212,9 +164,8 @@ def _expose_and_move(
             exposure=job.exposure,
             options=options.staging,
         )
-        spec = {**job.spec, "taken": staged.taken.isoformat() if staged.taken else None}
-        job = replace(job, mounted=staged.claim, spec=spec)
-    job = replace(job, spec=_with_hooks(job, hooks))
+        job = staged_job(job, staged)
+    job = with_hooks(job, hooks, own=hooks.planned)
     end = move(work, run, job=job, wedged_seconds=options.wedged_seconds, check=hooks.check)
     _release(hooks, end)
     return end
@@ -231,97 +182,8 @@ def _release(hooks: HookRun, end: MoverEnd) -> None:
         ) from exc
 
 
-def _with_hooks(job: MoverJob, hooks: HookRun) -> Mapping[str, Any]:
-    """The specification with what hooks have done so far.
-
-    A copy that was cut while its applications held still is worth more than one that was not. Of a live read
-    nobody knows that when its snapshot is stored: its grade is what it would be without.
-    """
-    if not hooks.results:
-        return job.spec
-    options, manifests = dict(job.spec["options"]), dict(job.spec["manifests"])
-    is_crash = options["grade"] == str(Consistency.CRASH)
-    if hooks.is_quiesced and not hooks.is_holding and is_crash:
-        options["grade"] = str(Consistency.APP)
-    manifests["hooks"] = [asdict(one) for one in hooks.results]
-    return {**job.spec, "options": options, "manifests": manifests}
-
-
-def _what_is_wrong(end: MoverEnd, job: MoverJob, failures: Sequence[str]) -> PartlyDone | None:
-    """Files that are not stored, hooks that did not undo what they did; None where all is well."""
-    wrong = [] if end.exit_code == 0 else [_partly(end)]
-    hint = None if end.exit_code == 0 else _hint_for_unread(job.exposure, job)
-    if failures:
-        wrong.append(f"{'; '.join(failures)}; the snapshot is stored")
-        hint = "look after the application: it may not have been let go on"
-    return PartlyDone("; ".join(wrong), key=str(job.claim), hint=hint) if wrong else None
-
-
 def _snapshot_classes(cluster: "Cluster") -> list[Body] | None:
     try:
         return cluster.list(VOLUME_SNAPSHOT_CLASS)
     except ClusterError:
         return None
-
-
-def _plan_job(
-    facts: ClaimFacts,
-    exposure: Exposure,
-    secret: RepositorySecret,
-    options: ClaimBackupOptions,
-) -> MoverJob:
-    given: dict[str, Any] = {
-        "tags": dict(options.tags),
-        "excludes": list(options.excludes),
-        "force": options.force,
-        # Live, files are of different instants, whether the data path saw one change or not.
-        "grade": str(exposure.grade),
-        # A copy has the times and inode numbers that its driver gives it.
-        **({"ignore_inode": True} if exposure.method != "live" else {}),
-    }
-    spec = MoverSpec(
-        cluster=secret.cluster,
-        namespace=facts.claim.namespace,
-        claim=facts.claim.name,
-        where=DEVICE_PATH if facts.is_block else VOLUME_FOLDER,
-        scope=secret.scope,
-        options=given,
-        manifests=_manifests(facts, exposure.consumer),
-    )
-    return MoverJob(
-        work="backup",
-        claim=facts.claim,
-        mounted=facts.claim.name,
-        is_block=facts.is_block,
-        run=datapath.random_id()[:16],
-        exposure=exposure,
-        spec=spec.as_json(),
-        settings=options.settings,
-    )
-
-
-def _manifests(facts: ClaimFacts, consumer: Consumer | None) -> dict[str, Any]:
-    manifests: dict[str, Any] = {"claim": pruned(facts.body)}
-    if facts.volume_body is not None:
-        manifests["volume"] = pruned(facts.volume_body)
-    if consumer is not None:
-        used = asdict(consumer)
-        manifests["consumer"] = {name: used[name] for name in ("user", "fs_group", "supplemental_groups")}
-    return manifests
-
-
-def _partly(end: MoverEnd) -> str:
-    result = end.message.get("result") or {}
-    examples = "; ".join(result.get("examples") or ())
-    count = result.get("error_count", "some")
-    which = f", for example {examples}" if examples else ""
-    return f"{count} files could not be read{which}; the rest is stored"
-
-
-def _hint_for_unread(exposure: Exposure, job: MoverJob) -> str | None:
-    if job.settings.is_privileged:
-        return None
-    who = "" if exposure.consumer is None else f", as pod {exposure.consumer.pod} does"
-    return (
-        f"the mover runs as a plain user{who}: where it is allowed, `--privileged` reads files of all owners"
-    )

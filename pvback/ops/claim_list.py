@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pvback.cluster.claims import ClaimFacts, list_claims
 from pvback.cluster.exposure import is_never_bound
 from pvback.model import Claim
+from pvback.ops.claim_jobs import GROUP_TAG
 from pvback.ops.claim_restore import moment_of
 from pvback.ops.sources import check_cluster_name, claim_string
 from pvback.repository.repository import RepositoryAccess
@@ -31,6 +32,7 @@ class CoveredClaim:
         last_backup: The moment that its newest complete snapshot is of; None: there is none.
         snapshot: That snapshot.
         error_count: Files that are missing in it.
+        group: What it shares with snapshots of other claims that were cut at the same instant, if any were.
     """
 
     claim: str
@@ -43,6 +45,7 @@ class CoveredClaim:
     snapshot: str | None
     grade: str | None
     error_count: int = 0
+    group: str | None = None
 
 
 def list_coverage(
@@ -102,4 +105,5 @@ def _covered(facts: ClaimFacts, newest: CommittedSnapshot | None) -> CoveredClai
         snapshot=newest.id if newest is not None else None,
         grade=str(details.grade) if details is not None else None,
         error_count=details.error_count if details is not None else 0,
+        group=details.tags.get(GROUP_TAG) if details is not None else None,
     )

@@ -18,9 +18,11 @@ class Places:
         self._free = threading.Condition()
 
     def take(self, names: Sequence[str], is_over: Callable[[], bool]) -> None:
-        """Wait for a place on each of them, or until all is over."""
+        """Wait for a place for each name, as often as it is there, or until all is over."""
+        wanted = Counter(names)
+        assert all(count <= self._count for count in wanted.values()), "there will be so many"
         with self._free:
-            while any(self._taken[one] >= self._count for one in names) and not is_over():
+            while any(self._taken[one] + wanted[one] > self._count for one in wanted) and not is_over():
                 self._free.wait(limits.CLUSTER_POLL_SECONDS)
             self._taken.update(names)
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from kubernetes.dynamic.exceptions import NotFoundError
+from kubernetes.dynamic.exceptions import NotFoundError, ResourceNotFoundError
 
 from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
@@ -131,6 +131,15 @@ class Fleet:
         return found
 
 
+def has_groups(namespace: Namespace) -> list[tuple[str, str]]:
+    """The kind of groups of volume snapshots, where there is one."""
+    try:
+        namespace.cluster.kind("groupsnapshot.storage.k8s.io/v1", "VolumeGroupSnapshot")
+    except ResourceNotFoundError:
+        return []
+    return [("groupsnapshot.storage.k8s.io/v1", "VolumeGroupSnapshot")]
+
+
 def left_behind(namespace: Namespace) -> list[str]:
     """Everything in a namespace that a run of ours has made."""
     kinds = [
@@ -138,6 +147,7 @@ def left_behind(namespace: Namespace) -> list[str]:
         ("v1", "Pod"),
         ("v1", "PersistentVolumeClaim"),
         ("snapshot.storage.k8s.io/v1", "VolumeSnapshot"),
+        *has_groups(namespace),
         ("v1", "Secret"),
         ("v1", "ConfigMap"),
     ]

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 
 from pvback import limits
-from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
+from pvback.cluster.claim_runs import ClaimRun, find_leftovers, remove_leftovers
 from pvback.cluster.client import Cluster
-from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind
-from pvback.cluster.names import LIVES_UNTIL, RUN, labels_of
+from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind, group_kinds
+from pvback.cluster.names import LIVES_UNTIL, RUN, labels_of, run_name
+from pvback.errors import ClusterObjectExists, ConflictError
+from pvback.model import Claim
 from pvback.runtime import ManualClock
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -36,8 +38,21 @@ class Objects(Cluster):
         return [
             body
             for of, body in self.bodies
-            if of is kind and wanted.items() <= body["metadata"]["labels"].items()
+            if of == kind and wanted.items() <= body["metadata"]["labels"].items()
         ]
+
+    def create(self, kind: Kind, body: Body, *, dry_run: bool = False) -> Body:
+        if any(one["metadata"]["name"] == body["metadata"]["name"] for of, one in self.bodies if of == kind):
+            raise ClusterObjectExists("there")
+        body["metadata"]["uid"] = "u"
+        self.bodies.append((kind, body))
+        return body
+
+    def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
+        return next(one for of, one in self.bodies if of == kind and one["metadata"]["name"] == name)
+
+    def read(self, path: str, *, accept: str) -> Body:
+        return {"versions": [{"version": "v1"}]}
 
     def delete(self, kind: Kind, body: Body) -> None:
         if kind is not POD or not self.are_pods_stubborn:
@@ -86,3 +101,38 @@ def test_a_pod_that_should_be_gone_is_not_given_its_grace_again(seconds_left: in
     assert "its node may be gone" in failed
     grace = limits.MOVER_GRACE_SECONDS if seconds_left is None else max(seconds_left, -15)
     assert 0 <= clock.monotonic() - grace - limits.MOVER_REFUSED_SECONDS <= limits.CLUSTER_POLL_SECONDS
+
+
+def test_a_run_on_several_claims_lives_while_it_has_one_of_them() -> None:
+    """Its objects are found by the run, and one of them may not have been heard for longer than another."""
+    late, soon = "2026-02-01T00:00:00+00:00", "2026-03-02T00:00:00+00:00"
+    kinds = group_kinds("v1")
+    objects = []
+    for name, until in (("one", late), ("two", soon)):
+        metadata = {"labels": labels_of("r", "run"), "annotations": {LIVES_UNTIL: until}}
+        objects.append((CONFIG_MAP, CONFIG_MAP.body(run_name(Claim("ns", name)), "ns", metadata=metadata)))
+    cluster = Objects(*objects, part(kinds.group, "r"))
+    assert find_leftovers(cluster, namespace="ns") == []
+    with pytest.raises(ConflictError):
+        ClaimRun.begin(cluster, Claim("ns", "one"), run="n", what="test", clock=ManualClock())
+    objects[1][1]["metadata"]["annotations"][LIVES_UNTIL] = late
+    found = find_leftovers(cluster, namespace="ns")
+    assert [one.kind.name for one in found] == ["VolumeGroupSnapshot", "ConfigMap", "ConfigMap"]
+    begun = ClaimRun.begin(
+        cluster, Claim("ns", "two"), run="n", what="test", clock=ManualClock(), also=[Claim("ns", "three")]
+    )
+    assert [body["metadata"]["labels"][RUN] for _, body in cluster.bodies] == ["n", "n"]
+    assert begun.of(Claim("ns", "three")).owner["name"] == run_name(Claim("ns", "three"))
+    assert begun.end() == []
+    assert cluster.bodies == []
+
+
+def test_a_run_that_does_not_get_all_claims_keeps_none() -> None:
+    soon = "2026-03-02T00:00:00+00:00"
+    metadata = {"labels": labels_of("other", "run"), "annotations": {LIVES_UNTIL: soon}}
+    held = CONFIG_MAP.body(run_name(Claim("ns", "two")), "ns", metadata=metadata)
+    cluster = Objects((CONFIG_MAP, held))
+    claim, also = Claim("ns", "one"), [Claim("ns", "two")]
+    with pytest.raises(ConflictError):
+        ClaimRun.begin(cluster, claim, run="n", what="test", clock=ManualClock(), also=also)
+    assert cluster.bodies == [(CONFIG_MAP, held)]

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 
 from pvback import limits
 from pvback.cluster.claims import facts_of
-from pvback.cluster.hooks import PlannedHook, parse_hooks, plan_hooks
+from pvback.cluster.hooks import (
+    Command,
+    Hook,
+    HookTarget,
+    PlannedHook,
+    merge_hooks,
+    parse_hooks,
+    plan_hooks,
+    pods_of,
+)
 from pvback.cluster.kinds import CLAIM, POD
 from pvback.errors import ClusterError, UsageError
 
@@ -191,3 +200,18 @@ def test_annotations() -> None:
 def test_hooks_of_other_claims() -> None:
     assert plan([], {"name": "x", "claims": ["other"], **PRE}) == []
     assert len(plan([pod("app")], {"name": "x", "claims": ["other", "data"], **PRE})) == 1
+
+
+def test_hooks_of_claims_that_are_cut_together() -> None:
+    """One hook in one container of a pod that has both runs once; different ones keep their names."""
+
+    def planned(command: str, *pods: str) -> list[PlannedHook]:
+        hook = Hook(name="db", pre=Command(argv=(command,), seconds=1, on_failure="abort", tries=1))
+        return [PlannedHook(hook=hook, targets=tuple(HookTarget(pod=p, uid=p, container="c") for p in pods))]
+
+    (merged,) = merge_hooks([planned("x", "one", "two"), planned("x", "two", "three")], where="g")
+    assert [target.pod for target in merged.targets] == ["one", "two", "three"]
+    assert pods_of([merged], namespace="ns") == ["ns/one", "ns/three", "ns/two"]
+    with pytest.raises(UsageError) as caught:
+        merge_hooks([planned("x", "one"), planned("y", "one")], where="g")
+    assert "several hooks are called db" in caught.value.what
