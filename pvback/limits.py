@@ -269,6 +269,16 @@ HOOK_THAW_SECONDS = 30.0
 """How long a quiesce may take to undo itself."""
 HOOK_POLL_SECONDS = 0.1
 """How often is looked whether a volume snapshot is cut, while an application holds still for it."""
+FREEZE_LEASE_SECONDS = 60.0
+FREEZE_LEASE_SECONDS_MAX = 600.0
+FREEZE_POLL_SECONDS = 0.05
+FREEZE_LATE_SECONDS = 1.0
+"""How much longer than the process that has frozen a file system its guard waits, before it thaws it."""
+FREEZE_GRACE_SECONDS = 60
+"""Between SIGTERM and SIGKILL of the guard: it waits for a freeze that is under way, to thaw it."""
+FREEZE_POD_SECONDS = 3600
+"""How long the pod from which a file system is frozen is there at most, `pre` of all hooks within."""
+FREEZE_MEMORY_BYTES = 128 * MIB
 HOOK_DEBT_TRIES = 5
 """How often a post hook of a run that was killed is tried before it is given up."""
 
@@ -294,5 +304,7 @@ assert 2 * GENERATIONS_AHEAD_MAX <= GENERATIONS_WITHOUT_TRACE
 assert CHECKPOINT_SECONDS + GENERATION_POLL_SECONDS <= 300.0
 assert STOP_SECONDS_MAX < MOVER_GRACE_SECONDS, "a checkpoint is stored before the kubelet kills"
 assert MEMORY_BYTES_MIN <= MOVER_MEMORY_BYTES - MOVER_SPARE_BYTES
+assert FREEZE_POLL_SECONDS < FREEZE_LATE_SECONDS
+assert FREEZE_LEASE_SECONDS_MAX < FREEZE_POD_SECONDS
 assert 4 * RUN_BEAT_SECONDS < RUN_LIVES_SECONDS
 assert CLUSTER_RETRY_SECONDS < RUN_LIVES_SECONDS

@@ -1,19 +1,25 @@
 """`pvback mover`: what runs in the pods beside volumes. Not for people."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from pvback import limits
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import to_json
 from pvback.cli.progress import JsonProgress, stopping
-from pvback.errors import InternalError, PartlyDone, PvbackError
+from pvback.errors import FileError, InternalError, PartlyDone, PvbackError
 from pvback.ops.backup import BackupResult
+from pvback.ops.freezing import FileSystem, Guard, hold_frozen
+from pvback.ops.frozen_mounts import open_volume
 from pvback.ops.mover import MoverSpec, end_message, move_backup, move_restore, read_spec
 from pvback.ops.restore import RestoreResult
 from pvback.repository.repository import RepositoryAccess
+from pvback.runtime import Cancel, SystemClock
 
 __all__ = ["mover"]
 
@@ -76,6 +82,54 @@ def _move(
 ) -> BackupResult | RestoreResult:
     with stopping() as cancel:
         return work(access, spec, progress=JsonProgress(invocation.output), cancel=cancel)
+
+
+@mover.command("guard", epilog=exit_codes(has_repository=False))
+@click.argument("volume", type=click.Path(path_type=Path, readable=False), metavar="FOLDER")
+@click.option("--state", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Of its own.")
+@global_options()
+def guard(volume: Path, *, state: Path) -> None:
+    """Wait, and thaw a volume that `freeze` has frozen and does not thaw."""
+    cancel = Cancel()
+    # As often as it is told: what is frozen is thawed before it ends.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: cancel.set())
+    clock = SystemClock()
+    try:
+        opened = os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # Then nobody here can freeze it: `freeze` says so, and needs a container to say it in.
+        while not cancel.is_set:
+            clock.sleep(limits.FREEZE_POLL_SECONDS)
+        return
+    Guard(FileSystem(opened), folder=state, clock=clock).serve(cancel)
+
+
+@mover.command("freeze", epilog=exit_codes(has_repository=False))
+@click.argument("volume", type=click.Path(path_type=Path, readable=False), metavar="FOLDER")
+@click.option(
+    "--state", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="The guard's."
+)
+@click.option(
+    "--lease", type=float, required=True, metavar="SECONDS", help="Until it is thawed at the latest."
+)
+@global_options()
+@pass_invocation
+def freeze(invocation: Invocation, /, volume: Path, *, state: Path, lease: float) -> None:
+    """Freeze a volume's file system, say `frozen`, thaw it when the input ends, and say how long it was."""
+    output = invocation.output
+    try:
+        opened = open_volume(volume)
+        seconds = hold_frozen(
+            FileSystem(opened),
+            state,
+            lease_seconds=lease,
+            say=lambda: output.line("frozen"),
+            clock=SystemClock(),
+        )
+    except OSError as exc:
+        raise FileError(exc.strerror or "failed", key=str(volume)) from exc
+    output.line(f"{seconds:.3f}")
 
 
 _command("backup", move_backup, "Back up what is mounted.")
