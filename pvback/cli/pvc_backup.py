@@ -14,6 +14,7 @@ from pvback.cli.pvc import cluster_options, connect_cluster, mover_options, move
 from pvback.cli.values import parse_tags
 from pvback.cluster.claims import ClaimFacts, list_claims, load_claim
 from pvback.cluster.exposure import METHODS
+from pvback.cluster.freezing import FREEZE
 from pvback.cluster.grouping import ClaimGroup, list_members
 from pvback.cluster.hooks import Hook, parse_hooks
 from pvback.cluster.secrets import load_repository_secret
@@ -60,6 +61,14 @@ __all__ = ["backup_command"]
     metavar="SECONDS",
     help="How long a volume snapshot may take until it is ready.",
 )
+@click.option("--freeze", is_flag=True, help="Freeze file systems while they are cut, where that is allowed.")
+@click.option(
+    "--freeze-lease",
+    type=click.FloatRange(1, limits.FREEZE_LEASE_SECONDS_MAX),
+    default=limits.FREEZE_LEASE_SECONDS,
+    metavar="SECONDS",
+    help="When they are thawed at the latest.",
+)
 @click.option("--hooks", "hooks_file", metavar="FILE", help="Hooks besides those in annotations: YAML.")
 @click.option("--no-hooks", is_flag=True, help="Run none, not those in annotations either.")
 @click.option("--at-once", default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
@@ -103,6 +112,7 @@ def backup_command(
         ),
         wedged_seconds=float(given["start_timeout"]),
         settings=mover_settings(given),
+        freeze_seconds=given["freeze_lease"] if given["freeze"] else None,
         hooks=_read_hooks(given["hooks_file"], is_off=given["no_hooks"]),
     )
     pace = Pace(at_once=int(given["at_once"]), per_node=int(given["per_node"]))
@@ -256,7 +266,9 @@ def _show(output: Output, one: ClaimOutcome, *, has_hooks: bool) -> None:
     if one.note:
         output.remark(f"{one.claim}: {one.note}")
     for hook in one.hooks if has_hooks else ():
-        if hook.step == "thaw":
+        if hook.step == "thaw" and hook.hook == FREEZE:
+            output.remark(f"{one.claim}: pod {hook.pod} had the file system frozen for {hook.seconds:.1f} s")
+        elif hook.step == "thaw":
             output.remark(f"{one.claim}: hook {hook.hook} held pod {hook.pod} still for {hook.seconds:.1f} s")
     if one.state in ("skipped", "failed"):
         why = f": {one.error.what}" if one.error is not None else ""

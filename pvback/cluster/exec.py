@@ -107,10 +107,12 @@ class ExecStream:
 
         Raises ClusterError where the stream breaks before its Status.
         """
-        if self._backlog:
-            found, self._backlog, self._backlog_bytes = self._backlog, [], 0
-            return found
-        return self._pump(seconds)
+        return self.take_backlog() or self._pump(seconds)
+
+    def take_backlog(self) -> list[tuple[int, bytes]]:
+        """What it has printed while it was written to, and nobody has read yet; also when it is over."""
+        found, self._backlog, self._backlog_bytes = self._backlog, [], 0
+        return found
 
     def write(self, data: bytes, *, deadline: float, clock: Clock, cancel: Cancel | None = None) -> None:
         """Into its standard input. What it prints meanwhile is kept for `poll`, up to a bound.

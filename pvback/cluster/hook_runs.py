@@ -5,8 +5,9 @@ before anything else is waited for; post runs once pre or quiesce was attempted,
 stopping was asked for; what does not undo itself is told aloud, and never as a success.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pvback import limits
@@ -68,8 +69,10 @@ class HookRun:
         self.failures: list[str] = []
         """What did not undo itself, in words."""
         self.is_quiesced = False
-        """Whether everything that had to holds still, or did until it was let go."""
-        self._work, self.planned = work, planned
+        """Whether every application that had to holds still, or did until it was let go."""
+        self.planned = [*planned]
+        """In order; what freezes a file system comes last, when its pod is there."""
+        self._work = work
         self._held: list[_Held] = []
         self._debts: list[Debt] = []
 
@@ -86,12 +89,13 @@ class HookRun:
                     self._run_pre(one.hook, target, command=one.hook.pre)
         wanted = [one for one in self.planned if one.hook.quiesce is not None]
         held = [
-            self._hold(one.hook, target, quiesce=one.hook.quiesce)
+            (one.hook, self._hold(one.hook, target, quiesce=one.hook.quiesce))
             for one in wanted
             for target in one.targets
             if one.hook.quiesce is not None
         ]
-        self.is_quiesced = bool(held) and all(held)
+        own = [is_held for hook, is_held in held if not hook.is_built_in]
+        self.is_quiesced = bool(own) and all(own)
 
     def check(self) -> None:
         """Raise ClusterError when somebody who was to hold still may not do so any more."""
@@ -111,11 +115,20 @@ class HookRun:
         self.let_go()
 
     def let_go(self) -> None:
-        """Let everybody go on. What does not undo itself has its post hook at once."""
-        for one in reversed(self._held):
-            one.quiescence.ask()
-        while self._held:
-            one = self._held.pop()
+        """Let everybody go on: first what is built in. What does not undo itself has its post hook at once.
+
+        An application that goes on while its file system is frozen would only wait.
+        """
+        for is_built_in in (True, False):
+            chosen = [one for one in reversed(self._held) if one.hook.is_built_in is is_built_in]
+            for one in chosen:
+                one.quiescence.ask()
+            self._end(chosen)
+
+    def _end(self, chosen: Sequence[_Held]) -> None:
+        """Wait until they have undone themselves."""
+        for one in chosen:
+            self._held.remove(one)
             if one.quiescence.is_lost:
                 one.quiescence.close()
                 continue
@@ -127,7 +140,7 @@ class HookRun:
                 for debt in [two for two in self._debts if _is_of(two, one.hook, one.target)]:
                     self._pay(debt)
             else:
-                self._note(one.hook, one.target, step="thaw", error=None, since=one.since)
+                self._note_thaw(one)
 
     def finish(self) -> None:
         """Let everybody go on, and run the post hooks that are owed, the last first."""
@@ -250,6 +263,13 @@ class HookRun:
         self.results.append(
             HookResult(hook=hook.name, pod=target.pod, step=step, error=error, seconds=seconds)
         )
+
+    def _note_thaw(self, one: _Held) -> None:
+        """What is built in knows better than we how long it held: it says so in the end."""
+        self._note(one.hook, one.target, step="thaw", error=None, since=one.since)
+        if one.hook.is_built_in:
+            with contextlib.suppress(ValueError):
+                self.results[-1] = replace(self.results[-1], seconds=float(one.quiescence.last_words))
 
     def _failure(self, hook: Hook, target: HookTarget, what: str, *, hint: str | None = None) -> ClusterError:
         return ClusterError(f"{_place(hook, target)}: {what}", key=str(self._work.run.claim), hint=hint)

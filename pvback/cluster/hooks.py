@@ -71,6 +71,7 @@ class Hook:
         selector: Labels of running pods; None: those that use the claim, or the pod that is annotated.
         on_multiple: `all` lets none or several pods match.
         claims: Of which claims; none: of all.
+        is_built_in: Of pvback itself: it says nothing of the application.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Hook:
     pre: Command | None = None
     quiesce: Quiesce | None = None
     post: Command | None = None
+    is_built_in: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pvback import limits
+from pvback.cluster.claims import Consumer
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body
 from pvback.cluster.names import CLAIM, labels_of, object_name
@@ -21,12 +22,24 @@ __all__ = [
     "CONTAINER",
     "DEVICE_PATH",
     "KEY_FOLDER",
+    "LEFT_ALONE",
     "REPOSITORY_FOLDER",
     "SPEC_FILE",
+    "VOLUME_FOLDER",
     "MoverJob",
     "MoverSettings",
+    "placed",
+    "taken_over",
 ]
 
+LEFT_ALONE: Mapping[str, str] = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "descheduler.alpha.kubernetes.io/prefer-no-eviction": "true",
+    # A mesh's proxy would keep a Job alive for ever.
+    "sidecar.istio.io/inject": "false",
+    "linkerd.io/inject": "disabled",
+}
+"""Annotations of pods that nobody else is to move or add to."""
 CONTAINER = "mover"
 VOLUME_FOLDER = "/data"
 DEVICE_PATH = "/dev/pvback-volume"
@@ -147,14 +160,7 @@ class MoverJob:
     def _pod_metadata(self) -> dict[str, Any]:
         return {
             "labels": self.labels,
-            "annotations": {
-                CLAIM: str(self.claim),
-                "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-                "descheduler.alpha.kubernetes.io/prefer-no-eviction": "true",
-                # A mesh's proxy would keep the Job alive for ever.
-                "sidecar.istio.io/inject": "false",
-                "linkerd.io/inject": "disabled",
-            },
+            "annotations": {CLAIM: str(self.claim), **LEFT_ALONE},
         }
 
     def pod_spec(self) -> dict[str, Any]:
@@ -164,8 +170,6 @@ class MoverJob:
             "serviceAccountName": settings.service_account,
             "priorityClassName": settings.priority_class,
             "imagePullSecrets": [{"name": one} for one in settings.pull_secrets],
-            "affinity": self._affinity(),
-            "tolerations": self._tolerations(),
         }
         return {
             "restartPolicy": "Never",
@@ -175,25 +179,9 @@ class MoverJob:
             "securityContext": self._pod_security(),
             "containers": [self._container()],
             "volumes": self._volumes(),
+            **placed(self.exposure.node, self.exposure.consumer, affinity=self.exposure.node_affinity),
             **{name: value for name, value in optional.items() if value},
         }
-
-    def _affinity(self) -> dict[str, Any]:
-        """By the node's name where the volume is attached; by `nodeName` the scheduler would be passed by."""
-        terms = None
-        if self.exposure.node is not None:
-            fields = [{"key": "metadata.name", "operator": "In", "values": [self.exposure.node]}]
-            terms = {"nodeSelectorTerms": [{"matchFields": fields}]}
-        elif self.exposure.node_affinity is not None:
-            terms = dict(self.exposure.node_affinity)
-        return {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}} if terms else {}
-
-    def _tolerations(self) -> list[Mapping[str, Any]]:
-        consumer = self.exposure.consumer
-        copied = list(consumer.tolerations) if consumer is not None else []
-        if self.exposure.node is not None:
-            copied.append({"key": "node.kubernetes.io/unschedulable", "operator": "Exists"})
-        return copied
 
     def _pod_security(self) -> dict[str, Any]:
         consumer = self.exposure.consumer
@@ -205,14 +193,7 @@ class MoverJob:
             security["runAsUser"] = 0
         elif consumer is not None and consumer.user:
             security["runAsUser"] = consumer.user
-        if consumer is not None and consumer.fs_group is not None:
-            # The consumer's own, which the volume has already: any other would change the modes of files.
-            security["fsGroup"] = consumer.fs_group
-            security["fsGroupChangePolicy"] = "OnRootMismatch"
-        if consumer is not None and consumer.supplemental_groups:
-            security["supplementalGroups"] = list(consumer.supplemental_groups)
-        if consumer is not None and consumer.selinux and "level" in consumer.selinux:
-            security["seLinuxOptions"] = {"level": consumer.selinux["level"]}
+        security.update(taken_over(consumer))
         return security
 
     def _container(self) -> dict[str, Any]:
@@ -277,3 +258,39 @@ class MoverJob:
         if self.key_secret is not None:
             volumes.append({"name": "key", "secret": {"secretName": self.key_secret, "defaultMode": 0o440}})
         return volumes
+
+
+def placed(
+    node: str | None, consumer: Consumer | None, *, affinity: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Of a pod's specification, where it runs: on the node, or as the volume's affinity says.
+
+    By the node's name where the volume is attached; by `nodeName` the scheduler would be passed by.
+    """
+    tolerations: list[Mapping[str, Any]] = list(consumer.tolerations) if consumer is not None else []
+    terms = dict(affinity) if affinity is not None else None
+    if node is not None:
+        fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
+        terms = {"nodeSelectorTerms": [{"matchFields": fields}]}
+        tolerations.append({"key": "node.kubernetes.io/unschedulable", "operator": "Exists"})
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+    return {
+        **({"affinity": {"nodeAffinity": required}} if terms else {}),
+        **({"tolerations": tolerations} if tolerations else {}),
+    }
+
+
+def taken_over(consumer: Consumer | None) -> dict[str, Any]:
+    """Of a pod's security, what it takes over from the pod that uses the claim: groups and SELinux level."""
+    security: dict[str, Any] = {}
+    if consumer is None:
+        return security
+    if consumer.fs_group is not None:
+        # The consumer's own, which the volume has already: any other would change the modes of files.
+        security["fsGroup"] = consumer.fs_group
+        security["fsGroupChangePolicy"] = "OnRootMismatch"
+    if consumer.supplemental_groups:
+        security["supplementalGroups"] = list(consumer.supplemental_groups)
+    if consumer.selinux and "level" in consumer.selinux:
+        security["seLinuxOptions"] = {"level": consumer.selinux["level"]}
+    return security

@@ -83,10 +83,17 @@ class Quiescence:
                     raise ClusterError("it does not undo itself, or does not say so")
                 for _, data in self._stream.poll(limits.EXEC_POLL_SECONDS):
                     self._keep(data)
+            for _, data in self._stream.take_backlog():
+                self._keep(data)
             if not self._stream.require_end().is_success:
                 raise ClusterError(f"it ended{self._words()}")
         finally:
             self._stream.close()
+
+    @property
+    def last_words(self) -> str:
+        """What it has said since it was asked to undo itself."""
+        return bytes(self._said).decode("utf-8", "replace").strip()
 
     def close(self) -> None:
         """End the connection alone."""

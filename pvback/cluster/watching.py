@@ -20,7 +20,7 @@ from pvback.runtime import Cancel, Clock
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["MoverEnd", "MoverWatch"]
+__all__ = ["MoverEnd", "MoverWatch", "why_not_running"]
 
 _SURELY_WRONG = {
     "CreateContainerConfigError",
@@ -151,30 +151,9 @@ class MoverWatch:
     def _why_waiting(self, pod: Body | None) -> tuple[str, bool]:
         """Why it does not run, in the cluster's words, and whether waiting surely does not help."""
         if pod is None:
-            said = self._last_warning(JOB.name, self._job.name)
+            said = _last_warning(self._cluster, self._where, kind=JOB.name, name=self._job.name)
             return said or "its pod was not made, and nobody says why", said is not None
-        for one in pod.get("status", {}).get("containerStatuses", ()):
-            waiting = one.get("state", {}).get("waiting") or {}
-            if waiting.get("reason") in _SURELY_WRONG:
-                return f"{waiting['reason']}: {waiting.get('message', '')}", True
-        said = self._last_warning(POD.name, pod["metadata"]["name"])
-        scheduled = _condition(pod, "PodScheduled", status="False")
-        if scheduled is not None:
-            return f"{scheduled.get('reason')}: {scheduled.get('message')}", False
-        return said or "its container is being created", False
-
-    def _last_warning(self, kind: str, name: str) -> str | None:
-        try:
-            events = self._cluster.list(
-                EVENT, namespace=self._where, fields=f"involvedObject.kind={kind},involvedObject.name={name}"
-            )
-        except ClusterError:
-            return None
-        warnings = [one for one in events if one.get("type") == "Warning"]
-        if not warnings:
-            return None
-        last = max(warnings, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
-        return f"{last.get('reason')}: {last.get('message')}"
+        return why_not_running(self._cluster, pod)
 
     def _lost(self, what: str, hint: str | None = None) -> ClusterError:
         return ClusterError(what, key=str(self._job.claim), hint=hint)
@@ -202,6 +181,34 @@ class MoverWatch:
             self._reader.join(limits.CLUSTER_CONNECT_SECONDS)
         else:
             self._read_log(pod)
+
+
+def why_not_running(cluster: "Cluster", pod: Body) -> tuple[str, bool]:
+    """Why a pod does not run, in the cluster's words, and whether waiting surely does not help."""
+    for one in pod.get("status", {}).get("containerStatuses", ()):
+        waiting = one.get("state", {}).get("waiting") or {}
+        if waiting.get("reason") in _SURELY_WRONG:
+            return f"{waiting['reason']}: {waiting.get('message', '')}", True
+    metadata = pod["metadata"]
+    said = _last_warning(cluster, metadata["namespace"], kind=POD.name, name=metadata["name"])
+    scheduled = _condition(pod, "PodScheduled", status="False")
+    if scheduled is not None:
+        return f"{scheduled.get('reason')}: {scheduled.get('message')}", False
+    return said or "its container is being created", False
+
+
+def _last_warning(cluster: "Cluster", namespace: str, *, kind: str, name: str) -> str | None:
+    try:
+        events = cluster.list(
+            EVENT, namespace=namespace, fields=f"involvedObject.kind={kind},involvedObject.name={name}"
+        )
+    except ClusterError:
+        return None
+    warnings = [one for one in events if one.get("type") == "Warning"]
+    if not warnings:
+        return None
+    last = max(warnings, key=lambda one: str(one.get("lastTimestamp") or one.get("eventTime") or ""))
+    return f"{last.get('reason')}: {last.get('message')}"
 
 
 def _condition(body: Body, kind: str, *, status: str = "True") -> Body | None:

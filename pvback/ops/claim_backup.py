@@ -13,6 +13,7 @@ from pvback import datapath
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts, load_claim
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
+from pvback.cluster.freezing import Freezer
 from pvback.cluster.hook_runs import HookRun, HookWork
 from pvback.cluster.hooks import Hook, PlannedHook, plan_hooks, pods_of
 from pvback.cluster.kinds import POD, VOLUME_SNAPSHOT_CLASS, Body
@@ -22,6 +23,13 @@ from pvback.cluster.staging import StagingWork, stage
 from pvback.cluster.watching import MoverEnd
 from pvback.errors import ClusterError, UsageError
 from pvback.model import Claim
+from pvback.ops.claim_freeze import (
+    AT_REST,
+    end_freezers,
+    plan_freezers,
+    require_freezable,
+    start_freezers,
+)
 from pvback.ops.claim_jobs import (
     ClaimBackupOptions,
     ClaimOutcome,
@@ -58,6 +66,8 @@ def backup_claim(
         classes=_snapshot_classes(work.cluster),
         wanted=options.snapshot_class,
     )
+    if options.freeze_seconds is not None:
+        require_freezable(exposure.method, str(claim))
     planned = _plan_hooks(work.cluster, facts, exposure, options.hooks)
     secret = load_repository_secret(work.cluster, claim.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, claim.namespace, settings=options.settings, secret=secret)
@@ -69,7 +79,9 @@ def backup_claim(
         options=replace(options, settings=settings),
     )
     try_pod(work.cluster, job)
-    parts = _Parts(work=work, planned=planned, share=share or HookShare(), leftovers=[])
+    frozen = [facts] if options.freeze_seconds is not None else []
+    freezers = plan_freezers(work.cluster, frozen, run=job.run, settings=settings)
+    parts = _Parts(work=work, planned=planned, freezers=freezers, share=share or HookShare(), leftovers=[])
     end, failures = _run(parts, facts, job, options)
     error = what_is_wrong(end, job, failures=failures)
     return ClaimOutcome(
@@ -78,7 +90,7 @@ def backup_claim(
         method=exposure.method,
         result=end.message.get("result") or {},
         error=error,
-        note=exposure.why,
+        note=exposure.why or (AT_REST if frozen and not freezers else ""),
         leftovers=tuple(parts.leftovers),
         hooks=tuple(parts.share.results),
         seconds=round(work.clock.monotonic() - began, 3),
@@ -91,6 +103,7 @@ class _Parts:
 
     work: ClaimWork
     planned: Sequence[PlannedHook]
+    freezers: Sequence[Freezer]
     share: HookShare
     leftovers: list[str]
 
@@ -116,6 +129,7 @@ def _run(
         )
         hooks = HookRun(needs, parts.planned, results=parts.share.results)
         try:
+            hooks.planned += start_freezers(work, run, freezers=parts.freezers, options=options)
             return _expose_and_move(
                 work, run, hooks=hooks, facts=facts, job=job, options=options
             ), hooks.failures
@@ -165,6 +179,7 @@ def _expose_and_move(
             options=options.staging,
         )
         job = staged_job(job, staged)
+        end_freezers(work, hooks.planned, namespace=facts.claim.namespace)
     job = with_hooks(job, hooks, own=hooks.planned)
     end = move(work, run, job=job, wedged_seconds=options.wedged_seconds, check=hooks.check)
     _release(hooks, end)

@@ -46,6 +46,7 @@ class ClaimBackupOptions:
         staging: Of volume snapshots and clones.
         tags, excludes, force: As `BackupOptions` has them.
         wedged_seconds: How long a mover may take until it runs.
+        freeze_seconds: Freeze file systems while they are cut, so long at most; None: do not.
         hooks: Besides those that are annotated at claims and pods; None: none, not those either.
     """
 
@@ -58,6 +59,7 @@ class ClaimBackupOptions:
     excludes: tuple[str, ...] = ()
     force: bool = False
     wedged_seconds: float = limits.MOVER_WEDGED_SECONDS
+    freeze_seconds: float | None = None
     hooks: Sequence[Hook] | None = ()
 
 
@@ -156,7 +158,7 @@ def with_hooks(job: MoverJob, hooks: HookRun, *, own: Sequence[PlannedHook]) -> 
         return job
     options, manifests = dict(job.spec["options"]), dict(job.spec["manifests"])
     is_crash = options["grade"] == str(Consistency.CRASH)
-    is_own = any(one.hook.quiesce is not None and one.targets for one in own)
+    is_own = any(one.hook.quiesce is not None and one.targets and not one.hook.is_built_in for one in own)
     if is_own and hooks.is_quiesced and not hooks.is_holding and is_crash:
         options["grade"] = str(Consistency.APP)
     manifests["hooks"] = [asdict(one) for one in hooks.results]

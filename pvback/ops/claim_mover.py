@@ -17,7 +17,7 @@ from pvback.runtime import Cancel, Clock, Counters, Progress
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["ClaimWork", "move", "settings_for", "try_pod"]
+__all__ = ["ClaimWork", "move", "require_privileged", "settings_for", "try_pod"]
 
 _COUNTERS = tuple(item.name for item in fields(Counters))
 
@@ -42,14 +42,19 @@ def settings_for(
             "no image for movers is named", hint="use `--image`, here or with `pvback pvc connect`"
         )
     if settings.is_privileged:
-        found = cluster.find(NAMESPACE, namespace)
-        annotations = (found or {}).get("metadata", {}).get("annotations") or {}
-        if annotations.get(PRIVILEGED) != "true":
-            raise UsageError(
-                f"namespace {namespace} does not allow movers more rights",
-                hint=f"its owner runs `kubectl annotate namespace {namespace} {PRIVILEGED}=true`",
-            )
+        require_privileged(cluster, namespace, what="movers")
     return replace(settings, image=image)
+
+
+def require_privileged(cluster: "Cluster", namespace: str, *, what: str) -> None:
+    """Raise UsageError where the namespace's owner has not allowed more rights."""
+    found = cluster.find(NAMESPACE, namespace)
+    annotations = (found or {}).get("metadata", {}).get("annotations") or {}
+    if annotations.get(PRIVILEGED) != "true":
+        raise UsageError(
+            f"namespace {namespace} does not allow {what} more rights",
+            hint=f"its owner runs `kubectl annotate namespace {namespace} {PRIVILEGED}=true`",
+        )
 
 
 def try_pod(cluster: "Cluster", job: MoverJob) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pvback import datapath
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.exposure import staged_exposure
+from pvback.cluster.freezing import Freezer
 from pvback.cluster.group_staging import CutGroup, cut_group
 from pvback.cluster.grouping import ClaimGroup, PlannedGroup, find_group_kinds, list_members, plan_group
 from pvback.cluster.hook_runs import HookRun, HookWork
@@ -24,6 +25,7 @@ from pvback.cluster.staging import StagingWork, stage_volume_snapshot
 from pvback.cluster.watching import MoverEnd
 from pvback.errors import ClusterError, PvbackError
 from pvback.model import Claim
+from pvback.ops.claim_freeze import AT_REST, end_freezers, plan_freezers, start_freezers
 from pvback.ops.claim_jobs import (
     GROUP_TAG,
     ClaimBackupOptions,
@@ -69,6 +71,7 @@ class _Plan:
     hooks: Mapping[str, Sequence[PlannedHook]]
     """Of each claim."""
     merged: Sequence[PlannedHook]
+    freezers: Sequence[Freezer]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +84,11 @@ class _Parts:
     share: HookShare
     plan: _Plan
     leftovers: list[str]
+
+    def note_of(self, claim: Claim) -> str:
+        """What is worth knowing of a claim."""
+        is_frozen = any(one.facts.claim == claim for one in self.plan.freezers)
+        return AT_REST if self.options.freeze_seconds is not None and not is_frozen else ""
 
 
 _End = tuple[MoverJob, MoverEnd | PvbackError]
@@ -125,6 +133,7 @@ def _outcome(parts: _Parts, ended: _End, *, failures: Sequence[str], seconds: fl
         method=_METHOD,
         result=result,
         error=error,
+        note=parts.note_of(job.claim),
         leftovers=tuple(parts.leftovers),
         hooks=tuple(parts.share.results),
         group=parts.plan.run,
@@ -159,7 +168,9 @@ def _plan(cluster: "Cluster", group: ClaimGroup, options: ClaimBackupOptions) ->
     ]
     for job in jobs:
         try_pod(cluster, job)
-    return _Plan(group=planned, run=run, jobs=jobs, hooks=hooks, merged=merged)
+    frozen = members if options.freeze_seconds is not None else []
+    freezers = plan_freezers(cluster, frozen, run=run, settings=settings)
+    return _Plan(group=planned, run=run, jobs=jobs, hooks=hooks, merged=merged, freezers=freezers)
 
 
 def _classes(cluster: "Cluster", kinds: GroupKinds | None) -> list[Body] | None:
@@ -181,8 +192,10 @@ def _run(parts: _Parts) -> tuple[list[_End], list[str]]:
     hooks = HookRun(needs, plan.merged, results=parts.share.results)
     staging = StagingWork(cluster=work.cluster, run=run, cancel=work.cancel, clock=work.clock, hold=hooks)
     try:
+        hooks.planned += start_freezers(work, run, freezers=plan.freezers, options=parts.options)
         hooks.begin()
         cut = cut_group(staging, plan.group, seconds=parts.options.staging.seconds)
+        end_freezers(work, hooks.planned, namespace=first.namespace)
         return _upload(parts, staging, cut=cut, hooks=hooks), hooks.failures
     finally:
         hooks.finish()
