@@ -6,7 +6,7 @@
 //! which they were made, and at most `puts_max` of them are unanswered at a time, so that the
 //! memory they hold is bounded.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::{Deref, DerefMut};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -74,12 +74,25 @@ struct Answer {
 #[derive(Default)]
 struct Queue {
     requests: VecDeque<(Work, Arc<Answer>)>,
-    /// Puts that are not answered yet, and the number of the next.
-    puts_open: BTreeSet<u64>,
+    /// Puts that are not answered yet, with their bytes, and the number of the next.
+    puts_open: BTreeMap<u64, usize>,
+    /// Bytes of the largest put so far.
+    put_bytes_max: usize,
     put_next: u64,
     put_error: Option<Error>,
     cancelled: Option<Error>,
     closed: bool,
+}
+
+impl Queue {
+    /// Whether a put of so many bytes has to wait: for memory, there are as many bytes on their way as `puts_max`
+    /// of the largest. What is small need not wait for a large one to be answered.
+    fn is_full(&self, puts_max: usize, bytes: usize) -> bool {
+        let open: usize = self.puts_open.values().sum();
+        let most = puts_max.saturating_mul(self.put_bytes_max.max(bytes));
+        let is_too_much = open.saturating_add(bytes) > most;
+        self.puts_open.len() >= 2 * puts_max || (is_too_much && !self.puts_open.is_empty())
+    }
 }
 
 /// The queue.
@@ -100,7 +113,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub type OnPut = Box<dyn FnOnce(&Result<()>) + Send>;
 
 impl Broker {
-    /// A queue that lets at most `puts_max` puts be unanswered.
+    /// A queue that lets at most `puts_max` puts be unanswered, or twice as many that together have no more bytes.
     pub fn new(puts_max: usize) -> Arc<Self> {
         Arc::new(Self {
             queue: Mutex::default(),
@@ -213,7 +226,7 @@ impl Broker {
     pub fn put(&self, key: String, data: Vec<u8>, on_put: OnPut) -> Result<()> {
         {
             let mut queue = lock(&self.queue);
-            while queue.puts_open.len() >= self.puts_max
+            while queue.is_full(self.puts_max, data.len())
                 && queue.cancelled.is_none()
                 && queue.put_error.is_none()
             {
@@ -227,7 +240,8 @@ impl Broker {
             }
             let put = queue.put_next;
             queue.put_next += 1;
-            queue.puts_open.insert(put);
+            queue.puts_open.insert(put, data.len());
+            queue.put_bytes_max = queue.put_bytes_max.max(data.len());
             let on_put = Mutex::new(Some(on_put));
             let answer = Arc::new(Answer { on_put, put, ..Answer::default() });
             queue.requests.push_back((Work::Put { key, data }, answer));
@@ -242,7 +256,9 @@ impl Broker {
     pub fn wait_puts(&self) -> Result<()> {
         let mut queue = lock(&self.queue);
         let mark = queue.put_next;
-        while queue.puts_open.first().is_some_and(|put| *put < mark) && queue.cancelled.is_none() {
+        while queue.puts_open.first_key_value().is_some_and(|(put, _)| *put < mark)
+            && queue.cancelled.is_none()
+        {
             queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
         queue.cancelled.clone().or_else(|| queue.put_error.clone()).map_or(Ok(()), Err)
@@ -430,6 +446,20 @@ mod tests {
             broker.close();
         });
         assert!(most.load(Ordering::SeqCst) <= 2);
+    }
+
+    #[test]
+    fn small_puts_do_not_wait_for_large_ones() {
+        let broker = Broker::new(2);
+        let put = |bytes: usize| broker.put("p".into(), vec![0; bytes], Box::new(|_| ()));
+        // None of these is answered, so that one too many would wait for ever.
+        put(100).unwrap();
+        put(60).unwrap();
+        put(30).unwrap();
+        let is_full = |bytes| lock(&broker.queue).is_full(2, bytes);
+        assert!(is_full(11) && !is_full(10), "200 bytes are the most");
+        put(10).unwrap();
+        assert!(is_full(0), "no more than four, however small");
     }
 
     #[test]

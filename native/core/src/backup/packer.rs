@@ -43,9 +43,9 @@ struct OpenPack {
     bytes_max: usize,
 }
 
-/// The first data pack of a run is full at this part of the size of the others: until it is, the store
+/// The first data packs of a run are full at these parts of the size of the others: until they are, the store
 /// idles. Not less than what prune takes for small, or each run would leave it something to do.
-const FIRST_PACK_PART: usize = 4;
+const FIRST_PACK_PARTS: [usize; 2] = [4, 2];
 
 /// Where new packs come from.
 pub(super) type KeySource = Box<dyn Fn() -> Result<PackKey> + Send + Sync>;
@@ -141,10 +141,10 @@ impl Packer {
             let key = Arc::new((self.new_key)()?);
             let mut name = PackName::default();
             crate::random(&mut name)?;
-            let is_first = {
+            let before = {
                 let mut own = lock(&self.own);
                 own.insert(name);
-                own.len() == 1
+                own.len() - 1
             };
             let directory = PackDirectory {
                 kind: self.kind,
@@ -152,7 +152,10 @@ impl Packer {
                 entries: Vec::new(),
             };
             let builder = ObjectBuilder::with_capacity(self.pack_bytes + (1 << 20));
-            let part = if is_first && self.kind == PackKind::Data { FIRST_PACK_PART } else { 1 };
+            let part = match self.kind {
+                PackKind::Data => FIRST_PACK_PARTS.get(before).copied().unwrap_or(1),
+                PackKind::Metadata => 1,
+            };
             let bytes_max = self.pack_bytes / part;
             *open = Some(OpenPack { name, key, builder, directory, bytes_max });
         }
