@@ -89,6 +89,10 @@ class Objects(Cluster):
         self.failures = 0
         self.before_patch: list[Callable[[], None]] = []
 
+    def read(self, path: str, *, accept: str) -> Body:
+        """Groups of kinds are not served but for those that everybody has."""
+        raise ClusterObjectMissing("it is not served", key=path)
+
     def now(self) -> datetime:
         return NOW
 
