@@ -9,7 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvback.cluster.installing_populator import PopulatorInstall, populator_objects
-from pvback.cluster.kinds import Body, Kind
+from pvback.cluster.kinds import (
+    CLUSTER_BINDING,
+    CLUSTER_ROLE,
+    RBAC_BINDING,
+    RBAC_ROLE,
+    SERVICE_ACCOUNT,
+    Body,
+    Kind,
+)
 from pvback.cluster.names import MANAGED_BY, ROLE
 
 __all__ = ["ACCOUNT", "MOVER_ACCOUNT", "PRIORITY_CLASS", "InstallOptions", "install_objects", "role_rules"]
@@ -20,11 +28,6 @@ MOVER_ACCOUNT = "pvback-mover"
 """Of movers: no role is bound to it."""
 PRIORITY_CLASS = "pvback-mover"
 
-_ACCOUNT_KIND = Kind("", "v1", "ServiceAccount", "serviceaccounts")
-_ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
-_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
-_CLUSTER_ROLE = Kind(_ROLE.group, "v1", "ClusterRole", "clusterroles", is_namespaced=False)
-_CLUSTER_BINDING = Kind(_ROLE.group, "v1", "ClusterRoleBinding", "clusterrolebindings", is_namespaced=False)
 _POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 _NOBODY_IN = {
     # Movers listen on nothing; where they go to, the store, is not known here.
@@ -153,8 +156,8 @@ def _of_cluster(options: InstallOptions) -> list[tuple[Kind, Body]]:
         *_as_rules(_CLUSTER_RULES),
         *(_VOLUME_RULES if options.may_replace else ()),
     ]
-    subject = {"kind": _ACCOUNT_KIND.name, "name": ACCOUNT, "namespace": options.namespace}
-    reference = {"apiGroup": _ROLE.group, "kind": _CLUSTER_ROLE.name, "name": ACCOUNT}
+    subject = {"kind": SERVICE_ACCOUNT.name, "name": ACCOUNT, "namespace": options.namespace}
+    reference = {"apiGroup": RBAC_ROLE.group, "kind": CLUSTER_ROLE.name, "name": ACCOUNT}
     bound: dict[str, Any] = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
     last: dict[str, Any] = {
         "metadata": metadata,
@@ -164,9 +167,9 @@ def _of_cluster(options: InstallOptions) -> list[tuple[Kind, Body]]:
     }
     return [
         (_PRIORITY, _PRIORITY.body(PRIORITY_CLASS, **last)),
-        (_ACCOUNT_KIND, _ACCOUNT_KIND.body(ACCOUNT, options.namespace, metadata=metadata)),
-        (_CLUSTER_ROLE, _CLUSTER_ROLE.body(ACCOUNT, metadata=metadata, rules=rules)),
-        (_CLUSTER_BINDING, _CLUSTER_BINDING.body(ACCOUNT, **bound)),
+        (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(ACCOUNT, options.namespace, metadata=metadata)),
+        (CLUSTER_ROLE, CLUSTER_ROLE.body(ACCOUNT, metadata=metadata, rules=rules)),
+        (CLUSTER_BINDING, CLUSTER_BINDING.body(ACCOUNT, **bound)),
     ]
 
 
@@ -174,24 +177,24 @@ def _of_namespace(options: InstallOptions) -> list[tuple[Kind, Body]]:
     namespace = options.namespace
     metadata = {"labels": {MANAGED_BY: "pvback"}}
     rules = role_rules(options.secret, may_restore=options.may_restore, may_run_hooks=options.may_run_hooks)
-    subject = {"kind": _ACCOUNT_KIND.name, "name": ACCOUNT, "namespace": namespace}
-    reference = {"apiGroup": _ROLE.group, "kind": _ROLE.name, "name": ACCOUNT}
+    subject = {"kind": SERVICE_ACCOUNT.name, "name": ACCOUNT, "namespace": namespace}
+    reference = {"apiGroup": RBAC_ROLE.group, "kind": RBAC_ROLE.name, "name": ACCOUNT}
     bare = {"metadata": metadata, "automountServiceAccountToken": False}
     bound = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
     objects: list[tuple[Kind, Body]] = [
-        (_ACCOUNT_KIND, _ACCOUNT_KIND.body(ACCOUNT, namespace, metadata=metadata)),
-        (_ACCOUNT_KIND, _ACCOUNT_KIND.body(MOVER_ACCOUNT, namespace, **bare)),
-        (_ROLE, _ROLE.body(ACCOUNT, namespace, metadata=metadata, rules=rules)),
-        (_BINDING, _BINDING.body(ACCOUNT, namespace, **bound)),
+        (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(ACCOUNT, namespace, metadata=metadata)),
+        (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(MOVER_ACCOUNT, namespace, **bare)),
+        (RBAC_ROLE, RBAC_ROLE.body(ACCOUNT, namespace, metadata=metadata, rules=rules)),
+        (RBAC_BINDING, RBAC_BINDING.body(ACCOUNT, namespace, **bound)),
         (_POLICY, _POLICY.body(MOVER_ACCOUNT, namespace, metadata=metadata, spec=_NOBODY_IN)),
     ]
     if options.may_replace:
         name = f"{ACCOUNT}-volumes-{namespace}"
-        reference = {"apiGroup": _ROLE.group, "kind": _CLUSTER_ROLE.name, "name": name}
+        reference = {"apiGroup": RBAC_ROLE.group, "kind": CLUSTER_ROLE.name, "name": name}
         whole: dict[str, Any] = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
         objects += [
-            (_CLUSTER_ROLE, _CLUSTER_ROLE.body(name, metadata=metadata, rules=_VOLUME_RULES)),
-            (_CLUSTER_BINDING, _CLUSTER_BINDING.body(name, **whole)),
+            (CLUSTER_ROLE, CLUSTER_ROLE.body(name, metadata=metadata, rules=_VOLUME_RULES)),
+            (CLUSTER_BINDING, CLUSTER_BINDING.body(name, **whole)),
         ]
     return objects
 

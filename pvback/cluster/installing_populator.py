@@ -10,7 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from pvback import limits
-from pvback.cluster.kinds import DEFINITION, DEPLOYMENT, RESTORE, Body, Kind
+from pvback.cluster.kinds import (
+    CLUSTER_BINDING,
+    CLUSTER_ROLE,
+    DEFINITION,
+    DEPLOYMENT,
+    RBAC_BINDING,
+    RBAC_ROLE,
+    RESTORE,
+    SERVICE_ACCOUNT,
+    Body,
+    Kind,
+)
 from pvback.cluster.names import MANAGED_BY, ROLE
 from pvback.cluster.restores import restore_definition
 
@@ -19,12 +30,6 @@ __all__ = ["POPULATOR", "PopulatorInstall", "populator_objects"]
 POPULATOR = "pvback-populator"
 """The account, its roles, the Deployment, and by default the secret with its key."""
 
-_RBAC = "rbac.authorization.k8s.io"
-_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
-_ROLE = Kind(_RBAC, "v1", "Role", "roles")
-_BINDING = Kind(_RBAC, "v1", "RoleBinding", "rolebindings")
-_CLUSTER_ROLE = Kind(_RBAC, "v1", "ClusterRole", "clusterroles", is_namespaced=False)
-_CLUSTER_BINDING = Kind(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", is_namespaced=False)
 _FOLDER = "/run/pvback/repository"
 
 _RULES: Sequence[tuple[str, str, str]] = (
@@ -81,7 +86,7 @@ def populator_objects(options: PopulatorInstall) -> list[tuple[Kind, Body]]:
     )
     objects: list[tuple[Kind, Body]] = [
         (DEFINITION, definition),
-        (_ACCOUNT, _ACCOUNT.body(POPULATOR, namespace, metadata=metadata)),
+        (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(POPULATOR, namespace, metadata=metadata)),
     ]
     if options.is_for_cluster:
         objects += _bound(POPULATOR, namespace, [*rules, *_as_rules(_CLUSTER_RULES)])
@@ -107,10 +112,10 @@ def _bound(
 ) -> list[tuple[Kind, Body]]:
     """A role with these rules, and the account bound to it."""
     metadata = {"labels": {MANAGED_BY: "pvback"}}
-    role, binding = (_ROLE, _BINDING) if is_namespaced else (_CLUSTER_ROLE, _CLUSTER_BINDING)
+    role, binding = (RBAC_ROLE, RBAC_BINDING) if is_namespaced else (CLUSTER_ROLE, CLUSTER_BINDING)
     where = namespace if is_namespaced else None
-    subject = {"kind": _ACCOUNT.name, "name": POPULATOR, "namespace": namespace}
-    reference = {"apiGroup": _RBAC, "kind": role.name, "name": name}
+    subject = {"kind": SERVICE_ACCOUNT.name, "name": POPULATOR, "namespace": namespace}
+    reference = {"apiGroup": RBAC_ROLE.group, "kind": role.name, "name": name}
     return [
         (role, role.body(name, where, metadata=metadata, rules=rules)),
         (binding, binding.body(name, where, metadata=metadata, roleRef=reference, subjects=[subject])),

@@ -7,6 +7,8 @@ from urllib.parse import quote
 
 __all__ = [
     "CLAIM",
+    "CLUSTER_BINDING",
+    "CLUSTER_ROLE",
     "CONFIG_MAP",
     "DEFINITION",
     "DEPLOYMENT",
@@ -15,10 +17,13 @@ __all__ = [
     "NAMESPACE",
     "NODE",
     "POD",
+    "RBAC_BINDING",
+    "RBAC_ROLE",
     "REPLICA_SET",
     "RESTORE",
     "RESTORE_STATUS",
     "SECRET",
+    "SERVICE_ACCOUNT",
     "STATEFUL_SET",
     "STORAGE_CLASS",
     "VOLUME",
@@ -92,6 +97,13 @@ DEFINITION = Kind(
     "CustomResourceDefinition",
     "customresourcedefinitions",
     is_namespaced=False,
+)
+SERVICE_ACCOUNT = Kind("", "v1", "ServiceAccount", "serviceaccounts")
+RBAC_ROLE = Kind("rbac.authorization.k8s.io", "v1", "Role", "roles")
+RBAC_BINDING = Kind("rbac.authorization.k8s.io", "v1", "RoleBinding", "rolebindings")
+CLUSTER_ROLE = Kind(RBAC_ROLE.group, "v1", "ClusterRole", "clusterroles", is_namespaced=False)
+CLUSTER_BINDING = Kind(
+    RBAC_ROLE.group, "v1", "ClusterRoleBinding", "clusterrolebindings", is_namespaced=False
 )
 DEPLOYMENT = Kind("apps", "v1", "Deployment", "deployments")
 EVENT = Kind("", "v1", "Event", "events")

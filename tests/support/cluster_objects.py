@@ -1,7 +1,7 @@
 """A cluster of objects in memory, and a claim of it that is to be filled."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from datetime import UTC, datetime
 from typing import Any
@@ -148,7 +148,11 @@ def work(cluster: Cluster, cancel: Cancel | None = None) -> ClaimWork:
     return ClaimWork(cluster=cluster, progress=NoProgress(), cancel=cancel or Cancel(), clock=ManualClock())
 
 
-@contextmanager
-def unreachable() -> Iterator[RepositoryAccess]:
-    raise StorageUnavailable("nobody answers", key="s3://b/p")
-    yield  # type: ignore[unreachable]
+class Unreachable(AbstractContextManager[RepositoryAccess]):
+    """A repository that cannot be opened."""
+
+    def __enter__(self) -> RepositoryAccess:
+        raise StorageUnavailable("nobody answers", key="s3://b/p")
+
+    def __exit__(self, *_: object) -> None:
+        pass

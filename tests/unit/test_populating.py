@@ -1,7 +1,6 @@
 """Claims that are to be filled: what is decided for one, what is said, and when it is tried again."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -32,13 +31,13 @@ from pvback.errors import (
 from pvback.ops import claim_populate
 from pvback.ops.claim_populate import Scene, _Aside, _Filling, attend_claim
 from pvback.ops.claim_telling import pin_snapshot, tell
-from pvback.repository.repository import RepositoryAccess
 from pvback.runtime import Cancel, ManualClock
 from tests.support.cluster_objects import (
     NOW,
     OPTIONS,
     WAITING,
     Objects,
+    Unreachable,
     bound,
     chosen,
     claim,
@@ -46,7 +45,6 @@ from tests.support.cluster_objects import (
     restore,
     storage_class,
     told,
-    unreachable,
     work,
 )
 
@@ -253,7 +251,7 @@ def test_bound_to_what_it_was_given() -> None:
 def test_an_unreachable_repository_changes_nothing_but_what_is_said() -> None:
     cluster = Objects((RESTORE, restore()), (CLAIM, claim()))
     scene = Scene(claim=claim(), restore=restore(), storage_class=storage_class())
-    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=unreachable)
+    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=Unreachable)
     assert attended is not None
     assert isinstance(attended.error, StorageUnavailable)
     assert cluster.get(RESTORE, "r")["status"]["message"] == "data: s3://b/p: nobody answers"
@@ -265,13 +263,13 @@ def test_completed_without_the_repository() -> None:
     given = volume(holder="u1")
     cluster = Objects((RESTORE, told("Binding", volume="v1")), (CLAIM, bound(claim())), (VOLUME, given))
     scene = Scene(claim=claim(), restore=told("Binding", volume="v1"), storage_class=storage_class())
-    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=unreachable)
+    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=Unreachable)
     assert attended is not None
     assert attended.state == "filled"
     assert cluster.get(RESTORE, "r")["status"]["claims"][0]["phase"] == "Restored"
     assert (CONFIG_MAP.name, run_name(scene.name)) not in cluster.bodies
     cluster.bodies[VOLUME.name, "v1"] = volume(holder="gone")
-    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=unreachable)
+    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=Unreachable)
     assert attended is not None
     assert attended.state == "failed", "that volume is not the claim's: it begins anew"
 
@@ -289,7 +287,7 @@ def test_what_was_given_is_not_forgotten() -> None:
 
     cluster = Slow((RESTORE, told("Binding", volume="v1")), (VOLUME, volume(holder="u1")))
     scene = Scene(claim=claim(), restore=told("Binding", volume="v1"), storage_class=storage_class())
-    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=unreachable)
+    attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=Unreachable)
     assert attended is not None
     assert attended.state == "failed"
     said = cluster.get(RESTORE, "r")
@@ -302,10 +300,9 @@ def test_another_populators_word_stands() -> None:
     cluster = Objects((RESTORE, deepcopy(is_filled)), (CLAIM, bound(claim())))
     scene = Scene(claim=claim(), restore=restore(), storage_class=storage_class())
 
-    @contextmanager
-    def late() -> Iterator[RepositoryAccess]:
+    def late() -> Unreachable:
         _Filling(work(cluster), scene, OPTIONS)._require_wanted()
-        yield  # type: ignore[misc]
+        return Unreachable()
 
     attended = attend_claim(work(cluster), scene, options=OPTIONS, open_repository=late)
     assert attended is not None
@@ -322,7 +319,7 @@ def test_another_populators_word_stands() -> None:
 def test_a_failure_beside_another_run_forgets_no_volume() -> None:
     cluster = Objects((RESTORE, told("Binding", volume="v1")), (CLAIM, claim()))
     scene = Scene(claim=claim(), restore=restore(), storage_class=storage_class())
-    attend_claim(work(cluster), scene, options=OPTIONS, open_repository=unreachable)
+    attend_claim(work(cluster), scene, options=OPTIONS, open_repository=Unreachable)
     (said,) = cluster.get(RESTORE, "r")["status"]["claims"]
     assert (said["phase"], said["volume"]) == ("Failed", "v1")
 
@@ -346,7 +343,7 @@ def test_what_is_restored_in_part(monkeypatch: pytest.MonkeyPatch, accepts: bool
     filling = _Filling(
         work(cluster), Scene(claim=claim(), restore=restore(), storage_class=storage_class()), OPTIONS
     )
-    job = SimpleNamespace(mounted="prime", run="5" * 16)
+    job: Any = SimpleNamespace(mounted="prime", run="5" * 16)
 
     def move_partly(*_: object, check: Callable[[], None], **__: object) -> MoverEnd:
         made = cluster.bodies[CLAIM.name, "prime"]
@@ -367,7 +364,7 @@ def test_what_is_restored_in_part(monkeypatch: pytest.MonkeyPatch, accepts: bool
 
     def restore_it() -> bool:
         with filling._run(job.run, "test") as run:
-            return filling._restore(run, job, snapshot, wish)  # type: ignore[arg-type]
+            return filling._restore(run, job, snapshot, wish)
 
     if accepts:
         assert restore_it() is False

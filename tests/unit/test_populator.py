@@ -27,10 +27,10 @@ from tests.support.cluster_objects import (
     OPTIONS,
     WAITING,
     Objects,
+    Unreachable,
     claim,
     restore,
     storage_class,
-    unreachable,
 )
 
 
@@ -57,7 +57,7 @@ def populator(cluster: Objects, clock: Ticks) -> Populator:
         ClaimWork(cluster=cluster, progress=NoProgress(), cancel=clock.cancel, clock=clock),
         namespace="ns",
         options=OPTIONS,
-        open_repository=unreachable,
+        open_repository=Unreachable,
         progress_of=lambda _: NoProgress(),
         at_once=1,
     )
