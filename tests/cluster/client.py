@@ -1,6 +1,7 @@
 """The cluster as the tests see it: the client library, and waits that say what they waited for."""
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ T = TypeVar("T")
 
 WAIT_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.1
+LOG_END = "pvback-test-end"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,12 +77,24 @@ class Namespace:
         return False
 
     def run(self, manifest: Manifest) -> str:
-        """What a new pod prints, when it has done its work. One that fails, fails the test."""
-        name = self.create(manifest).metadata.name
+        """What the script of a new pod prints, when it has done its work. One that fails, fails the test.
+
+        A pod may be over before all that it has printed is in its log, so the script says where that ends.
+        """
+        made = copy.deepcopy(manifest)
+        command = made["spec"]["containers"][0]["command"]
+        command[-1] = f"trap 'echo {LOG_END}' EXIT\n{command[-1]}"
+        name = self.create(made).metadata.name
         phase = self.wait_phase(name, "Succeeded", "Failed")
-        log = self.log(name)
-        assert phase == "Succeeded", f"pod {name} failed:\n{log}"
-        return log
+        assert phase == "Succeeded", f"pod {name} failed:\n{self.log(name)}"
+        end = f"{LOG_END}\n"
+
+        def look() -> str | None:
+            log = self.log(name)
+            return log if log.endswith(end) else None
+
+        log = wait_for(look, lambda: f"the log of pod {name} has no end:\n{self.log(name)}")
+        return log.removesuffix(end)
 
     def wait_phase(self, pod: str, *phases: str) -> str:
         """The phase of a pod when it is one of these."""
