@@ -6,19 +6,13 @@ against what the program really asks. Who makes pods reaches what pods reach: se
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pvback.cluster.installing_populator import PopulatorInstall, populator_objects
-from pvback.cluster.kinds import (
-    CLUSTER_BINDING,
-    CLUSTER_ROLE,
-    RBAC_BINDING,
-    RBAC_ROLE,
-    SERVICE_ACCOUNT,
-    Body,
-    Kind,
-)
+from pvback.cluster.kinds import SERVICE_ACCOUNT, Body, Kind
 from pvback.cluster.names import MANAGED_BY, ROLE
+from pvback.cluster.roles import Rule, bound_role, make_rules
 
 __all__ = ["ACCOUNT", "MOVER_ACCOUNT", "PRIORITY_CLASS", "InstallOptions", "install_objects", "role_rules"]
 
@@ -37,7 +31,7 @@ _NOBODY_IN = {
 _PRIORITY = Kind("scheduling.k8s.io", "v1", "PriorityClass", "priorityclasses", is_namespaced=False)
 _CRON_JOB = Kind("batch", "v1", "CronJob", "cronjobs")
 
-_RULES: Sequence[tuple[str, str, str]] = (
+_RULES: Sequence[Rule] = (
     ("", "configmaps", "create delete get list patch"),
     ("", "events", "list"),
     ("", "persistentvolumeclaims", "create delete get list"),
@@ -47,7 +41,7 @@ _RULES: Sequence[tuple[str, str, str]] = (
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots", "create delete get list"),
     ("snapshot.storage.k8s.io", "volumesnapshots", "create delete get list"),
 )
-_RESTORE_RULES: Sequence[tuple[str, str, str]] = (
+_RESTORE_RULES: Sequence[Rule] = (
     ("", "persistentvolumeclaims", "patch"),
     ("", "secrets", "create delete"),
     ("apps", "deployments", "get list patch"),
@@ -56,7 +50,7 @@ _RESTORE_RULES: Sequence[tuple[str, str, str]] = (
 )
 _VOLUME_RULES = [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs": ["get", "patch"]}]
 """Volumes are the cluster's: there are no fewer than all of them."""
-_CLUSTER_RULES: Sequence[tuple[str, str, str]] = (
+_CLUSTER_RULES: Sequence[Rule] = (
     # Where they may be read, more is known of volumes; the rules of namespaces do without.
     ("", "namespaces", "get"),
     ("", "persistentvolumes", "get"),
@@ -64,7 +58,7 @@ _CLUSTER_RULES: Sequence[tuple[str, str, str]] = (
     ("snapshot.storage.k8s.io", "volumesnapshotclasses", "list"),
     ("groupsnapshot.storage.k8s.io", "volumegroupsnapshotclasses", "list"),
 )
-_HOOK_RULES: Sequence[tuple[str, str, str]] = (
+_HOOK_RULES: Sequence[Rule] = (
     # A WebSocket is opened with GET; newer API servers ask for `create` as well, older ones for `get` alone.
     ("", "pods/exec", "create get"),
 )
@@ -112,15 +106,7 @@ def role_rules(secret: str, *, may_restore: bool, may_run_hooks: bool) -> list[d
         *(_RESTORE_RULES if may_restore else ()),
         *(_HOOK_RULES if may_run_hooks else ()),
     ]
-    own = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [secret], "verbs": ["get"]}
-    return [*_as_rules(rules), own]
-
-
-def _as_rules(rules: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    return [
-        {"apiGroups": [group], "resources": [resource], "verbs": verbs.split()}
-        for group, resource, verbs in rules
-    ]
+    return make_rules(rules, secret=secret)
 
 
 def install_objects(options: InstallOptions) -> list[tuple[Kind, Body]]:
@@ -153,12 +139,9 @@ def _of_cluster(options: InstallOptions) -> list[tuple[Kind, Body]]:
     metadata = {"labels": {MANAGED_BY: "pvback"}}
     rules = [
         *role_rules(options.secret, may_restore=options.may_restore, may_run_hooks=options.may_run_hooks),
-        *_as_rules(_CLUSTER_RULES),
+        *make_rules(_CLUSTER_RULES),
         *(_VOLUME_RULES if options.may_replace else ()),
     ]
-    subject = {"kind": SERVICE_ACCOUNT.name, "name": ACCOUNT, "namespace": options.namespace}
-    reference = {"apiGroup": RBAC_ROLE.group, "kind": CLUSTER_ROLE.name, "name": ACCOUNT}
-    bound: dict[str, Any] = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
     last: dict[str, Any] = {
         "metadata": metadata,
         "value": -10,
@@ -168,8 +151,7 @@ def _of_cluster(options: InstallOptions) -> list[tuple[Kind, Body]]:
     return [
         (_PRIORITY, _PRIORITY.body(PRIORITY_CLASS, **last)),
         (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(ACCOUNT, options.namespace, metadata=metadata)),
-        (CLUSTER_ROLE, CLUSTER_ROLE.body(ACCOUNT, metadata=metadata, rules=rules)),
-        (CLUSTER_BINDING, CLUSTER_BINDING.body(ACCOUNT, **bound)),
+        *bound_role(ACCOUNT, rules, account=ACCOUNT, namespace=options.namespace),
     ]
 
 
@@ -177,25 +159,16 @@ def _of_namespace(options: InstallOptions) -> list[tuple[Kind, Body]]:
     namespace = options.namespace
     metadata = {"labels": {MANAGED_BY: "pvback"}}
     rules = role_rules(options.secret, may_restore=options.may_restore, may_run_hooks=options.may_run_hooks)
-    subject = {"kind": SERVICE_ACCOUNT.name, "name": ACCOUNT, "namespace": namespace}
-    reference = {"apiGroup": RBAC_ROLE.group, "kind": RBAC_ROLE.name, "name": ACCOUNT}
+    bind = partial(bound_role, account=ACCOUNT, namespace=namespace)
     bare = {"metadata": metadata, "automountServiceAccountToken": False}
-    bound = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
     objects: list[tuple[Kind, Body]] = [
         (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(ACCOUNT, namespace, metadata=metadata)),
         (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(MOVER_ACCOUNT, namespace, **bare)),
-        (RBAC_ROLE, RBAC_ROLE.body(ACCOUNT, namespace, metadata=metadata, rules=rules)),
-        (RBAC_BINDING, RBAC_BINDING.body(ACCOUNT, namespace, **bound)),
+        *bind(ACCOUNT, rules, is_namespaced=True),
         (_POLICY, _POLICY.body(MOVER_ACCOUNT, namespace, metadata=metadata, spec=_NOBODY_IN)),
     ]
     if options.may_replace:
-        name = f"{ACCOUNT}-volumes-{namespace}"
-        reference = {"apiGroup": RBAC_ROLE.group, "kind": CLUSTER_ROLE.name, "name": name}
-        whole: dict[str, Any] = {"metadata": metadata, "roleRef": reference, "subjects": [subject]}
-        objects += [
-            (CLUSTER_ROLE, CLUSTER_ROLE.body(name, metadata=metadata, rules=_VOLUME_RULES)),
-            (CLUSTER_BINDING, CLUSTER_BINDING.body(name, **whole)),
-        ]
+        objects += bind(f"{ACCOUNT}-volumes-{namespace}", _VOLUME_RULES)
     return objects
 
 

@@ -7,23 +7,14 @@ program really asks.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pvback import limits
-from pvback.cluster.kinds import (
-    CLUSTER_BINDING,
-    CLUSTER_ROLE,
-    DEFINITION,
-    DEPLOYMENT,
-    RBAC_BINDING,
-    RBAC_ROLE,
-    RESTORE,
-    SERVICE_ACCOUNT,
-    Body,
-    Kind,
-)
+from pvback.cluster.kinds import DEFINITION, DEPLOYMENT, RESTORE, SERVICE_ACCOUNT, Body, Kind
 from pvback.cluster.names import MANAGED_BY, ROLE
 from pvback.cluster.restores import restore_definition
+from pvback.cluster.roles import Rule, bound_role, make_rules
 
 __all__ = ["POPULATOR", "PopulatorInstall", "populator_objects"]
 
@@ -32,7 +23,7 @@ POPULATOR = "pvback-populator"
 
 _FOLDER = "/run/pvback/repository"
 
-_RULES: Sequence[tuple[str, str, str]] = (
+_RULES: Sequence[Rule] = (
     ("", "configmaps", "create delete get list patch"),
     ("", "events", "create list"),
     ("", "persistentvolumeclaims", "create delete get list"),
@@ -45,7 +36,7 @@ _RULES: Sequence[tuple[str, str, str]] = (
     (RESTORE.group, RESTORE.plural, "get list"),
     (RESTORE.group, f"{RESTORE.plural}/status", "patch"),
 )
-_CLUSTER_RULES: Sequence[tuple[str, str, str]] = (
+_CLUSTER_RULES: Sequence[Rule] = (
     # A volume is given to its claim; a class says whether it waits for its first pod.
     ("", "persistentvolumes", "get patch"),
     ("storage.k8s.io", "storageclasses", "get"),
@@ -79,8 +70,8 @@ def populator_objects(options: PopulatorInstall) -> list[tuple[Kind, Body]]:
     """The objects, in the order in which they are made."""
     namespace = options.namespace
     metadata = {"labels": {MANAGED_BY: "pvback"}}
-    secret = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": [options.secret]}
-    rules = [*_as_rules(_RULES), {**secret, "verbs": ["get"]}]
+    rules = make_rules(_RULES, secret=options.secret)
+    whole = make_rules(_CLUSTER_RULES)
     definition = DEFINITION.body(
         f"{RESTORE.plural}.{RESTORE.group}", metadata=metadata, spec=restore_definition()
     )
@@ -88,38 +79,16 @@ def populator_objects(options: PopulatorInstall) -> list[tuple[Kind, Body]]:
         (DEFINITION, definition),
         (SERVICE_ACCOUNT, SERVICE_ACCOUNT.body(POPULATOR, namespace, metadata=metadata)),
     ]
+    bind = partial(bound_role, account=POPULATOR, namespace=namespace)
     if options.is_for_cluster:
-        objects += _bound(POPULATOR, namespace, [*rules, *_as_rules(_CLUSTER_RULES)])
+        objects += bind(POPULATOR, [*rules, *whole])
     else:
-        name = f"{POPULATOR}-{namespace}"
-        objects += _bound(POPULATOR, namespace, rules, is_namespaced=True)
-        objects += _bound(name, namespace, _as_rules(_CLUSTER_RULES))
+        objects += bind(POPULATOR, rules, is_namespaced=True)
+        objects += bind(f"{POPULATOR}-{namespace}", whole)
     objects.append(
         (DEPLOYMENT, DEPLOYMENT.body(POPULATOR, namespace, metadata=metadata, spec=_spec(options)))
     )
     return objects
-
-
-def _as_rules(rules: Sequence[tuple[str, str, str]]) -> list[dict[str, Any]]:
-    return [
-        {"apiGroups": [group], "resources": [resource], "verbs": verbs.split()}
-        for group, resource, verbs in rules
-    ]
-
-
-def _bound(
-    name: str, namespace: str, rules: list[dict[str, Any]], *, is_namespaced: bool = False
-) -> list[tuple[Kind, Body]]:
-    """A role with these rules, and the account bound to it."""
-    metadata = {"labels": {MANAGED_BY: "pvback"}}
-    role, binding = (RBAC_ROLE, RBAC_BINDING) if is_namespaced else (CLUSTER_ROLE, CLUSTER_BINDING)
-    where = namespace if is_namespaced else None
-    subject = {"kind": SERVICE_ACCOUNT.name, "name": POPULATOR, "namespace": namespace}
-    reference = {"apiGroup": RBAC_ROLE.group, "kind": role.name, "name": name}
-    return [
-        (role, role.body(name, where, metadata=metadata, rules=rules)),
-        (binding, binding.body(name, where, metadata=metadata, roleRef=reference, subjects=[subject])),
-    ]
 
 
 def _spec(options: PopulatorInstall) -> dict[str, Any]:
