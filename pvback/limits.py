@@ -238,8 +238,8 @@ POPULATE_POLL_SECONDS = 10.0
 """How often claims are looked at that wait for a populator."""
 POPULATE_RETRY_SECONDS_MAX = 300.0
 """A claim that could not be filled is tried again after twice as long each time, and at least so often."""
-EVENT_CHARACTERS_MAX = 1000
-"""Of an event's message: the API takes 1024 bytes."""
+EVENT_BYTES_MAX = 1024
+"""Of an event's message: the API takes no more."""
 EXPORT_NAME_BYTES_MAX = 200
 """Of one component of the path of an exported object: file systems allow 255 with what is put to it."""
 FILE_PAGE_BYTES = 4 * KIB

@@ -102,9 +102,14 @@ def _event(claim: Body, state: ClaimState, now: str) -> Body:
         involvedObject=about,
         type="Warning" if state.phase in _WARNINGS else "Normal",
         reason=f"Pvback{state.phase}",
-        message=(state.message or f"volume {state.volume}")[: limits.EVENT_CHARACTERS_MAX],
+        message=_shortened(state.message or f"volume {state.volume}"),
         source={"component": "pvback"},
         firstTimestamp=now,
         lastTimestamp=now,
         count=1,
     )
+
+
+def _shortened(text: str) -> str:
+    """What of it fits into an event, in whole characters."""
+    return text.encode()[: limits.EVENT_BYTES_MAX].decode("utf-8", "ignore")

@@ -171,7 +171,7 @@ def test_news_are_told_once() -> None:
     for _ in range(3):
         tell(cluster, claim(), restore=restore(), state=state)
     (event,) = cluster.events
-    assert (event["type"], event["reason"], len(event["message"])) == ("Warning", "PvbackFailed", 1000)
+    assert (event["type"], event["reason"], len(event["message"])) == ("Warning", "PvbackFailed", 1024)
     tell(cluster, claim(), restore=restore(), state=ClaimState(uid="u1", phase="Restored", volume="v"))
     assert [one["type"] for one in cluster.events] == ["Warning", "Normal"]
     tell(cluster, claim(), restore=restore(), state=None)
@@ -292,6 +292,19 @@ def test_what_was_given_is_not_forgotten() -> None:
     assert attended.state == "failed"
     said = cluster.get(RESTORE, "r")
     assert plan_claim(bound(claim()), restore=said, storage_class=None).action == "complete"
+
+
+def test_an_event_takes_what_fits() -> None:
+    """In bytes: names of files may have characters of several."""
+    cluster = Objects((RESTORE, restore()), (CLAIM, claim()))
+    tell(
+        cluster,
+        claim(),
+        restore=restore(),
+        state=ClaimState(uid="u1", phase="Failed", message="x" + "é" * 900),
+    )
+    (event,) = cluster.events
+    assert event["message"] == "x" + "é" * 511
 
 
 def test_another_populators_word_stands() -> None:
