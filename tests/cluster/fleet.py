@@ -15,13 +15,14 @@ from typing import Any
 from kubernetes.dynamic.exceptions import NotFoundError, ResourceNotFoundError
 
 from tests.cluster import objects
-from tests.cluster.client import Namespace, wait_for
+from tests.cluster.client import WAIT_SECONDS_MAX, Namespace, wait_for
 from tests.support.s3_servers import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
 PASSWORD = "correct horse"
 SECONDS_MAX = 240
 NUDGE_SECONDS = 15.0
+GOING_SECONDS_MAX = 240.0
 
 
 @dataclass(frozen=True)
@@ -162,35 +163,50 @@ def left_behind(namespace: Namespace) -> list[str]:
 def wait_nothing_left(namespace: Namespace) -> None:
     """Return when all that runs have made is gone: what was deleted takes a moment to go.
 
-    The snapshot controller may lose that a volume snapshot was deleted, until it looks at everything again,
-    which is every quarter of an hour (seen with external-snapshotter 8.7). A change makes it look.
+    The snapshot controller or its sidecar may lose that a volume snapshot was deleted, until it looks at
+    everything again, which is every quarter of an hour (seen with external-snapshotter 8.7). A change makes
+    it look. What nobody has deleted by then was left by us.
     """
-    nudge = time.monotonic() + NUDGE_SECONDS
+    start = time.monotonic()
+    nudge = start + NUDGE_SECONDS
 
     def look() -> bool:
         nonlocal nudge
         left = left_behind(namespace)
         if left and time.monotonic() > nudge:
-            nudge_volume_snapshots(namespace)
+            going = nudge_volume_snapshots(namespace)
             nudge += NUDGE_SECONDS
+            if time.monotonic() > start + WAIT_SECONDS_MAX and not set(left) <= going:
+                raise AssertionError(f"left behind: {left}; of these are being deleted: {sorted(going)}")
         return not left
 
-    wait_for(look, lambda: f"left behind: {left_behind(namespace)}")
+    def what() -> str:
+        kind = namespace.cluster.kind("snapshot.storage.k8s.io/v1", "VolumeSnapshot")
+        found = [one.to_dict() for one in kind.get(namespace=namespace.name).items]
+        return f"left behind: {left_behind(namespace)}; volume snapshots: {found}"
+
+    wait_for(look, what, seconds=GOING_SECONDS_MAX)
 
 
-def nudge_volume_snapshots(namespace: Namespace) -> None:
-    """Change the volume snapshots that are being deleted."""
-    kind = namespace.cluster.kind("snapshot.storage.k8s.io/v1", "VolumeSnapshot")
-    for one in kind.get(namespace=namespace.name).items:
+def nudge_volume_snapshots(namespace: Namespace) -> set[str]:
+    """Change the volume snapshots that are being deleted, and their contents; which these are."""
+    change = {"metadata": {"annotations": {"pvback.test/looked": str(time.monotonic())}}}
+    found = set()
+
+    def nudge(kind: str, name: str, **where: str) -> None:
+        with suppress(NotFoundError):
+            namespace.cluster.kind("snapshot.storage.k8s.io/v1", kind).patch(
+                name=name, body=change, content_type="application/merge-patch+json", **where
+            )
+
+    snapshots = namespace.cluster.kind("snapshot.storage.k8s.io/v1", "VolumeSnapshot")
+    for one in snapshots.get(namespace=namespace.name).items:
         if one.metadata.deletionTimestamp:
-            change = {"metadata": {"annotations": {"pvback.test/looked": str(time.monotonic())}}}
-            with suppress(NotFoundError):
-                kind.patch(
-                    name=one.metadata.name,
-                    namespace=namespace.name,
-                    body=change,
-                    content_type="application/merge-patch+json",
-                )
+            found.add(f"VolumeSnapshot {one.metadata.name}")
+            nudge("VolumeSnapshot", one.metadata.name, namespace=namespace.name)
+            if content := (one.status or {}).get("boundVolumeSnapshotContentName"):
+                nudge("VolumeSnapshotContent", content)
+    return found
 
 
 def writer_pod(namespace: Namespace, name: str, claim: str, script: str, **wishes: Any) -> None:
