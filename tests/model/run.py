@@ -1,9 +1,10 @@
 """Builds the model of commit and prune with Spin, row by row, and says whether each came out as it must.
 
 `python -m tests.model.run` runs the rows of continuous integration, `--all` the larger ones too; names after
-that pick rows. A row is clean (every state visited, no error) or a canary (a seeded bug, whose damage must be
-found). Anything else fails: an error in a clean row, a canary that survives, a search that did not end within
-its limits.
+that pick rows. What was searched before and has not changed is known (`known.py`); `--anew` searches it
+again. A row is clean (every state visited, no error) or a canary (a seeded bug, whose damage must be found).
+Anything else fails: an error in a clean row, a canary that survives, a search that did not end within its
+limits.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.model.known import fingerprint, recall, remember
 
 HERE = Path(__file__).resolve().parent
 MODEL = HERE / "protocol.pml"
@@ -269,30 +272,31 @@ CANARIES = (
 ROWS = CLEAN + CANARIES
 
 
-def run_row(row: Row, directory: Path) -> Outcome:
-    """Search one row's states in `directory`. Raises CalledProcessError when the model does not build."""
+def run_row(row: Row, directory: Path, *, is_anew: bool = True) -> tuple[Outcome, bool]:
+    """Search a row's states in `directory`, and whether the outcome was known; `is_anew` searches anyway.
+
+    Raises CalledProcessError when the model does not build.
+    """
     options = [f"-D{option}" for option in row.options.split()]
     gcc_options, pan_options = SEARCHES[row.search]
-    build = (
-        ["spin", "-a", *options, str(MODEL)],
-        [
-            "gcc",
-            "-O2",
-            "-w",
-            *gcc_options,
-            "-DVECTORSZ=2048",
-            f"-DMEMLIM={row.memory_mib}",
-            "-o",
-            "pan",
-            "pan.c",
-        ],
-    )
-    for command in build:
-        subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
-    began = time.monotonic()
+    limit = f"-DMEMLIM={row.memory_mib}"
+    build = ["gcc", "-O2", "-w", *gcc_options, "-DVECTORSZ=2048", limit, "-o", "pan", "pan.c"]
     search = ["timeout", "-s", "INT", str(row.seconds_max), "./pan", "-m200000", *pan_options]
+    _build(["spin", "-a", *options, str(MODEL)], directory)
+    key = fingerprint(directory, build, search, model=MODEL)
+    if not is_anew and (known := recall(key)):
+        return Outcome(**known), True
+    _build(build, directory)
+    began = time.monotonic()
     done = subprocess.run(search, cwd=directory, check=False, capture_output=True, text=True)
-    return parse_outcome(done.stdout + done.stderr, time.monotonic() - began)
+    outcome = parse_outcome(done.stdout + done.stderr, time.monotonic() - began)
+    if not complaint(row, outcome):
+        remember(key, outcome)
+    return outcome, False
+
+
+def _build(command: Sequence[str], directory: Path) -> None:
+    subprocess.run(command, cwd=directory, check=True, capture_output=True, text=True)
 
 
 def parse_outcome(text: str, seconds: float) -> Outcome:
@@ -349,6 +353,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.model.run", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="row")
     parser.add_argument("--all", action="store_true", help="also the rows that take longer than CI has")
+    parser.add_argument("--anew", action="store_true", help="search what is known, too")
     parser.add_argument("--trail", action="store_true", help="show what led to each error, canaries included")
     arguments = parser.parse_args()
     for tool in ("spin", "gcc", "timeout"):
@@ -359,13 +364,14 @@ def main() -> int:
     for row in rows:
         with tempfile.TemporaryDirectory(prefix="pvback-model-") as name:
             try:
-                outcome = run_row(row, Path(name))
+                outcome, is_known = run_row(row, Path(name), is_anew=arguments.anew or arguments.trail)
             except subprocess.CalledProcessError as exc:
                 print(f"FAIL {row.name}: does not build\n{exc.stdout}{exc.stderr}", flush=True)
                 failed.append(row)
                 continue
             wrong = complaint(row, outcome)
             state = f"FAIL ({wrong})" if wrong else "found" if row.search == "canary" else "clean"
+            state += ", known" if is_known else ""
             print(
                 f"{row.name:34} {outcome.states:>12,} states {outcome.seconds:>8.1f} s  {state}", flush=True
             )

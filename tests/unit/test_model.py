@@ -1,11 +1,14 @@
 """The table of the model's runs: it is whole, and what it calls a result is one."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.model.run import CANARIES, CLEAN, MODEL, ROWS, Outcome, complaint, parse_outcome
+from tests.model import run
+from tests.model.known import cache_folder, fingerprint, recall, remember
+from tests.model.run import CANARIES, CLEAN, MODEL, ROWS, Outcome, Row, complaint, parse_outcome
 
 SOURCES = {path.name: path.read_text(encoding="utf-8") for path in sorted(MODEL.parent.glob("*.pml"))}
 README = (MODEL.parent / "README.md").read_text(encoding="utf-8")
@@ -82,6 +85,53 @@ def test_a_canary_has_to_violate_an_assertion() -> None:
     assert complaint(CANARY, parse_outcome(ENDED.format(0), 1.0))
     assert complaint(CANARY, parse_outcome(stuck, 1.0))
     assert complaint(CANARY, parse_outcome(found, 1.0)) == ""
+
+
+def test_what_decides_a_search_names_it(tmp_path: Path) -> None:
+    def made(folder: str, text: str) -> Path:
+        path = tmp_path / folder
+        path.mkdir()
+        model = tmp_path / folder / "model" / "protocol.pml"
+        (path / "pan.c").write_text(f'#line 7 "{model}"\n{text}')
+        return path
+
+    def name(path: Path, *commands: list[str]) -> str:
+        return fingerprint(path, *commands, model=path / "model" / "protocol.pml")
+
+    first, moved, changed = made("first", "int x;"), made("moved", "int x;"), made("changed", "int y;")
+    assert name(first, ["gcc", "-O2"]) == name(moved, ["gcc", "-O2"])
+    different = [name(first, ["gcc", "-O2"]), name(changed, ["gcc", "-O2"]), name(first, ["gcc", "-O1"])]
+    (first / "pan.t").write_text("")
+    assert len({*different, name(first, ["gcc", "-O2"])}) == 4
+
+
+def test_what_is_known_is_what_was_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    outcome = parse_outcome(ENDED.format(0), 1.0)
+    assert recall("name") is None
+    remember("name", outcome)
+    assert Outcome(**(recall("name") or {})) == outcome
+    (kept,) = cache_folder().iterdir()
+    kept.write_text(kept.read_text()[:-1])
+    assert recall("name") is None
+
+
+def test_only_what_is_as_it_must_be_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def search(row: Row, report: str) -> bool:
+        def act(argv: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+            return subprocess.CompletedProcess(argv, 0, report, "")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tests.model.run.subprocess.run", act)
+            patch.setattr(run, "fingerprint", lambda *_, **__: row.name)
+            return run.run_row(row, tmp_path, is_anew=False)[1]
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for report in (ENDED.format(1), "Warning: Search not completed\n" + ENDED.format(0), ENDED.format(0)):
+        assert not search(CLEAN[0], report), "nothing is known before a clean end"
+    assert search(CLEAN[0], "")
+    assert not search(CANARY, ENDED.format(0))
+    assert not search(CANARY, ENDED.format(0)), "a canary that was not found is searched again"
 
 
 def test_the_makefile_and_ci_run_the_model() -> None:
