@@ -13,6 +13,7 @@ import os
 import random
 import secrets
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PER_FOLDER = 1000
 NODE = layout.NODES[0]
+VOLUME_MIB = 1024
+"""Of the server, which has fifty of them."""
+WAYS = ("backup", "restore")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,8 @@ def prepared() -> Iterator[Place]:
         name = json.loads((image / "image.json").read_text())["name"]
         everything: Any = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
         policies = {"mover": {"Version": "2012-10-17", "Statement": [everything]}}
-        server = stack.enter_context(seaweedfs(folder, address=cluster.host_address, policies=policies))
+        roomy = {"address": cluster.host_address, "policies": policies, "volume_mib": VOLUME_MIB}
+        server = stack.enter_context(seaweedfs(folder, **roomy))
         fleet = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=name)
         fleet.good("init", "-q")
         manifest: Any = objects.namespace(f"pvback-bench-{secrets.token_hex(4)}")
@@ -132,29 +137,54 @@ def write_small(folder: Path, count: int) -> None:
         (folder / f"d{number // PER_FOLDER}" / f"f{number}").write_bytes(rng.randbytes(100))
 
 
-def one_claim(place: Place, mib: int, rounds: int) -> None:
-    """One claim end to end, and the same directory by the command alone."""
+def one_claim(place: Place, mib: int, rounds: int) -> dict[str, tuple[float, float]]:
+    """One claim end to end, and the same directory by the command alone: the medians of both, in seconds."""
     fleet, namespace = place.fleet, place.namespace
-    folder = place.volume("one", size_mib=2 * mib)
+    name = f"one-{mib}"
+    folder = place.volume(name, size_mib=2 * mib)
     write_large(folder, mib, seed=1)
-    source = f"{namespace.name}/one"
+    source = f"{namespace.name}/{name}"
+    found: dict[str, list[tuple[float, float]]] = {way: [] for way in WAYS}
     for number in range(rounds):
-        alone = replace(fleet, prefix=f"alone-{number}")
+        alone = replace(fleet, prefix=f"alone-{mib}-{number}")
         alone.good("init", "-q")
-        pods = connected(place, prefix=f"pods-{number}")
+        pods = connected(place, prefix=f"pods-{mib}-{number}")
         by_pod, _ = timed(pods, "pvc", "backup", source, "--method", "live", "--privileged")
         by_itself, _ = timed(alone, "backup", str(folder), "--memory", "384MiB")
-        compare("backup of one claim", pod=by_pod, alone=by_itself, mib=mib)
-        target = place.volume(f"again-{number}", size_mib=2 * mib)
-        other = place.volume(f"other-{number}", size_mib=2 * mib)
-        words = ("--to", f"again-{number}", "--in-place", "--privileged")
+        found["backup"].append((by_pod, by_itself))
+        target = place.volume(f"again-{mib}-{number}", size_mib=2 * mib)
+        other = place.volume(f"other-{mib}-{number}", size_mib=2 * mib)
+        words = ("--to", f"again-{mib}-{number}", "--in-place", "--privileged")
         by_pod, _ = timed(pods, "pvc", "restore", source, *words)
         by_itself, _ = timed(alone, "restore", "latest", "-t", str(other / "data"), "--memory", "384MiB")
-        compare("restore of one claim", pod=by_pod, alone=by_itself, mib=mib)
+        found["restore"].append((by_pod, by_itself))
         for place_of, under in ((target, ""), (other, "data")):
             subprocess.run(["diff", "-r", str(folder), str(place_of / under)], check=True)
             shutil.rmtree(place_of)
             place_of.mkdir()
+    for way in WAYS:
+        for by_pod, by_itself in found[way]:
+            compare(f"{way} of one claim", pod=by_pod, alone=by_itself, mib=mib)
+    return {way: (_median(found[way], 0), _median(found[way], 1)) for way in WAYS}
+
+
+def _median(rounds: list[tuple[float, float]], way: int) -> float:
+    return statistics.median(one[way] for one in rounds)
+
+
+def throughput(place: Place, mib: int, rounds: int) -> None:
+    """What a larger claim costs more than a smaller one, both ways: no start of a pod is in it."""
+    small_mib = mib // 4
+    small, large = one_claim(place, small_mib, rounds), one_claim(place, mib, rounds)
+    for what in WAYS:
+        pod, alone = (large[what][way] - small[what][way] for way in (0, 1))
+        more = mib - small_mib
+        say(
+            f"throughput of a {what}",
+            pod_mib_per_s=more / pod,
+            alone_mib_per_s=more / alone,
+            ratio=alone / pod,
+        )
 
 
 def many_files(place: Place, count: int) -> None:
@@ -195,7 +225,9 @@ def connected(place: Place, *, prefix: str) -> Fleet:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--mib", type=int, default=2048, help="of the one claim; 0: leave out")
+    parser.add_argument(
+        "--mib", type=int, default=2048, help="of the one claim, and of a quarter; 0: leave out"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--files", type=int, default=2_000_000, help="of 100 B; 0: leave out")
     parser.add_argument("--claims", type=int, default=8, help="at once; 0: leave out")
@@ -203,7 +235,7 @@ def main() -> int:
     given = parser.parse_args()
     with prepared() as place:
         if given.mib:
-            one_claim(place, given.mib, given.rounds)
+            throughput(place, given.mib, given.rounds)
         if given.claims:
             several(place, given.claims, given.claim_mib)
         if given.files:
