@@ -20,6 +20,7 @@ __all__ = [
     "is_written_once",
     "parse_s3_options",
     "parse_size",
+    "render_s3_options",
 ]
 
 Addressing = Literal["auto", "path", "virtual"]
@@ -101,6 +102,22 @@ def parse_s3_options(values: Mapping[str, tuple[object, str]]) -> S3Options:
     options = S3Options(**made, storage_class=tuple(sorted(classes.items())))  # type: ignore[arg-type] # by _PARSERS
     _check(options)
     return options
+
+
+def render_s3_options(options: S3Options) -> dict[str, str]:
+    """What is not as it is by default, as `parse_s3_options` reads it."""
+    found: dict[str, str] = {}
+    for one in fields(S3Options):
+        value = getattr(options, one.name)
+        if value == one.default:
+            continue
+        if one.name == "storage_class":
+            found[one.name] = ",".join(f"{area}={name}" for area, name in value)
+        elif one.name == "object_lock":
+            found[one.name] = f"{-(-value // 3600)}h"
+        else:
+            found[one.name] = str(value)
+    return found
 
 
 def _check(options: S3Options) -> None:

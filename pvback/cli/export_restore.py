@@ -14,6 +14,7 @@ from pvback.cluster.discovery import discover
 from pvback.errors import PartlyDone, UsageError
 from pvback.model import Claim
 from pvback.ops.claim_restore import ClaimRestoreOptions
+from pvback.ops.claim_scopes import ScopeChoice
 from pvback.ops.export_apply import BAD_STATES, apply_restore
 from pvback.ops.export_plan import ExportRestoreOptions, PlannedObject, RestorePlan, plan_restore
 from pvback.ops.export_read import Export, find_export, load_export
@@ -57,7 +58,11 @@ def restore_command(
     cluster = connect_cluster(kubeconfig, context)
     output = invocation.output
     with invocation.repository(is_writer=is_applied) as access:
-        stored = load_export(*find_export(access, snapshot))
+        is_chosen = invocation.scope is not None
+        where, found = find_export(access, snapshot, is_scope_chosen=is_chosen)
+        stored = load_export(where, found)
+        choice = ScopeChoice(cluster, access, secret=given["secret"], is_chosen=is_chosen)
+        data = choice.find(stored.namespace) or where
         options = ExportRestoreOptions(
             namespace=_new_name(given["mapping"], stored),
             kinds=given["kinds"],
@@ -68,7 +73,7 @@ def restore_command(
             is_forced=given["force_conflicts"],
             secret=given["secret"],
         )
-        plan = plan_restore(cluster, access, export=stored, discovery=discover(cluster), options=options)
+        plan = plan_restore(cluster, data, export=stored, discovery=discover(cluster), options=options)
         if is_applied:
             claims = ClaimRestoreOptions(
                 target=Claim(plan.namespace, ""),

@@ -18,6 +18,7 @@ from pvback.errors import FileError, PartlyDone, UsageError
 from pvback.model import Claim
 from pvback.ops import claim_connect as connecting
 from pvback.ops.claim_list import CoveredClaim, list_coverage
+from pvback.ops.claim_scopes import SECRET_NAME, ScopeChoice
 from pvback.ops.claim_undo import complete_unfinished, find_unfinished
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ cluster_options = _several(
 )
 secret_option = click.option(
     "--secret",
-    default="pvback-repository",
+    default=SECRET_NAME,
     metavar="NAME",
     help="The namespace's secret with the repository.",
 )
@@ -165,7 +166,7 @@ def parse_claim(text: str, namespace: str) -> Claim:
     "--secret", metavar="NAME", help="To be made; default: pvback-repository, of others pvback-populator."
 )
 @click.option(
-    "--cluster-name", default="default", metavar="NAME", help="Of this cluster in snapshots, for life."
+    "--cluster-name", metavar="NAME", help="Of this cluster in snapshots, for life; default: `default`."
 )
 @click.option("--scope-name", metavar="NAME", help="Of the scope; default: the namespace's name.")
 @click.option("--image", metavar="IMAGE", help="Of movers.")
@@ -174,7 +175,7 @@ def parse_claim(text: str, namespace: str) -> Claim:
 )
 @click.option("--ca", type=click.Path(), metavar="FILE", help="Certificates that movers trust the store by.")
 @click.option("--mover-endpoint", metavar="URL", help="The store's, as pods reach it.")
-@click.option("--replace", is_flag=True, help="Make a new key in place of the secret's.")
+@click.option("--replace", is_flag=True, help="A new key in the secret; what is not named stays.")
 @cluster_options
 @global_options()
 @pass_invocation
@@ -197,7 +198,8 @@ def connect(
     `--role` it is that of a populator: a restorer's key reads the scope, an owner's everything.
     """
     options = connecting.ConnectOptions(
-        secret=given["secret"] or ("pvback-repository" if role == "writer" else "pvback-populator"),
+        secret=given["secret"] or (SECRET_NAME if role == "writer" else "pvback-populator"),
+        replace=replace,
         role=role,
         cluster=given["cluster_name"],
         scope=given["scope_name"],
@@ -210,8 +212,7 @@ def connect(
     if not replace:
         connecting.require_unconnected(cluster, namespace, secret=options.secret)
     with invocation.repository(is_writer=True) as access:
-        made = connecting.connect_namespace(access, namespace, options=options)
-        connecting.apply_secret(cluster, made.secret, replace=replace)
+        made = connecting.connect_namespace(cluster, access, namespace=namespace, options=options)
     output = invocation.output
     if output.is_json:
         output.document({"namespace": made.namespace, "scope": made.scope, "principal": made.principal})
@@ -248,7 +249,8 @@ def list_command(
     cluster = connect_cluster(kubeconfig, context)
     where = None if all_namespaces else namespace or cluster.namespace
     with invocation.repository() as access:
-        found = list_coverage(cluster, access, namespace=where, cluster_name=cluster_name)
+        choice = ScopeChoice(cluster, access, is_chosen=invocation.scope is not None)
+        found = list_coverage(cluster, choice, namespace=where, cluster_name=cluster_name)
     output = invocation.output
     if output.is_json:
         output.document(found)

@@ -14,6 +14,7 @@ from pvback.config import parse_size
 from pvback.errors import PartlyDone, UsageError
 from pvback.ops.claim_list import snapshots_of_claim
 from pvback.ops.claim_restore import ClaimRestoreOptions, RestoredClaim, choose_snapshot, restore_claim
+from pvback.ops.claim_scopes import ScopeChoice
 from pvback.ops.claim_undo import commit_claim, undo_claim
 
 __all__ = ["commit_command", "restore_command", "undo_command"]
@@ -75,7 +76,9 @@ def restore_command(
     )
     output = invocation.output
     with invocation.repository(is_writer=True) as access:
-        scoped, known = snapshots_of_claim(access, source, cluster_name=given["cluster_name"])
+        is_chosen = invocation.scope is not None
+        choice = ScopeChoice(cluster, access, secret=options.settings.secret, is_chosen=is_chosen)
+        scoped, known = snapshots_of_claim(choice, source, cluster_name=given["cluster_name"])
         chosen = choose_snapshot(known, wanted=given["snapshot"], as_of=as_of)
         with working(output, cluster, claim=str(options.target)) as work:
             done = restore_claim(work, scoped, snapshot=chosen, options=options)

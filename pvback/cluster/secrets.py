@@ -27,14 +27,12 @@ class RepositorySecret:
 
 def load_repository_secret(cluster: "Cluster", namespace: str, *, name: str) -> RepositorySecret:
     """Raises UsageError where there is none, ClusterError."""
-    try:
-        body = cluster.get(SECRET, name, namespace=namespace)
-    except ClusterObjectMissing:
+    data = repository_secret_files(cluster, namespace, name=name)
+    if data is None:
         raise UsageError(
             f"namespace {namespace} is not connected to a repository: it has no secret {name}",
             hint=f"an owner of the repository runs `pvback pvc connect {namespace}`",
-        ) from None
-    data = {key: base64.b64decode(value) for key, value in (body.get("data") or {}).items()}
+        )
     missing = [one for one in ("config.toml", "key") if one not in data]
     if missing:
         raise UsageError(f"secret {namespace}/{name} has no `{missing[0]}`", hint="see docs/kubernetes.md")
@@ -43,6 +41,15 @@ def load_repository_secret(cluster: "Cluster", namespace: str, *, name: str) -> 
         return data[key].decode().strip() or None if key in data else None
 
     return RepositorySecret(cluster=text("cluster") or "default", scope=text("scope"), image=text("image"))
+
+
+def repository_secret_files(cluster: "Cluster", namespace: str, *, name: str) -> dict[str, bytes] | None:
+    """Everything in it, by name; None where there is none. Raises ClusterError."""
+    try:
+        body = cluster.get(SECRET, name, namespace=namespace)
+    except ClusterObjectMissing:
+        return None
+    return {key: base64.b64decode(value) for key, value in (body.get("data") or {}).items()}
 
 
 def repository_secret_body(namespace: str, name: str, *, files: Mapping[str, bytes]) -> Body:

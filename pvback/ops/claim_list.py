@@ -1,18 +1,19 @@
 """Which claims there are, and the last good backup of each: coverage."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pvback.cluster.claims import ClaimFacts, list_claims
 from pvback.cluster.exposure import is_never_bound
+from pvback.errors import UsageError
 from pvback.model import Claim
 from pvback.ops.claim_jobs import GROUP_TAG
 from pvback.ops.claim_restore import moment_of
+from pvback.ops.claim_scopes import ScopeChoice, scopes_with
 from pvback.ops.sources import check_cluster_name, claim_string
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.scopes import in_scope
 from pvback.repository.snapshots import CommittedSnapshot
 
 if TYPE_CHECKING:
@@ -49,47 +50,62 @@ class CoveredClaim:
 
 
 def list_coverage(
-    cluster: "Cluster", access: RepositoryAccess, *, namespace: str | None, cluster_name: str
+    cluster: "Cluster", choice: ScopeChoice, *, namespace: str | None, cluster_name: str
 ) -> list[CoveredClaim]:
     """Every claim of a namespace, or of all. Raises UsageError, ClusterError, StorageError, DamagedError."""
     check_cluster_name(cluster_name)
     found = list_claims(cluster, namespace=namespace)
+    newest: dict[Claim, CommittedSnapshot] = {}
+    for name in {facts.claim.namespace for facts in found}:
+        scoped = choice.find(name)
+        of_source = _newest(scoped.catalog().snapshots) if scoped is not None else {}
+        for claim in (facts.claim for facts in found if facts.claim.namespace == name):
+            if last := of_source.get(claim_string(claim, cluster=cluster_name)):
+                newest[claim] = last
+    return [_covered(facts, newest.get(facts.claim)) for facts in found]
+
+
+def _newest(snapshots: Iterable[CommittedSnapshot]) -> dict[str, CommittedSnapshot]:
+    """The newest complete snapshot of each source."""
     newest: dict[str, CommittedSnapshot] = {}
-    for _, snapshots in _catalogs(access):
-        for one in snapshots:
-            details = one.details
-            if details is None or not details.is_complete:
-                continue
-            known = newest.get(details.source.string)
-            if known is None or moment_of(one) >= moment_of(known):
-                newest[details.source.string] = one
-    return [_covered(facts, newest.get(claim_string(facts.claim, cluster=cluster_name))) for facts in found]
+    for one in snapshots:
+        details = one.details
+        if details is None or not details.is_complete:
+            continue
+        known = newest.get(details.source.string)
+        if known is None or moment_of(one) >= moment_of(known):
+            newest[details.source.string] = one
+    return newest
 
 
 def snapshots_of_claim(
-    access: RepositoryAccess, claim: Claim, *, cluster_name: str
+    choice: ScopeChoice, claim: Claim, *, cluster_name: str
 ) -> tuple[RepositoryAccess, list[CommittedSnapshot]]:
-    """A claim's snapshots, in the first scope that has some, and access to that scope."""
+    """A claim's snapshots in the scope of its namespace, and access to that. All have details.
+
+    Raises UsageError where there are none, with the other scopes that have some.
+    """
     wanted = claim_string(claim, cluster=cluster_name)
-    return find_snapshots(access, lambda one: one.require_details().source.string == wanted)
+
+    def is_wanted(one: CommittedSnapshot) -> bool:
+        return one.require_details().source.string == wanted
+
+    scoped = choice.require(claim.namespace)
+    known = find_snapshots(scoped, is_wanted)
+    if not known and (others := scopes_with(scoped, is_wanted)):
+        raise UsageError(
+            f"the scope of namespace {claim.namespace} has no snapshot of {claim}, but others have: "
+            f"{', '.join(others)}",
+            hint="whoever writes into a scope can say so; `--scope` takes them from there",
+        )
+    return scoped, known
 
 
 def find_snapshots(
     access: RepositoryAccess, is_wanted: Callable[[CommittedSnapshot], bool]
-) -> tuple[RepositoryAccess, list[CommittedSnapshot]]:
-    """Snapshots that are wanted, in the first scope that has some, and access to it. All have details."""
-    for scoped, snapshots in _catalogs(access):
-        fitting = [one for one in snapshots if one.details and is_wanted(one)]
-        if fitting:
-            return scoped, fitting
-    return access, []
-
-
-def _catalogs(access: RepositoryAccess) -> Iterator[tuple[RepositoryAccess, Sequence[CommittedSnapshot]]]:
-    """Every scope that the key opens, with its snapshots."""
-    for scope, _ in access.keyring.scopes():
-        scoped = in_scope(access, scope)
-        yield scoped, scoped.catalog().snapshots
+) -> list[CommittedSnapshot]:
+    """Snapshots of a scope that are wanted. All have details."""
+    return [one for one in access.catalog().snapshots if one.details and is_wanted(one)]
 
 
 def _covered(facts: ClaimFacts, newest: CommittedSnapshot | None) -> CoveredClaim:

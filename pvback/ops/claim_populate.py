@@ -33,6 +33,7 @@ from pvback.model import Claim
 from pvback.ops.claim_list import find_snapshots
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.claim_restore import choose_snapshot, moment_of
+from pvback.ops.claim_scopes import ScopeChoice
 from pvback.ops.claim_targets import made_claim
 from pvback.ops.claim_telling import pin_snapshot, tell
 from pvback.ops.restore_mover import Target, check_kind, check_size, plan_job, restorer_key
@@ -235,7 +236,9 @@ class _Filling:
             is_of_source = found == source if wish.claim is not None else found.startswith(source)
             return is_of_source and one.id.startswith(wanted or "")
 
-        scoped, known = find_snapshots(access, is_wanted)
+        choice = ScopeChoice(self.work.cluster, access, secret=self.options.settings.secret)
+        scoped = choice.require(namespace)
+        known = find_snapshots(scoped, is_wanted)
         return scoped, choose_snapshot(known, wanted=wanted, as_of=None if wanted else wish.as_of)
 
     def _plan_job(self, snapshot: CommittedSnapshot, wish: Wish) -> MoverJob:

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvback.cluster.exporting import Collected, CollectOptions, LeftOut, collect
-from pvback.cluster.secrets import RepositorySecret, load_repository_secret
-from pvback.errors import ClusterError, UsageError
 from pvback.model import Consistency, Stats
 from pvback.ops.backup import BackupOptions, backup
+from pvback.ops.claim_scopes import SECRET_NAME, ScopeChoice, connected_secret
 from pvback.ops.export_files import export_files
 from pvback.ops.private_folder import private_files
 from pvback.ops.sources import export_source
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.scopes import in_scope
 from pvback.runtime import Cancel, NoProgress, Progress
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ class ExportOptions:
 
     collect: CollectOptions = field(default_factory=CollectOptions)
     cluster_name: str | None = None
-    secret: str = "pvback-repository"  # noqa: S105 -- its name
+    secret: str = SECRET_NAME
     is_scope_chosen: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
 
@@ -77,8 +75,9 @@ def export_namespace(
     Raises UsageError where no scope is the namespace's, ClusterError, and as `backup`.
     """
     used_cancel = cancel or Cancel()
-    connected = _connected(cluster, namespace, secret=options.secret)
-    used = access if options.is_scope_chosen else _own_scope(access, namespace, connected)
+    connected = connected_secret(cluster, namespace, secret=options.secret)
+    choice = ScopeChoice(cluster, access, secret=options.secret, is_chosen=options.is_scope_chosen)
+    used = choice.require(namespace)
     name = options.cluster_name or (connected.cluster if connected is not None else "default")
     found = collect(cluster, namespace, options=options.collect, cancel=used_cancel)
     files = export_files(found.objects, found.left_out)
@@ -114,27 +113,3 @@ def _facts(found: Collected, cluster: str) -> dict[str, object]:
         "unbound_claims": found.unbound_claims,
         "left_out": len(found.left_out),
     }
-
-
-def _connected(cluster: "Cluster", namespace: str, *, secret: str) -> RepositorySecret | None:
-    """What the namespace's secret says, where there is one that may be read."""
-    try:
-        return load_repository_secret(cluster, namespace, name=secret)
-    except (ClusterError, UsageError):
-        return None
-
-
-def _own_scope(
-    access: RepositoryAccess, namespace: str, connected: RepositorySecret | None
-) -> RepositoryAccess:
-    """Access to the namespace's scope: its secret names it, or it is called like the namespace."""
-    scopes = access.keyring.scopes()
-    label = (connected.scope if connected is not None else None) or namespace
-    fitting = [scope for scope, name in scopes if name == label]
-    if len(fitting) != 1:
-        labels = ", ".join(sorted(name for _, name in scopes))
-        raise UsageError(
-            f"no scope is that of namespace {namespace}: this key opens {labels}",
-            hint=f"`pvback pvc connect {namespace}` makes one, or choose one with `--scope`",
-        )
-    return in_scope(access, fitting[0])

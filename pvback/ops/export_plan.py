@@ -14,10 +14,10 @@ from pvback.cluster.restoring import LEFT_KINDS, is_definition_of, is_wanted, ra
 from pvback.errors import ClusterObjectExists, ClusterObjectMissing, ClusterRefusal, UsageError
 from pvback.model import Claim
 from pvback.ops.claim_restore import choose_snapshot, moment_of
+from pvback.ops.claim_scopes import SECRET_NAME
 from pvback.ops.export_read import Export, StoredObject
 from pvback.ops.sources import claim_string
 from pvback.repository.repository import RepositoryAccess
-from pvback.repository.scopes import in_scope
 from pvback.repository.snapshots import CommittedSnapshot
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class ExportRestoreOptions:
     as_of: datetime | None = None
     overwrite: bool = False
     is_forced: bool = False
-    secret: str = "pvback-repository"  # noqa: S105 -- its name
+    secret: str = SECRET_NAME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,10 @@ def plan_restore(
     discovery: Discovery,
     options: ExportRestoreOptions,
 ) -> RestorePlan:
-    """Look at everything, and have it judged. Raises ClusterError where the cluster does not answer."""
+    """Look at everything, and have it judged; data of claims is that of the scope of `access`.
+
+    Raises ClusterError where the cluster does not answer.
+    """
     namespace = options.namespace or export.namespace
     chosen = [one for one in export.objects if is_wanted(one.body, kinds=options.kinds, names=options.names)]
     if not chosen:
@@ -234,15 +237,13 @@ class _Judge:
             one.why = "it would be empty: its namespace is not connected to the repository"
 
     def _backups_of(self, claim: Claim) -> list[ClaimData]:
-        """Its complete snapshots, in every scope that the key opens; looked up once for all claims."""
+        """Its complete snapshots; looked up once for all claims."""
         if self._backups is None:
             self._backups = {}
-            for scope, _ in self._access.keyring.scopes():
-                scoped = in_scope(self._access, scope)
-                for one in scoped.catalog().snapshots:
-                    if one.details is not None and one.details.is_complete:
-                        data = ClaimData(access=scoped, snapshot=one)
-                        self._backups.setdefault(one.details.source.string, []).append(data)
+            for one in self._access.catalog().snapshots:
+                if one.details is not None and one.details.is_complete:
+                    data = ClaimData(access=self._access, snapshot=one)
+                    self._backups.setdefault(one.details.source.string, []).append(data)
         return self._backups.get(claim_string(claim, cluster=self._export.cluster), [])
 
     def _is_connected(self) -> bool:

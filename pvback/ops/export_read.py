@@ -48,16 +48,22 @@ class Export:
     objects: tuple[StoredObject, ...]
 
 
-def find_export(access: RepositoryAccess, text: str) -> tuple[RepositoryAccess, CommittedSnapshot]:
-    """The export whose id begins so, in any scope that the key opens, or `latest` of the only namespace.
+def find_export(
+    access: RepositoryAccess, text: str, *, is_scope_chosen: bool
+) -> tuple[RepositoryAccess, CommittedSnapshot]:
+    """The export whose id begins so, or `latest` of the only namespace, and access to its scope.
 
-    Raises UsageError, StorageError, DamagedError.
+    Of the scope of `access`, if that was chosen, else of any that the key opens. There anybody who writes may
+    say what an export is of, so `latest` is for exports that lie in one scope. Raises UsageError,
+    StorageError, DamagedError.
     """
+    scopes = [access] if is_scope_chosen else [in_scope(access, one) for one, _ in access.keyring.scopes()]
     found: list[tuple[RepositoryAccess, CommittedSnapshot]] = []
-    for scope, _ in access.keyring.scopes():
-        scoped = in_scope(access, scope)
+    for scoped in scopes:
         found += [(scoped, one) for one in scoped.catalog().snapshots if _is_export(one)]
     if text == "latest":
+        if len({id(scoped) for scoped, _ in found}) > 1:
+            raise UsageError("several scopes have exports", hint="choose one with `--scope`, or name an id")
         sources = {one.require_details().source.string for _, one in found}
         if len(sources) > 1:
             raise UsageError(f"there are exports of {len(sources)} namespaces", hint="name one by its id")
