@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pvback import limits
 from pvback.cluster.discovery import Discovery, discover
 from pvback.cluster.kinds import Body, Kind
+from pvback.cluster.quantity import parse_quantity
 from pvback.cluster.restoring import CLAIM_RANK, rank_of
 from pvback.errors import ClusterError, ClusterObjectExists, Interrupted, PvbackError, UsageError
 from pvback.model import Claim
@@ -116,13 +117,16 @@ def _create(applying: _Applying, one: PlannedObject, kind: Kind, body: Body) -> 
 
 def _restore_data(applying: _Applying, one: PlannedObject) -> None:
     assert one.data is not None, "asked before"
-    metadata = one.body["metadata"]
-    done = restore_claim(
-        applying.work,
-        one.data.access,
-        snapshot=one.data.snapshot,
-        options=replace(applying.claims, target=Claim(metadata["namespace"], metadata["name"])),
+    metadata, spec = one.body["metadata"], one.body["spec"]
+    # The claim is that of the export: since the backup it may have grown, or have been labelled.
+    options = replace(
+        applying.claims,
+        target=Claim(metadata["namespace"], metadata["name"]),
+        size_bytes=parse_quantity(spec["resources"]["requests"]["storage"]),
+        labels=metadata.get("labels") or {},
+        storage_class=applying.claims.storage_class or spec.get("storageClassName"),
     )
+    done = restore_claim(applying.work, one.data.access, snapshot=one.data.snapshot, options=options)
     one.state = "restored" if done.is_whole else "partly"
 
 

@@ -280,6 +280,14 @@ def test_what_is_in_an_export(fleet: Fleet, shop: Namespace, group: str, tmp_pat
 def test_into_another_namespace(fleet: Fleet, shop: Namespace) -> None:
     """Every document is what a cluster takes, where there is nothing yet."""
     fleet.good("pvc", "backup", f"{shop.name}/data-db-0")
+    # What becomes of the claim after its backup is in the export.
+    grown = {
+        "metadata": {"labels": {"tier": "gold"}},
+        "spec": {"resources": {"requests": {"storage": "96Mi"}}},
+    }
+    claims = shop.cluster.kind("v1", "PersistentVolumeClaim")
+    merge = "application/merge-patch+json"
+    claims.patch(name="data-db-0", namespace=shop.name, body=grown, content_type=merge)
     snapshot = export(fleet, shop)
     with new_namespace(shop.cluster, objects.namespace(f"{shop.name}-b")) as other:
         words = ("export", "restore", snapshot, "--namespace", f"{shop.name}={other.name}", "--json")
@@ -301,6 +309,8 @@ def test_into_another_namespace(fleet: Fleet, shop: Namespace) -> None:
         fleet.good(*words, "--apply")
         wait_running(other)
         assert "found: first edition" in other.log("db-0")
+        claim = other.get("v1", "PersistentVolumeClaim", "data-db-0")
+        assert (claim.metadata.labels.tier, claim.spec.resources.requests.storage) == ("gold", "96Mi")
         binding = other.get(f"{RBAC}/v1", "RoleBinding", "shop:readers")
         assert binding.subjects[0].namespace == other.name
         wait_nothing_left(other)
