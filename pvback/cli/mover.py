@@ -101,6 +101,22 @@ def word(snapshot: str, *, word: str) -> None:
         raise FileError(exc.strerror or "failed", key=exc.filename) from exc
 
 
+@mover.command("look", epilog=exit_codes(has_repository=False))
+@click.argument("volume", type=click.Path(path_type=Path, readable=False), metavar="FOLDER")
+@global_options()
+@pass_invocation
+def look(invocation: Invocation, /, volume: Path) -> None:
+    """Say `closed` when a volume's root folder may not be opened, else `open`."""
+    try:
+        os.close(os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        invocation.output.line("closed")
+    except OSError as exc:
+        raise FileError(exc.strerror or "failed", key=str(volume)) from exc
+    else:
+        invocation.output.line("open")
+
+
 @mover.command("guard", epilog=exit_codes(has_repository=False))
 @click.argument("volume", type=click.Path(path_type=Path, readable=False), metavar="FOLDER")
 @click.option("--state", type=click.Path(path_type=Path), required=True, metavar="FOLDER", help="Of its own.")
