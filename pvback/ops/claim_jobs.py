@@ -108,7 +108,12 @@ def plan_job(
     options: ClaimBackupOptions,
     group: Mapping[str, Any] | None = None,
 ) -> MoverJob:
-    """The mover of a claim, before anything is made. `group`: what is stored of the group that it is of."""
+    """The mover of a claim, before anything is made. `group`: what is stored of the group that it is of.
+
+    What is made of the claim is where its driver has put it, when that is not the mover's choice.
+    """
+    if facts.is_bound_at_once and options.staging.storage_class is None:
+        exposure = replace(exposure, node_affinity=None)
     given: dict[str, Any] = {
         "tags": dict(options.tags),
         "excludes": list(options.excludes),
