@@ -267,6 +267,11 @@ HOOK_TRIES = 3
 HOOK_RETRY_SECONDS = 2.0
 HOOK_THAW_SECONDS = 30.0
 """How long a quiesce may take to undo itself."""
+HOOK_SETTLE_SECONDS = 1.0
+"""For how long after the end of a live read who holds still for it is looked at: a word of its end that is on
+its way comes meanwhile."""
+MOVER_WORD_SECONDS = 180.0
+"""How long a mover that has read a volume waits to be told that others held still to the end."""
 HOOK_POLL_SECONDS = 0.1
 """How often is looked whether a volume snapshot is cut, while an application holds still for it."""
 FREEZE_LEASE_SECONDS = 60.0
@@ -308,3 +313,4 @@ assert FREEZE_POLL_SECONDS < FREEZE_LATE_SECONDS
 assert FREEZE_LEASE_SECONDS_MAX < FREEZE_POD_SECONDS
 assert 4 * RUN_BEAT_SECONDS < RUN_LIVES_SECONDS
 assert CLUSTER_RETRY_SECONDS < RUN_LIVES_SECONDS
+assert HOOK_SETTLE_SECONDS + HOOK_THAW_SECONDS + 2 * CLUSTER_RETRY_SECONDS < MOVER_WORD_SECONDS

@@ -17,6 +17,7 @@ from pvback.ops.backup import BackupResult
 from pvback.ops.freezing import FileSystem, Guard, hold_frozen
 from pvback.ops.frozen_mounts import open_volume
 from pvback.ops.mover import MoverSpec, end_message, move_backup, move_restore, read_spec
+from pvback.ops.mover_word import leave_word
 from pvback.ops.restore import RestoreResult
 from pvback.repository.repository import RepositoryAccess
 from pvback.runtime import Cancel, SystemClock
@@ -80,8 +81,40 @@ def _run(invocation: Invocation, spec: MoverSpec, work: Work) -> tuple[int, dict
 def _move(
     access: RepositoryAccess, spec: MoverSpec, work: Work, invocation: Invocation
 ) -> BackupResult | RestoreResult:
+    output = invocation.output
+    more: dict[str, Any] = {}
+    if work is move_backup:
+        more["say_read"] = lambda snapshot: output.message("read", {"snapshot": snapshot})
     with stopping() as cancel:
-        return work(access, spec, progress=JsonProgress(invocation.output), cancel=cancel)
+        return work(access, spec, progress=JsonProgress(output), cancel=cancel, **more)
+
+
+@mover.command("word", epilog=exit_codes(has_repository=False))
+@click.argument("snapshot", type=click.STRING, metavar="ID")
+@click.argument("word", type=click.STRING, metavar="GRADE")
+@global_options()
+def word(snapshot: str, *, word: str) -> None:
+    """Tell the mover that runs here what its snapshot is worth."""
+    try:
+        leave_word(snapshot, word)
+    except OSError as exc:
+        raise FileError(exc.strerror or "failed", key=exc.filename) from exc
+
+
+@mover.command("look", epilog=exit_codes(has_repository=False))
+@click.argument("volume", type=click.Path(path_type=Path, readable=False), metavar="FOLDER")
+@global_options()
+@pass_invocation
+def look(invocation: Invocation, /, volume: Path) -> None:
+    """Say `closed` when a volume's root folder may not be opened, else `open`."""
+    try:
+        os.close(os.open(volume, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except PermissionError:
+        invocation.output.line("closed")
+    except OSError as exc:
+        raise FileError(exc.strerror or "failed", key=str(volume)) from exc
+    else:
+        invocation.output.line("open")
 
 
 @mover.command("guard", epilog=exit_codes(has_repository=False))

@@ -1,5 +1,6 @@
 """`pvback pvc backup`."""
 
+from collections import Counter
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
 __all__ = ["backup_command"]
+
+_Groups = list[tuple[ClaimGroup, list[ClaimFacts]]]
 
 
 @pvc.command("backup", epilog=exit_codes(3, 11, 40, has_repository=False))
@@ -138,41 +141,64 @@ def _choose_all(
     given: dict[str, Any],
 ) -> ChosenClaims:
     """The claims and the groups that are meant: one that is of a group is not backed up alone, too."""
-    namespace, secret = given["namespace"], given["secret"]
+    namespace, secret, method = given["namespace"], given["secret"], given["method"]
+    if given["groups"] and method not in ("auto", "snapshot"):
+        raise UsageError(f"claims of a group are cut by volume snapshots, not by `--method {method}`")
     if given["all_namespaces"]:
-        if claims or namespace or given["groups"]:
-            raise UsageError("`--all-namespaces` goes with `--all` or `--selector` alone")
-        found = _choose_everywhere(output, cluster, selector=selector, secret=secret)
-        return ChosenClaims(claims=found)
-    groups = _choose_groups(cluster, given["groups"], namespace or cluster.namespace, method=given["method"])
+        if claims or namespace:
+            raise UsageError("`--all-namespaces` goes with `--all`, `--selector` or `--group` alone")
+        has_others = bool(selector or is_all or not given["groups"])
+        others = _list(cluster, None, selector) if has_others else []
+        everywhere = _choose_groups_everywhere(cluster, given["groups"])
+        return _of_connected(output, cluster, others, groups=everywhere, secret=secret)
+    groups = _choose_groups(cluster, given["groups"], namespace or cluster.namespace)
     if groups and not (claims or selector or is_all):
         return ChosenClaims(claims=[], groups=groups)
     found = _choose(cluster, claims, namespace, selector=selector, is_all=is_all)
+    return ChosenClaims(claims=_alone(found, groups), groups=groups)
+
+
+def _alone(claims: list[ClaimFacts], groups: _Groups) -> list[ClaimFacts]:
+    """Those that are of no group."""
     together = {one.claim for _, members in groups for one in members}
-    return ChosenClaims(claims=[one for one in found if one.claim not in together], groups=groups)
+    return [one for one in claims if one.claim not in together]
 
 
-def _choose_groups(
-    cluster: "Cluster", words: tuple[str, ...], namespace: str, *, method: str
-) -> list[tuple[ClaimGroup, list[ClaimFacts]]]:
+def _choose_groups(cluster: "Cluster", words: tuple[str, ...], namespace: str) -> _Groups:
     """Raises UsageError for what is no label, selects nothing, or selects a claim twice."""
-    if words and method not in ("auto", "snapshot"):
-        raise UsageError(f"claims of a group are cut by volume snapshots, not by `--method {method}`")
-    found = [
-        (group, list_members(cluster, group))
-        for group in dict.fromkeys(_parse_group(one, namespace) for one in words)
-    ]
-    names = [str(one.claim) for _, members in found for one in members]
+    groups = dict.fromkeys(ClaimGroup(namespace, _parse_labels(one)) for one in words)
+    return _each_once([(group, list_members(cluster, group)) for group in groups])
+
+
+def _choose_groups_everywhere(cluster: "Cluster", words: tuple[str, ...]) -> _Groups:
+    """The groups of each namespace that has some. Raises as `_choose_groups`, when none has."""
+    found: _Groups = []
+    for labels in dict.fromkeys(_parse_labels(one) for one in words):
+        selector = ClaimGroup("", labels).selector
+        claims = _list(cluster, None, selector)
+        if not claims:
+            raise UsageError(
+                f"no claim in any namespace has the label {selector}",
+                hint="put it on the claims that belong together: `kubectl label pvc`",
+            )
+        for namespace, members in groupby(claims, key=lambda one: one.claim.namespace):
+            found.append((ClaimGroup(namespace, labels), list(members)))
+    return _each_once(found)
+
+
+def _each_once(groups: _Groups) -> _Groups:
+    """Raise UsageError for a claim that is in several of them."""
+    names = [str(one.claim) for _, members in groups for one in members]
     if twice := sorted({one for one in names if names.count(one) > 1}):
         raise UsageError(f"in several groups: {', '.join(twice)}")
-    return found
+    return groups
 
 
-def _parse_group(text: str, namespace: str) -> ClaimGroup:
+def _parse_labels(text: str) -> tuple[tuple[str, str], ...]:
     labels = [one.partition("=") for one in text.split(",")]
     if not all(name.strip() and mark and not value.startswith("=") for name, mark, value in labels):
         raise UsageError(f"not a label: {text!r}", hint="write LABEL=VALUE")
-    return ClaimGroup(namespace, tuple(sorted((name.strip(), value.strip()) for name, _, value in labels)))
+    return tuple(sorted((name.strip(), value.strip()) for name, _, value in labels))
 
 
 def _choose(
@@ -190,25 +216,32 @@ def _choose(
     return found
 
 
-def _choose_everywhere(
-    output: Output, cluster: "Cluster", *, selector: str | None, secret: str
-) -> list[ClaimFacts]:
-    """The claims of all namespaces that have the secret; of the others it is said that they are left out."""
-    found = _list(cluster, None, selector)
-    chosen: list[ClaimFacts] = []
-    for namespace, group in groupby(found, key=lambda one: one.claim.namespace):
-        claims = list(group)
+def _of_connected(
+    output: Output, cluster: "Cluster", claims: list[ClaimFacts], *, groups: _Groups, secret: str
+) -> ChosenClaims:
+    """What is in namespaces that have the secret; of the others it is said that they are left out.
+
+    Raises UsageError when nothing is.
+    """
+    alone = _alone(claims, groups)
+    counts = Counter(one.claim.namespace for one in alone)
+    for group, members in groups:
+        counts[group.namespace] += len(members)
+    connected = set()
+    for namespace in sorted(counts):
         try:
             load_repository_secret(cluster, namespace, name=secret)
         except UsageError:
-            output.remark(
-                f"namespace {namespace} is not connected: {format_count(len(claims), 'claim')} left out"
-            )
+            left_out = format_count(counts[namespace], "claim")
+            output.remark(f"namespace {namespace} is not connected: {left_out} left out")
         else:
-            chosen += claims
-    if not chosen:
+            connected.add(namespace)
+    if not connected:
         raise UsageError("no claim of a connected namespace is selected")
-    return chosen
+    return ChosenClaims(
+        claims=[one for one in alone if one.claim.namespace in connected],
+        groups=[one for one in groups if one[0].namespace in connected],
+    )
 
 
 def _list(cluster: "Cluster", namespace: str | None, selector: str | None) -> list[ClaimFacts]:

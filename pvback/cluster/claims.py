@@ -55,6 +55,8 @@ class ClaimFacts:
     """Of CSI volumes, where the volume may be read; else of its class."""
     is_waiting_for_consumer: bool
     """Whether its class binds with the first pod."""
+    is_bound_at_once: bool
+    """Whether its class surely binds without one. Neither: the class is not known."""
     consumers: tuple[Consumer, ...]
     ended: tuple[str, ...]
     """Pods that are over and still hold it: a claim does not go before their objects do."""
@@ -133,6 +135,7 @@ def facts_of(
         volume=spec.get("volumeName"),
         driver=csi.get("driver") or (provisioner if volume is None else None),
         is_waiting_for_consumer=(storage_class or {}).get("volumeBindingMode") == "WaitForFirstConsumer",
+        is_bound_at_once=(storage_class or {}).get("volumeBindingMode") == "Immediate",
         consumers=tuple(sorted(consumers, key=lambda one: one.pod)),
         ended=tuple(sorted(pod["metadata"]["name"] for pod in users if _is_over(pod))),
         body=body,

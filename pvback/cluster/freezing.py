@@ -4,15 +4,19 @@ starting it.
 What is done in it is a quiesce like any other: a process that says when it holds. What is special is that a
 frozen file system outlives that process; so the pod's own process guards it, and the kubelet starts that one
 again when it is killed. The pod mounts the claim read-only, so that the node changes nothing on it meanwhile.
+
+It has one capability. Where the volume's root folder is closed to it, a pod takes its place that has a second
+one: to read what is not its own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pvback import limits
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts
+from pvback.cluster.exec import ExecTarget, run_command
 from pvback.cluster.hooks import Hook, HookTarget, PlannedHook, Quiesce
 from pvback.cluster.kinds import POD, Body
 from pvback.cluster.mover import LEFT_ALONE, VOLUME_FOLDER, MoverSettings, placed, taken_over
@@ -40,17 +44,20 @@ class Freezer:
     Attributes:
         node: Where the claim is mounted.
         run: Of which run.
+        may_read_all: Whether it opens folders that are closed to it.
     """
 
     facts: ClaimFacts
     node: str
     run: str
     settings: MoverSettings
+    may_read_all: bool = False
 
     def pod_body(self, owner: Body | None = None) -> Body:
         """The pod; without an owner it is to be judged only."""
         claim = self.facts.claim
-        role = "freeze" if owner is not None else "freeze-try"
+        role = "freeze-closed" if self.may_read_all else "freeze"
+        role = role if owner is not None else f"{role}-try"
         metadata: dict[str, Any] = {
             "labels": labels_of(self.run, "freeze"),
             "annotations": {CLAIM: str(claim), **LEFT_ALONE},
@@ -104,7 +111,10 @@ class Freezer:
             "securityContext": {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"], "add": ["SYS_ADMIN"]},
+                "capabilities": {
+                    "drop": ["ALL"],
+                    "add": ["SYS_ADMIN", *(["DAC_READ_SEARCH"] if self.may_read_all else [])],
+                },
             },
             "resources": {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": memory}},
             "volumeMounts": [
@@ -180,6 +190,9 @@ def start_freezer(work: FreezeWork, freezer: Freezer) -> HookTarget:
             raise ClusterError("the pod that freezes was removed", key=str(freezer.facts.claim))
         states = found[0].get("status", {}).get("containerStatuses") or ()
         if any(one["name"] == CONTAINER and "running" in one.get("state", {}) for one in states):
+            if not freezer.may_read_all and _is_closed(work, made["namespace"], made["name"]):
+                work.cluster.delete(POD, found[0])
+                return start_freezer(work, replace(freezer, may_read_all=True))
             return HookTarget(pod=made["name"], uid=made["uid"], container=CONTAINER)
         reason, is_sure = why_not_running(work.cluster, found[0])
         now = work.clock.monotonic()
@@ -188,3 +201,20 @@ def start_freezer(work: FreezeWork, freezer: Freezer) -> HookTarget:
         if is_wrong or now >= deadline:
             raise ClusterError(f"the pod that freezes does not start: {reason}", key=str(freezer.facts.claim))
         work.clock.sleep(limits.CLUSTER_POLL_SECONDS, work.cancel)
+
+
+def _is_closed(work: FreezeWork, namespace: str, pod: str) -> bool:
+    """Whether the pod surely may not open the volume's root folder. Raises Interrupted."""
+    try:
+        end = run_command(
+            work.cluster,
+            ExecTarget(namespace=namespace, pod=pod, container=CONTAINER),
+            argv=("pvback", "mover", "look", VOLUME_FOLDER),
+            seconds=limits.HOOK_SECONDS,
+            clock=work.clock,
+            cancel=work.cancel,
+        )
+    except ClusterError:
+        # Then it cannot freeze either, and says why.
+        return False
+    return end.is_success and end.stdout.strip() == b"closed"

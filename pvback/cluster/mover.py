@@ -14,7 +14,7 @@ from pvback import limits
 from pvback.cluster.claims import Consumer
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body
-from pvback.cluster.names import CLAIM, labels_of, object_name
+from pvback.cluster.names import CLAIM, ROLE, RUN, labels_of, object_name
 from pvback.cluster.quantity import as_quantity
 from pvback.model import Claim
 
@@ -111,6 +111,11 @@ class MoverJob:
     def labels(self) -> dict[str, str]:
         """Of all its objects."""
         return labels_of(self.run, "mover")
+
+    @property
+    def pod_labels(self) -> str:
+        """What selects its pod."""
+        return f"{RUN}={self.run},{ROLE}=mover,job-name={self.name}"
 
     @property
     def _key_folder(self) -> str:

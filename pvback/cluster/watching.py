@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from pvback import limits
 from pvback.cluster.kinds import EVENT, JOB, POD, Body
 from pvback.cluster.mover import CONTAINER, MoverJob
-from pvback.cluster.names import ROLE, RUN
 from pvback.errors import ClusterError, ClusterObjectMissing, PartlyDone
 from pvback.runtime import Cancel, Clock
 
@@ -81,8 +80,7 @@ class MoverWatch:
             self._clock.sleep(limits.CLUSTER_POLL_SECONDS, cancel)
 
     def _find_pod(self) -> Body | None:
-        labels = f"{RUN}={self._job.run},{ROLE}=mover,job-name={self._job.name}"
-        pods = self._cluster.list(POD, namespace=self._where, labels=labels)
+        pods = self._cluster.list(POD, namespace=self._where, labels=self._job.pod_labels)
         return max(pods, key=lambda one: str(one["metadata"]["creationTimestamp"]), default=None)
 
     def _end_of(self, pod: Body) -> MoverEnd | None:

@@ -5,14 +5,14 @@ nothing; a backup that is killed loses at most the work since its last checkpoin
 checkpoints first. Files that could not be read are named, and the snapshot of the others is committed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pvback import datapath, limits
 from pvback.datapath import DataJob
-from pvback.errors import DamagedError, SessionFencedError
+from pvback.errors import DamagedError, Interrupted, SessionFencedError
 from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem
 from pvback.ops.sources import Source, open_source
@@ -67,6 +67,8 @@ class BackupOptions:
         pack_bytes: Size of packs; None: what suits the repository's size. Less where memory is short.
         level: zstd level; None adapts to the slower of processor and store.
         grade: What the copy is worth; None: as after a power failure, or fuzzy when files changed meanwhile.
+        judge: Asked when all is read and nothing is committed, with the id that the snapshot will have and
+            how many files changed meanwhile: what the copy is worth; None: `grade` says it.
         dry_run: Read and count, and store nothing.
         taken: The instant that the source is of, when it is itself a copy; stored with the snapshot.
         manifests: Objects that describe the source, stored with the snapshot.
@@ -85,6 +87,7 @@ class BackupOptions:
     pack_bytes: int | None = None
     level: int | None = None
     grade: Consistency | None = None
+    judge: Callable[[str, int], Consistency] | None = None
     dry_run: bool = False
     taken: datetime | None = None
     manifests: Mapping[str, Any] = field(default_factory=dict)
@@ -222,9 +225,22 @@ class _Run:
             job = DataJob("backup", self._access.keyring, options=job_options, store=self._access.store)
             result = writing.run(job, what="backup", guess_bytes=self._guess_bytes())
         if self._session is not None:
-            tree = FinishedTree.from_json(result)
-            self._session.commit(tree, self._details(result, is_complete=True), place=self._place)
+            self._commit(self._session, result)
         return self._report(result, writing.problems)
+
+    def _commit(self, session: WriterSession, result: Mapping[str, Any]) -> None:
+        """The snapshot exists afterwards; when nobody waits for its grade any more, its checkpoint does."""
+        tree = FinishedTree.from_json(result)
+        details = self._details(result, is_complete=True)
+        if self._options.judge is not None:
+            try:
+                grade = self._options.judge(session.snapshot, details.unstable_count)
+            except Interrupted as exc:
+                session.checkpoint(tree, replace(details, is_complete=False), place=self._place)
+                exc.hint = "run the same backup again: it goes on from the last checkpoint"
+                raise
+            details = replace(details, grade=grade)
+        session.commit(tree, details, place=self._place)
 
     def _guess_bytes(self) -> int:
         """The parent's size."""

@@ -30,6 +30,7 @@ from pvback.ops.claim_freeze import (
     require_freezable,
     start_freezers,
 )
+from pvback.ops.claim_hold import HeldRead
 from pvback.ops.claim_jobs import (
     ClaimBackupOptions,
     ClaimOutcome,
@@ -181,15 +182,23 @@ def _expose_and_move(
         job = staged_job(job, staged)
         end_freezers(work, hooks.planned, namespace=facts.claim.namespace)
     job = with_hooks(job, hooks, own=hooks.planned)
-    end = move(work, run, job=job, wedged_seconds=options.wedged_seconds, check=hooks.check)
-    _release(hooks, end)
+    held = HeldRead(work, hooks, job=job)
+    end = move(
+        work,
+        run,
+        job=job,
+        wedged_seconds=options.wedged_seconds,
+        check=held.check,
+        on_read=held.hear,
+    )
+    _release(held, end)
     return end
 
 
-def _release(hooks: HookRun, end: MoverEnd) -> None:
-    """Let go who held still for a live read. Raises ClusterError when somebody did not until its end."""
+def _release(held: HeldRead, end: MoverEnd) -> None:
+    """Let go who still holds. Raises ClusterError when somebody did not until the mover's end."""
     try:
-        hooks.release()
+        held.end()
     except ClusterError as exc:
         snapshot = (end.message.get("result") or {}).get("snapshot")
         raise ClusterError(

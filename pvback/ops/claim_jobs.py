@@ -108,7 +108,12 @@ def plan_job(
     options: ClaimBackupOptions,
     group: Mapping[str, Any] | None = None,
 ) -> MoverJob:
-    """The mover of a claim, before anything is made. `group`: what is stored of the group that it is of."""
+    """The mover of a claim, before anything is made. `group`: what is stored of the group that it is of.
+
+    What is made of the claim is where its driver has put it, when that is not the mover's choice.
+    """
+    if facts.is_bound_at_once and options.staging.storage_class is None:
+        exposure = replace(exposure, node_affinity=None)
     given: dict[str, Any] = {
         "tags": dict(options.tags),
         "excludes": list(options.excludes),
@@ -152,17 +157,20 @@ def with_hooks(job: MoverJob, hooks: HookRun, *, own: Sequence[PlannedHook]) -> 
     """The mover, told what hooks have done so far; `own` are those of its claim.
 
     A copy that was cut while its applications held still is worth more than one that was not. Of a live read
-    nobody knows that when its snapshot is stored: its grade is what it would be without.
+    that is known when all is read: its mover waits for the word.
     """
     if not hooks.results:
         return job
     options, manifests = dict(job.spec["options"]), dict(job.spec["manifests"])
-    is_crash = options["grade"] == str(Consistency.CRASH)
+    held: dict[str, Any] = {}
     is_own = any(one.hook.quiesce is not None and one.targets and not one.hook.is_built_in for one in own)
-    if is_own and hooks.is_quiesced and not hooks.is_holding and is_crash:
-        options["grade"] = str(Consistency.APP)
+    if is_own and hooks.is_quiesced:
+        if hooks.is_holding and options["grade"] == str(Consistency.FUZZY):
+            held["held_grade"] = str(Consistency.APP)
+        elif not hooks.is_holding and options["grade"] == str(Consistency.CRASH):
+            options["grade"] = str(Consistency.APP)
     manifests["hooks"] = [asdict(one) for one in hooks.results]
-    return replace(job, spec={**job.spec, "options": options, "manifests": manifests})
+    return replace(job, spec={**job.spec, **held, "options": options, "manifests": manifests})
 
 
 def what_is_wrong(end: MoverEnd, job: MoverJob, *, failures: Sequence[str]) -> PartlyDone | None:

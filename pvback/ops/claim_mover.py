@@ -74,19 +74,24 @@ def move(
     job: MoverJob,
     wedged_seconds: float,
     check: Callable[[], None] = lambda: None,
+    on_read: Callable[[str], None] = lambda _: None,
 ) -> MoverEnd:
     """Run a mover to its end; its exit code is 0 or 3. Raises what it failed with, ClusterError, Interrupted.
 
     A mover that goes on after that is ended with its run. `check` is asked again and again, and may raise.
+    `on_read` hears, from another thread, of which snapshot all is read.
     """
 
     def check_all() -> None:
         run.check()
         check()
 
+    def hear(line: str) -> None:
+        _hear(line, work.progress, on_read)
+
     work.cluster.create(CONFIG_MAP, job.spec_body(run.owner))
     work.cluster.create(JOB, job.job_body(run.owner))
-    watch = MoverWatch(work.cluster, job, clock=work.clock, on_line=lambda line: _hear(line, work.progress))
+    watch = MoverWatch(work.cluster, job, clock=work.clock, on_line=hear)
     end = watch.wait(check=check_all, cancel=work.cancel, wedged_seconds=wedged_seconds)
     if end.exit_code not in (0, PartlyDone.exit_code):
         raise _as_error(end, job)
@@ -96,7 +101,7 @@ def move(
     return end
 
 
-def _hear(line: str, progress: Progress) -> None:
+def _hear(line: str, progress: Progress, on_read: Callable[[str], None]) -> None:
     """One line of a mover's log."""
     try:
         said = json.loads(line)
@@ -106,6 +111,8 @@ def _hear(line: str, progress: Progress) -> None:
         return
     if said.get("message_type") == "warning":
         progress.warn(str(said.get("what")))
+    elif said.get("message_type") == "read":
+        on_read(str(said.get("snapshot")))
     elif said.get("message_type") == "status":
         progress.update(Counters(**{name: said[name] for name in _COUNTERS if name in said}))
 

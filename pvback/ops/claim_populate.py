@@ -21,6 +21,7 @@ from pvback.cluster.populating import Plan, is_gone, plan_claim, plan_volume, re
 from pvback.cluster.prime_claims import PrimeVolume, is_given, prime_body, wait_bound
 from pvback.cluster.restores import ClaimState, Wish, parse_wish
 from pvback.cluster.secrets import load_repository_secret
+from pvback.cluster.watching import MoverEnd
 from pvback.errors import (
     ClusterError,
     ClusterObjectMissing,
@@ -113,6 +114,9 @@ class Attended:
     seconds: float = 0.0
 
 
+_ACCEPT = "`acceptPartial` in a Restore takes what there is"
+
+
 class _Aside(Exception):
     """There is nothing to do for the claim just now, and that is no failure."""
 
@@ -153,7 +157,9 @@ def attend_claim(
         _say(work, scene, filling.state("Waiting", "pvback was stopped meanwhile"))
         return replace(made, state="failed", error=exc)
     except PvbackError as exc:
-        _say(work, scene, filling.state("Failed", str(exc)))
+        # Who has made the Restore may see nothing but what the cluster says.
+        how = f"; {_ACCEPT}" if isinstance(exc, PartlyDone) else ""
+        _say(work, scene, filling.state("Failed", f"{exc}{how}"))
         return replace(made, state="failed", error=exc)
     seconds = round(work.clock.monotonic() - began, 3)
     if snapshot is None:
@@ -166,6 +172,15 @@ def attend_claim(
         note=filling.note,
         seconds=seconds,
     )
+
+
+def _what_is_missing(end: MoverEnd) -> str:
+    """Files that the mover could not restore, by its own account."""
+    result = end.message.get("result") or {}
+    count = result.get("error_count")
+    what = "a file" if count == 1 else f"{count or ''} files".strip()
+    examples = "; ".join(result.get("examples") or ())
+    return f"{what} could not be restored" + (f" ({examples})" if examples else "")
 
 
 def _tell(work: ClaimWork, scene: Scene, state: ClaimState | None) -> None:
@@ -219,8 +234,7 @@ class _Filling:
                 self._run(job.run, f"filling from snapshot {snapshot.id[:8]}") as run,
                 restorer_key(self.work, run, access=scoped) as key_secret,
             ):
-                is_whole = self._restore(run, replace(job, key_secret=key_secret), snapshot, wish)
-        self.note = "" if is_whole else "files could not be restored; the rest was"
+                self._restore(run, replace(job, key_secret=key_secret), snapshot, wish)
         # The last of all: whoever finds it unsaid looks for what a killed run has left.
         self._tell("Restored", self.note)
         return snapshot
@@ -278,8 +292,8 @@ class _Filling:
             for one in begun.end():
                 work.progress.warn(f"left behind: {one}")
 
-    def _restore(self, run: ClaimRun, job: MoverJob, snapshot: CommittedSnapshot, wish: Wish) -> bool:
-        """Restore into a prime claim, and give its volume to the claim. Whether all could be restored."""
+    def _restore(self, run: ClaimRun, job: MoverJob, snapshot: CommittedSnapshot, wish: Wish) -> None:
+        """Restore into a prime claim, and give its volume to the claim. What is missing then is noted."""
         work, claim = self.work, self._require_wanted()
         # As it is by now: who has to wait for a place among many movers waits for hours.
         plan = plan_volume(claim, self.scene.storage_class)
@@ -294,10 +308,11 @@ class _Filling:
             end = move(work, run, job=job, wedged_seconds=self.options.wedged_seconds, check=check)
             if end.exit_code != 0 and not wish.accepts_partial:
                 raise PartlyDone(
-                    "files could not be restored, so the claim is not given its volume",
+                    f"{_what_is_missing(end)}, so the claim is not given its volume",
                     key=str(self.scene.name),
-                    hint="`acceptPartial` in the Restore takes what there is",
+                    hint=_ACCEPT,
                 )
+            self.note = "" if end.exit_code == 0 else f"{_what_is_missing(end)}; the rest was"
             run.end_pods()
             volume.spend()
             assert volume.name is not None, "a mover has had it"
@@ -306,7 +321,6 @@ class _Filling:
             run.check()
             volume.give(self._require_wanted())
             self._wait_bound()
-            return end.exit_code == 0
 
     def _check(self, volume: PrimeVolume) -> None:
         self._require_wanted()

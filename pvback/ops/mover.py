@@ -1,7 +1,7 @@
 """What a mover does in its pod: one backup or restore of what is mounted there, as its specification says."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +11,7 @@ from pvback import limits
 from pvback.errors import PvbackError, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.backup import BackupOptions, BackupResult, backup
+from pvback.ops.mover_word import WORD_FOLDER, wait_for_word
 from pvback.ops.reading import find_in
 from pvback.ops.restore import RestoreOptions, RestoreResult, restore
 from pvback.ops.sources import claim_source
@@ -30,6 +31,8 @@ class MoverSpec:
         scope: Of the repository; None: the only one that its key opens.
         snapshot: What is restored.
         taken: The instant of what is mounted, RFC 3339; None where it is the volume itself.
+        held_grade: What the copy is worth where somebody says that others held still until all was read; the
+            mover waits for that word. None: it waits for nobody.
         options: Of the backup or restore, by the names of `BackupOptions` or `RestoreOptions`.
         manifests: Stored with the snapshot.
     """
@@ -41,12 +44,14 @@ class MoverSpec:
     scope: str | None = None
     snapshot: str | None = None
     taken: str | None = None
+    held_grade: str | None = None
     options: Mapping[str, Any]
     manifests: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """As `read_spec` reads it."""
-        return {item.name: getattr(self, item.name) for item in fields(self)}
+        found = {item.name: getattr(self, item.name) for item in fields(self)}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def read_spec(path: Path) -> MoverSpec:
@@ -59,19 +64,48 @@ def read_spec(path: Path) -> MoverSpec:
 
 
 def move_backup(
-    access: RepositoryAccess, spec: MoverSpec, *, progress: Progress, cancel: Cancel
+    access: RepositoryAccess,
+    spec: MoverSpec,
+    *,
+    progress: Progress,
+    cancel: Cancel,
+    say_read: Callable[[str], None],
+    words: Path = WORD_FOLDER,
 ) -> BackupResult:
-    """Raises as `backup`."""
+    """`say_read` tells those who hold still that all is read, for this snapshot id. Raises as `backup`."""
     source = claim_source(Path(spec.where), Claim(spec.namespace, spec.claim), cluster=spec.cluster)
     given = dict(spec.options)
     grade = given.pop("grade", None)
+    wanted = Consistency(spec.held_grade) if spec.held_grade else None
+
+    def judge(snapshot: str, unstable_count: int) -> Consistency:
+        say_read(snapshot)
+        word = wait_for_word(snapshot, folder=words, clock=access.clock, cancel=cancel)
+        why = _why_doubt(word, wanted=str(wanted), unstable_count=unstable_count)
+        if wanted is not None and why is None:
+            return wanted
+        progress.warn(f"{why}: the snapshot is worth what any live read is")
+        return Consistency.FUZZY
+
     options = BackupOptions(
         **given,
         grade=Consistency(grade) if grade else None,
+        judge=judge if wanted is not None else None,
         taken=datetime.fromisoformat(spec.taken) if spec.taken else None,
         manifests=spec.manifests,
     )
     return backup(access, source, options=options, progress=progress, cancel=cancel)
+
+
+def _why_doubt(word: str | None, *, wanted: str, unstable_count: int) -> str | None:
+    """Why a copy is not worth what is wanted of it; None where it is."""
+    if word is None:
+        return "nobody has said that others held still until all was read"
+    if word != wanted:
+        return "others did not surely hold still until all was read"
+    if unstable_count:
+        return f"{unstable_count} files changed while they were read, although others were to hold still"
+    return None
 
 
 def move_restore(

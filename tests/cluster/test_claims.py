@@ -313,6 +313,37 @@ def test_volume_snapshots_that_take_their_time(
     assert claim["method"] == "snapshot"
 
 
+def test_copies_that_are_put_anywhere(fleet: Fleet, connected: Namespace, local_cluster: Cluster) -> None:
+    """A class that binds at once asks nobody on which node it makes a copy: the mover goes there."""
+    make_claim(connected, "data", storage_class="csi-immediate")
+    connected.wait_bound("data")
+    home = nodes_of(connected, "data").pop()
+    words = ("pvc", "backup", f"{connected.name}/data", "--method", "snapshot", "--start-timeout", "60")
+    seen: set[str] = set()
+    for count in range(12):
+        with fleet.start(*words) as process:
+            wait_for(lambda: nodes_of(connected, "pvback-copy-"), connected.events)
+            seen |= nodes_of(connected, "pvback-copy-")
+            _, err = process.communicate(timeout=120)
+        assert process.returncode == 0, err
+        wait_for(lambda: not nodes_of(connected, "pvback-copy-"), lambda: "the copy's volume stays")
+        if seen - {home}:
+            print(f"the volume is on {home}, and copy {count + 1} was not")
+            return
+    pytest.fail(f"all copies were on {seen}")
+
+
+def nodes_of(namespace: Namespace, claim: str) -> set[str]:
+    """Where volumes of claims are that are called so, or begin so."""
+    found = set()
+    for one in namespace.cluster.kind("v1", "PersistentVolume").get().to_dict()["items"]:
+        owner = one["spec"].get("claimRef") or {}
+        if owner.get("namespace") == namespace.name and owner["name"].startswith(claim):
+            (term,) = one["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+            found.add(str(term["matchExpressions"][0]["values"][0]))
+    return found
+
+
 @pytest.mark.parametrize(
     ("snapshot_class", "why"), [("csi-never", "its driver says nothing"), ("no-such-class", "no-such-class")]
 )

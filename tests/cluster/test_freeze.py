@@ -265,17 +265,51 @@ def test_what_is_refused(fleet: Fleet, app: Writer) -> None:
     assert left_behind(namespace) == []
 
 
+def capabilities_of(namespace: Namespace) -> list[list[str]]:
+    """What the pods that freeze have."""
+    found = namespace.cluster.kind("v1", "Pod").get(
+        namespace=namespace.name, label_selector="pvback.io/role=freeze"
+    )
+    return [list(one.spec.containers[0].securityContext.capabilities.add) for one in found.items]
+
+
 def test_a_folder_that_only_its_owner_may_open(fleet: Fleet, allowed: Namespace) -> None:
-    """Root without any other capability is nobody special there."""
+    """Root without any other capability is nobody special there: a pod with one more takes its place."""
     make_claim(allowed, "data", storage_class="csi-ext4")
-    script = "chown 5:5 /data; chmod 700 /data; echo done; while true; do sleep 1; done"
+    script = f"chown 5:5 /data; chmod 700 /data; {WRITE}"
     body = objects.pod("app", script, image=allowed.cluster.image, claims=["data"])
     body["spec"]["securityContext"] = {"runAsUser": 0}
     body["spec"]["containers"][0]["securityContext"] = {}
     allowed.create(body)
-    wait_for(lambda: allowed.wait_phase("app", "Running") and "done" in allowed.log("app"), allowed.events)
-    done = fleet.run("pvc", "backup", f"{allowed.name}/data", "--freeze").ended(40)
-    assert "Permission denied" in done.err
+    allowed.wait_phase("app", "Running")
+    app = Writer(allowed)
+    wait_for(lambda: app.run("ls /data").find("times") >= 0, lambda: "it does not write")
+    with fleet.start("pvc", "backup", app.claim, *NEVER) as process:
+        app.wait_frozen()
+        assert ["SYS_ADMIN", "DAC_READ_SEARCH"] in capabilities_of(allowed)
+        before = app.uptime()
+        kill_guard(app, process)
+        thawed = app.wait_thawed(since=before)
+        print(f"thawed {thawed - before:.2f} s after its guard was killed")
+        assert thawed - before < 10
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 40, err
+    words = ("--privileged", "--exclude", "lost+found", "--json")
+    (claim,) = fleet.good("pvc", "backup", app.claim, "--freeze", *words).messages("claim")
+    assert did(claim) == [("quiesce", True), ("thaw", True)]
+
+
+def test_a_closed_folder_of_the_node_is_refused(fleet: Fleet, allowed: Namespace) -> None:
+    """Who may read more is kept from freezing the node as everybody else is."""
+    make_claim(allowed, "data", storage_class="csi")
+    script = f"chown 5:5 /data; chmod 700 /data; {WRITE}"
+    body = objects.pod("app", script, image=allowed.cluster.image, claims=["data"])
+    body["spec"]["securityContext"] = {"runAsUser": 0}
+    body["spec"]["containers"][0]["securityContext"] = {}
+    allowed.create(body)
+    allowed.wait_phase("app", "Running")
+    done = fleet.run("pvc", "backup", f"{allowed.name}/data", "--freeze", "--method", "snapshot").ended(40)
+    assert "not frozen: it is the folder " in done.err
     assert fleet.snapshots(allowed) == []
 
 

@@ -113,6 +113,43 @@ def test_one_instant(fleet: Fleet, app: Application) -> None:
     assert counts["data"] - counts["wal"] not in (0, 1), counts
 
 
+def test_of_all_namespaces(fleet: Fleet, connected: Namespace, other: Namespace) -> None:
+    """Each namespace's claims are a group of their own; others are backed up beside them, one by one."""
+    mine = connected.name
+    for namespace, names in ((connected, ("data", "wal", "alone")), (other, ("data", "wal"))):
+        for name in names:
+            make_claim(namespace, name, storage_class="csi-ext4")
+            labels = {"pvback.test/of": mine, **({"pvback.test/group": mine} if name != "alone" else {})}
+            namespace.cluster.kind("v1", "PersistentVolumeClaim").patch(
+                name=name,
+                namespace=namespace.name,
+                body={"metadata": {"labels": labels}},
+                content_type="application/merge-patch+json",
+            )
+        script = "; ".join(f"echo {name} > /{name}/x" for name in names)
+        namespace.run(objects.pod("fill", script, image=namespace.cluster.image, claims=names))
+        namespace.delete("v1", "Pod", "fill")
+    words = ("pvc", "backup", "-A", "--group", f"pvback.test/group={mine}", "--exclude", "lost+found")
+    done = fleet.good(*words)
+    assert f"namespace {other.name} is not connected: 2 claims left out" in done.err
+    assert {one["source"].rpartition("/")[2] for one in fleet.snapshots(connected)} == {"data", "wal"}
+    fleet.connect(other)
+    claims = fleet.good(*words, "--selector", f"pvback.test/of={mine}", "--json").messages("claim")
+    found = {one["claim"]: one["group"] for one in claims}
+    own = [f"{mine}/{name}" for name in ("alone", "data", "wal")]
+    theirs = [f"{other.name}/{name}" for name in ("data", "wal")]
+    assert sorted(found) == sorted(own + theirs)
+    groups = [found[name] for name in (*own, *theirs)]
+    assert groups[0] is None
+    assert (groups[1], groups[3]) == (groups[2], groups[4])
+    assert len(set(groups)) == 3, "no group reaches into another namespace"
+    done = fleet.run("pvc", "backup", "-A", "--group", f"pvback.test/group={mine}-none").ended(2)
+    assert "no claim in any namespace has the label" in done.err
+    done = fleet.run(*words, "--namespace", mine).ended(2)
+    assert "`--all-namespaces` goes with `--all`, `--selector` or `--group` alone" in done.err
+    wait_no_groups(other)
+
+
 def test_one_hook_for_two_claims(fleet: Fleet, app: Application) -> None:
     """It runs once, and holds until both are cut; beside the group another claim of the pod has its turn."""
     app.annotate(hook(quiesce=None), hook(name="held", pre=None, post=None), kind="Pod", name="app")
@@ -189,7 +226,8 @@ def test_what_is_refused(
     assert f"no claim in namespace {name} has the label pvback.test/group=no" in done.err
     fleet.run(*words, "--group", "nothing").ended(2)
     fleet.run(*words, *GROUP, "--method", "live").ended(2)
-    fleet.run("pvc", "backup", "-A", "--all", *GROUP).ended(2)
+    fleet.run(*words, "-A", *GROUP).ended(2)
+    fleet.run("pvc", "backup", "-A", *GROUP, "--method", "live").ended(2)
     fleet.run(*words, *GROUP, "--group", "pvback.test/claim=data").ended(2)
     make_claim(connected, "waiting", storage_class="csi-ext4")
     label(connected, "waiting")

@@ -152,8 +152,7 @@ def test_a_live_read_is_within(fleet: Fleet, app: Application) -> None:
     assert did(claim) == [("pre", True), ("quiesce", True), ("thaw", True), ("post", True)]
     assert "held" in fleet.good("ls", claim["result"]["snapshot"], "--scope", app.namespace.name).out
     (covered,) = fleet.good("pvc", "list", "-n", app.namespace.name, "--json").json()
-    # The mover stores its snapshot without knowing whether it held to the end.
-    assert covered["grade"] == "fuzzy"
+    assert covered["grade"] == "app", "the mover is told that it held to the end"
 
 
 def test_pvback_is_killed(fleet: Fleet, app: Application) -> None:

@@ -7,10 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -32,12 +29,9 @@ from tests.cluster.restores import (
     status_of,
     volumes_of,
 )
+from tests.cluster.saved import Saved, logs_of, save
 
 pytestmark = pytest.mark.timeout(600)
-FILL = """for i in $(seq 1 50); do echo file $i > /data/f$i; done
-mkdir /data/d
-head -c 300000 /dev/urandom > /data/d/random
-"""
 NOBODY = ("--image", "localhost/none:1")
 """A mover that never starts."""
 
@@ -47,50 +41,10 @@ def kind(cluster: Cluster) -> None:
     install_kind(str(cluster.kubeconfig))
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A namespace whose claim `data` is backed up, and what is in it."""
-
-    fleet: Fleet
-    namespace: Namespace
-    digest: str
-
-    def populate(self, *words: str, **variables: str) -> Any:
-        return self.fleet.run("pvc", "populate", "-n", self.namespace.name, *words, **variables)
-
-    def wish(
-        self, name: str, *, wanted: str = "", storage_class: str = "csi-immediate", **wishes: Any
-    ) -> None:
-        """A Restore of `data`, and a claim that is to be filled from it."""
-        if not wanted:
-            self.namespace.create(restore(name, source={"claim": "data"}))
-        self.namespace.create(claim_of(name, wanted or name, storage_class=storage_class, **wishes))
-
-    @contextmanager
-    def watching(self, *words: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
-        """A populator that goes on, and ends in order when it is told to."""
-        given = ("pvc", "populate", "-n", self.namespace.name, "--watch", "--interval", "0.5", *words)
-        with self.fleet.start(*given, **variables) as process:
-            yield process
-            process.send_signal(signal.SIGTERM)
-            out, err = process.communicate(timeout=150)
-            print(out, err)
-            assert process.returncode == 0, (out, err)
-            assert "Traceback" not in err
-
-
 @pytest.fixture
 def saved(fleet: Fleet, namespace: Namespace, kind: None) -> Iterator[Saved]:
-    fleet.connect(namespace)
-    make_claim(namespace, "data", storage_class="csi-immediate")
-    namespace.run(objects.pod("fill", FILL, image=namespace.cluster.image, claims=["data"]))
-    namespace.delete("v1", "Pod", "fill")
-    fleet.good("pvc", "backup", f"{namespace.name}/data", "--method", "live")
-    yield Saved(fleet, namespace, digest_of(namespace, "data"))
-    wait_nothing_left(namespace)
-    keys = fleet.good("key", "list", "--json").json()
-    ours = [one for one in keys if f"of {namespace.name}/" in (one["label"] or "")]
-    print([one["label"] for one in ours])
+    with save(fleet, namespace) as made:
+        yield made
 
 
 def test_filled(saved: Saved) -> None:
@@ -533,10 +487,3 @@ def test_as_a_deployment(saved: Saved) -> None:
     finally:
         namespace.delete("apps/v1", "Deployment", "pvback-populator")
         remove_populators_rights(namespace)
-
-
-def logs_of(namespace: Namespace) -> str:
-    """What the populator of a namespace has printed."""
-    pods = namespace.cluster.kind("v1", "Pod")
-    found = pods.get(namespace=namespace.name, label_selector="pvback.io/role=populator").items
-    return "\n".join(namespace.log(one.metadata.name) for one in found)

@@ -12,8 +12,11 @@ from pvback.cluster.manifests import pruned
 from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.names import labels_of, object_name, run_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
+from pvback.cluster.secrets import RepositorySecret
+from pvback.cluster.staging import StagingOptions
 from pvback.errors import ClusterError, UsageError
 from pvback.model import Claim, Consistency
+from pvback.ops.claim_jobs import ClaimBackupOptions, plan_job
 
 SECRET = "pvback-repository"
 CLASS = {"metadata": {"name": "fast"}, "driver": "csi.test"}
@@ -101,6 +104,35 @@ def test_a_claim_for_one_pod_is_refused_live_with_the_way_out() -> None:
     assert "--method snapshot" in str(caught.value.hint)
     assert plan_exposure(known, method="auto", classes=[CLASS]).method == "snapshot"
     assert plan_exposure(facts(modes=["ReadWriteOncePod"]), method="live", classes=None).method == "live"
+
+
+@pytest.mark.parametrize(
+    ("binding", "staging_class", "is_kept"),
+    [
+        ("WaitForFirstConsumer", None, True),
+        ("", None, True),
+        ("Immediate", None, False),
+        ("Immediate", "other", True),
+    ],
+)
+def test_where_a_copy_is_read(binding: str, staging_class: str | None, *, is_kept: bool) -> None:
+    """Where the volume is, for there the copy is made; unless its class puts it anywhere, at once."""
+    where = {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]}]
+    }
+    known = facts(pod_body("app"), binding=binding)
+    known.volume_body.update(
+        metadata={}, spec={**known.volume_body["spec"], "nodeAffinity": {"required": where}}
+    )
+    options = ClaimBackupOptions(
+        settings=MoverSettings(image="i", secret=SECRET), staging=StagingOptions(storage_class=staging_class)
+    )
+    secret = RepositorySecret(image="i", cluster="c", scope="s")
+    exposure = plan_exposure(known, method="snapshot", classes=[CLASS])
+    job = plan_job(known, exposure, run="r", secret=secret, options=options)
+    affinity = job.pod_spec().get("affinity")
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": where}
+    assert affinity == ({"nodeAffinity": required} if is_kept else None)
 
 
 def test_who_has_no_data() -> None:

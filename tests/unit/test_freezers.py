@@ -1,21 +1,34 @@
 """The pod from which a file system is frozen, when there is none, and who lets go first. No cluster."""
 
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
+import kubernetes
 import pytest
 
-from pvback.cluster.exposure import staged_exposure
-from pvback.cluster.freezing import FREEZE, Freezer, freeze_hook, node_of_freeze
+from pvback.cluster.client import Cluster
+from pvback.cluster.exposure import Exposure, plan_exposure, staged_exposure
+from pvback.cluster.freezing import (
+    FREEZE,
+    Freezer,
+    FreezeWork,
+    freeze_hook,
+    node_of_freeze,
+    start_freezer,
+)
 from pvback.cluster.hook_runs import HookRun
 from pvback.cluster.hooks import HookTarget, PlannedHook, Quiesce, parse_hooks
-from pvback.cluster.kinds import Body
+from pvback.cluster.kinds import POD, Body, Kind
 from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.errors import ClusterError
 from pvback.model import Claim
 from pvback.ops.claim_jobs import with_hooks
-from tests.support.exec_server import Peer, stdout
+from pvback.runtime import Cancel, SystemClock
+from tests.support.exec_server import ExecServer, Peer, serving, stdout
 from tests.unit.test_claims import facts, pod_body
-from tests.unit.test_hook_runs import END_OF_INPUT, HOOK, hold, playing, well
+from tests.unit.test_hook_runs import END_OF_INPUT, HOOK, badly, hold, playing, well
 
 OWNER = {"kind": "ConfigMap", "name": "run", "uid": "u", "apiVersion": "v1"}
 SETTINGS = MoverSettings(image="i", secret="s", pull_secrets=("p",))
@@ -83,6 +96,90 @@ def test_folders_of_nodes(source: str) -> None:
         node_of_freeze(found)
 
 
+class Node(Cluster):
+    """Starts pods."""
+
+    def __init__(self, server: ExecServer) -> None:
+        super().__init__(kubernetes.client.Configuration(host=f"http://127.0.0.1:{server.port}"))
+        self.made: list[Body] = []
+        self.gone: list[str] = []
+
+    def create(self, kind: Kind, body: Body, *, dry_run: bool = False) -> Body:
+        assert (kind, dry_run) == (POD, False)
+        made = {**body, "metadata": {**body["metadata"], "uid": f"uid-{len(self.made)}"}}
+        self.made.append(made)
+        return made
+
+    def list(self, kind: Kind, **_: Any) -> list[Body]:
+        assert kind is POD
+        status = {"containerStatuses": [{"name": "freeze", "state": {"running": {}}}]}
+        return [{**self.made[-1], "status": status}]
+
+    def delete(self, kind: Kind, body: Body) -> None:
+        self.gone.append(body["metadata"]["name"])
+
+
+def started(script: Callable[[Peer], None]) -> tuple[Node, str]:
+    """What is made, and the pod that is to freeze; the script is what looks at the volume."""
+
+    def look(peer: Peer) -> None:
+        query = parse_qsl(urlsplit(peer.request.split()[1]).query)
+        argv = [value for name, value in query if name == "command"]
+        assert argv == ["pvback", "mover", "look", "/data"]
+        script(peer)
+
+    with serving(script=look) as server:
+        node = Node(server)
+        run: Any = SimpleNamespace(owner=OWNER, check=lambda: None)
+        work = FreezeWork(cluster=node, run=run, clock=SystemClock(), cancel=Cancel(), seconds=60)
+        made = Freezer(facts=facts(pod_body("app")), node="n1", run="r", settings=SETTINGS)
+        return node, start_freezer(work, made).pod
+
+
+def capabilities(pod: Body) -> list[str]:
+    found: list[str] = pod["spec"]["containers"][0]["securityContext"]["capabilities"]["add"]
+    return found
+
+
+def says(word: bytes) -> Callable[[Peer], None]:
+    def script(peer: Peer) -> None:
+        peer.send(stdout(word))
+        well(peer)
+
+    return script
+
+
+def says_badly(peer: Peer) -> None:
+    """As one that does not know the command."""
+    peer.send(stdout(b"closed\n"))
+    badly(peer)
+
+
+def cut(peer: Peer) -> None:
+    """Nobody knows what it would have said."""
+    peer.send(stdout(b"closed\n"))
+
+
+@pytest.mark.parametrize("script", [says(b"open\n"), says(b"closed?\n"), says_badly, cut])
+def test_one_right_is_enough(script: Callable[[Peer], None]) -> None:
+    node, pod = started(script)
+    (made,) = node.made
+    assert (capabilities(made), made["metadata"]["name"]) == (["SYS_ADMIN"], pod)
+    assert node.gone == []
+
+
+def test_a_second_right_where_the_folder_is_closed() -> None:
+    """Only then, and for a pod that takes the place of the first."""
+    node, pod = started(says(b"closed\n"))
+    first, second = node.made
+    assert [capabilities(first), capabilities(second)] == [["SYS_ADMIN"], ["SYS_ADMIN", "DAC_READ_SEARCH"]]
+    assert node.gone == [first["metadata"]["name"]]
+    assert pod == second["metadata"]["name"] != first["metadata"]["name"]
+    # Nothing else is different.
+    capabilities(first).append("DAC_READ_SEARCH")
+    assert first["spec"] == second["spec"]
+
+
 TARGET = HookTarget(pod="freezer", uid="v", container="freeze")
 
 
@@ -143,6 +240,11 @@ def test_the_file_system_last_and_first() -> None:
 
 def grade_after(hooks: HookRun, own: list[PlannedHook]) -> str:
     exposure = staged_exposure(facts(pod_body("app")), "snapshot")
+    grade: str = spec_after(hooks, own, exposure)["options"]["grade"]
+    return grade
+
+
+def spec_after(hooks: HookRun, own: list[PlannedHook], exposure: Exposure) -> Mapping[str, Any]:
     job = MoverJob(
         work="backup",
         claim=Claim("ns", "data"),
@@ -153,8 +255,30 @@ def grade_after(hooks: HookRun, own: list[PlannedHook]) -> str:
         spec={"options": {"grade": str(exposure.grade)}, "manifests": {}},
         settings=SETTINGS,
     )
-    grade: str = with_hooks(job, hooks, own=own).spec["options"]["grade"]
-    return grade
+    return with_hooks(job, hooks, own=own).spec
+
+
+def test_what_a_live_read_may_be_worth() -> None:
+    """Its mover waits for a word where somebody of its own holds still, and where nobody does for nobody."""
+    (app,) = parse_hooks({"hooks": [{**HOOK, "post": None}]}, where="test")
+    own = [PlannedHook(hook=app, targets=(TARGET,))]
+    live = plan_exposure(facts(pod_body("app")), method="live", classes=None)
+    with playing(hold=hold, pre=well) as scene:
+        hooks = scene.hooks({**HOOK, "post": None})
+        hooks.begin()
+        spec = spec_after(hooks, own, live)
+        assert (spec["options"]["grade"], spec["held_grade"]) == ("fuzzy", "app")
+        assert "held_grade" not in spec_after(hooks, [], live), "those of another claim"
+        at_rest = plan_exposure(facts(), method="live", classes=None)
+        assert "held_grade" not in spec_after(hooks, own, at_rest), "it is worth more already"
+        hooks.release()
+        assert "held_grade" not in spec_after(hooks, own, live)
+    quiesce = {"command": ["hold"], "on_failure": "continue"}
+    may_fail = {**HOOK, "quiesce": quiesce, "post": None}
+    with playing(hold=badly, pre=well) as scene:
+        hooks = scene.hooks(may_fail)
+        hooks.begin()
+        assert "held_grade" not in spec_after(hooks, own, live)
 
 
 def test_a_frozen_file_system_says_nothing_of_the_application() -> None:

@@ -20,6 +20,7 @@ from pvback.cluster.kinds import CONFIG_MAP, POD, Body, Kind
 from pvback.cluster.names import labels_of
 from pvback.errors import ClusterError, Interrupted
 from pvback.model import Claim
+from pvback.ops.claim_hold import HeldRead
 from pvback.runtime import Cancel, ManualClock
 from tests.support.exec_server import SUCCESS, ExecServer, Peer, close, failure, serving, status, stdout
 
@@ -130,7 +131,7 @@ def playing(**scripts: Callable[[Peer], None]) -> Iterator[Scene]:
         yield Scene(server, log)
 
 
-def look_again_and_again(hooks: HookRun) -> None:
+def look_again_and_again(hooks: HookRun | HeldRead) -> None:
     """As who waits for a copy does."""
     while True:
         hooks.check()

@@ -364,7 +364,8 @@ def test_what_is_restored_in_part(monkeypatch: pytest.MonkeyPatch, accepts: bool
         made.update(bound(made))
         cluster.bodies[CLAIM.name, "prime"] = bound(made)
         check()
-        return MoverEnd(exit_code=3, message={"result": {}})
+        result = {"error_count": 2, "examples": ["x: no", "y: no"]}
+        return MoverEnd(exit_code=3, message={"result": result})
 
     def bind(*_: object, **__: object) -> None:
         assert given["spec"]["claimRef"]["uid"] == "u1"
@@ -375,15 +376,17 @@ def test_what_is_restored_in_part(monkeypatch: pytest.MonkeyPatch, accepts: bool
     snapshot: Any = SimpleNamespace(id="5" * 32, details=details, require_details=lambda: details)
     wish = parse_wish(restore(source={"claim": "data"}, acceptPartial=accepts))
 
-    def restore_it() -> bool:
+    def restore_it() -> None:
         with filling._run(job.run, "test") as run:
-            return filling._restore(run, job, snapshot, wish)
+            filling._restore(run, job, snapshot, wish)
 
     if accepts:
-        assert restore_it() is False
+        restore_it()
+        assert filling.note == "2 files could not be restored (x: no; y: no); the rest was"
         assert given["spec"]["claimRef"]["uid"] == "u1"
     else:
-        with pytest.raises(PartlyDone):
+        words = r"2 files could not be restored \(x: no; y: no\), so the claim is not given its volume"
+        with pytest.raises(PartlyDone, match=words):
             restore_it()
         assert given["spec"]["claimRef"]["uid"] != "u1"
     assert (CLAIM.name, "prime") not in cluster.bodies
