@@ -2,8 +2,8 @@
 
 Of many reads in flight the slowest decide how long a restore takes, and most of them are slow for a reason
 that a second request does not meet. What is unusual is learned: longer than 99 of 100 recent reads of about
-the same size. At most `limits.HEDGE_SHARE_MAX` of all reads are asked twice, so that a store that is slow as
-a whole is not asked twice as much.
+the same size. At most `limits.HEDGE_SHARE_MAX` of all reads are asked twice, and fewer the more of these
+repeats were in vain: where a link is full a repeat only takes room from what others wait for.
 
 The first request reads into the caller's buffer, the second into one of its own, which costs memory only
 while it runs. The loser is given up by its ticket (see `abandon`), and nothing touches the caller's buffer
@@ -170,7 +170,8 @@ class HedgedStore(WrappedStore):
     def _may_hedge(self) -> bool:
         """Take one of the few repeats, if there is one left."""
         with self._lock:
-            allowed = limits.HEDGES_IN_FLIGHT + int(self.read_count * limits.HEDGE_SHARE_MAX)
+            paid = (self.won_count + 1) / (self.hedge_count + 1)
+            allowed = limits.HEDGES_IN_FLIGHT + int(self.read_count * limits.HEDGE_SHARE_MAX * paid)
             if self._in_flight >= limits.HEDGES_IN_FLIGHT or self.hedge_count >= allowed:
                 return False
             self._in_flight += 1

@@ -172,6 +172,20 @@ def test_a_store_that_is_slow_as_a_whole_is_not_asked_twice_as_much() -> None:
     assert store.hedge_count == limits.HEDGES_IN_FLIGHT
 
 
+@pytest.mark.parametrize(("won", "is_repeated"), [(0, False), (19, True)])
+def test_where_repeats_were_in_vain_there_are_fewer(won: int, is_repeated: bool) -> None:
+    inner = Stuck(where="before")
+    store = HedgedStore(inner, latencies=known())
+    store.read_count, store.hedge_count, store.won_count = 1000, 20, won
+    end = threading.Timer(2.0, inner.freed.set)
+    end.start()
+    assert store.read_into("a", bytearray(SIZE), offset=0) == SIZE
+    assert (store.hedge_count == 21) == is_repeated
+    end.cancel()
+    inner.freed.set()
+    store.close()
+
+
 def test_what_is_late_is_learned_by_size() -> None:
     latencies = Latencies()
     for number in range(limits.HEDGE_SAMPLE_COUNT):

@@ -24,8 +24,8 @@ use crate::error::{Error, Result};
 use crate::fs::{Denied, Target};
 use crate::tree::Node;
 
-/// Ranges are at least this long, however little memory there is, in bytes.
-const RANGE_BYTES_MIN: u64 = 1 << 20;
+/// Ranges may be this long, however little memory there is, in bytes.
+pub(super) const RANGE_BYTES_MIN: u64 = 1 << 20;
 /// Stack of a thread that only waits and opens segments, in bytes.
 const FETCHER_STACK_BYTES: usize = 256 << 10;
 
@@ -61,7 +61,8 @@ impl Passes<'_> {
         let read = &self.options.read;
         let (workers, fetchers) = (read.workers(), read.fetchers());
         let fetch_bytes = read.memory() / 2;
-        let share = fetch_bytes / (2 * fetchers as u64);
+        // Half of the fetchers fill the memory with the longest ranges: fewer could not hide a store's latency.
+        let share = 2 * fetch_bytes / fetchers as u64;
         let snapshot = self.snapshot;
         let run = Run::new(RunParts {
             broker: Arc::clone(&snapshot.scope.broker),
@@ -73,6 +74,7 @@ impl Passes<'_> {
             jobs,
             ranges,
             fetch_bytes,
+            fetchers: fetchers as u64,
             range_bytes_max: share.clamp(RANGE_BYTES_MIN, RANGE_BYTES_MAX),
             denied: std::mem::take(&mut self.denied),
         });

@@ -66,6 +66,8 @@ pub(super) struct Run {
     pub(super) ranges: Sender<Option<RangeJob>>,
     /// Bytes of ranges between being asked for and being done with.
     pub(super) fetch_budget: Arc<Budget>,
+    /// Threads that fetch ranges.
+    pub(super) fetchers: u64,
     /// Largest range to ask for, in bytes.
     pub(super) range_bytes_max: u64,
     pub(super) windows: Arc<Windows>,
@@ -93,6 +95,7 @@ pub(super) struct RunParts {
     pub(super) jobs: Sender<Job>,
     pub(super) ranges: Sender<Option<RangeJob>>,
     pub(super) fetch_bytes: u64,
+    pub(super) fetchers: u64,
     pub(super) range_bytes_max: u64,
     /// What earlier passes were not permitted.
     pub(super) denied: Denied,
@@ -111,6 +114,7 @@ impl Run {
             jobs: parts.jobs,
             ranges: parts.ranges,
             fetch_budget: Budget::new(parts.fetch_bytes),
+            fetchers: parts.fetchers,
             range_bytes_max: parts.range_bytes_max,
             windows: Arc::default(),
             files_open: AtomicUsize::new(0),

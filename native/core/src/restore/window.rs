@@ -9,6 +9,7 @@ use hashbrown::HashMap;
 
 use super::fetch::RangeJob;
 use super::file::FileTask;
+use super::pass::RANGE_BYTES_MIN;
 use super::progress::Counters;
 use super::run::{Job, Mode, Run};
 use super::windows::{Mark, Ticket};
@@ -246,7 +247,11 @@ impl Plan {
                 None => self.lose(run, chunk, &index.missing("chunk", &chunk.id)),
             }
         }
-        for range in BlobStore::plan(wanted, run.range_bytes_max) {
+        // A range opens the segments at its ends for a part of each: longer ones waste less of a link, but each
+        // fetcher is to have one.
+        let bytes: u64 = wanted.iter().map(|blob| u64::from(blob.place.length())).sum();
+        let longest = (bytes / run.fetchers.max(1)).clamp(RANGE_BYTES_MIN, run.range_bytes_max);
+        for range in BlobStore::plan(wanted, longest) {
             let job = RangeJob { plan: Arc::clone(self), range };
             if run.ranges.send(Some(job)).is_err() {
                 return Err(Error::internal("a range after the end of the fetchers"));
