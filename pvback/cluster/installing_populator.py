@@ -116,7 +116,7 @@ def _pod_spec(options: PopulatorInstall) -> dict[str, Any]:
         "serviceAccountName": POPULATOR,
         "enableServiceLinks": False,
         # A mover that is told to end stores nothing here, but has its grace all the same.
-        "terminationGracePeriodSeconds": limits.MOVER_GRACE_SECONDS + 30,
+        "terminationGracePeriodSeconds": limits.RUN_GRACE_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
             {

@@ -1,9 +1,10 @@
-"""What `pvback install --populator` renders, for a namespace and for a cluster."""
+"""What `pvback install` renders, for a namespace and for a cluster."""
 
 from typing import Any
 
 import pytest
 
+from pvback import limits
 from pvback.cli import main
 from pvback.cluster.installing import InstallOptions, install_objects
 from pvback.cluster.restores import restore_definition
@@ -79,6 +80,26 @@ def test_a_restricted_pod_whose_words_exist(is_for_cluster: bool) -> None:
 def test_no_populator_unless_it_is_asked_for() -> None:
     kinds = [kind.name for kind, _ in install_objects(InstallOptions(namespace="ns", secret="s"))]
     assert not {"CustomResourceDefinition", "Deployment", "ClusterRole"} & set(kinds)
+
+
+@pytest.mark.parametrize("is_for_cluster", [False, True])
+def test_a_nightly_run_ends_and_is_left_alone(is_for_cluster: bool) -> None:
+    """One that never ended would keep all later nights from beginning, for two of them are forbidden."""
+    options = InstallOptions(
+        namespace="ns", secret="s", image="i", schedule="17 2 * * *", is_for_cluster=is_for_cluster
+    )
+    (cron,) = [body for kind, body in install_objects(options) if kind.name == "CronJob"]
+    assert cron["spec"]["concurrencyPolicy"] == "Forbid"
+    job = cron["spec"]["jobTemplate"]["spec"]
+    # A mover that hangs is ended first, and says so.
+    assert limits.MOVER_DEADLINE_SECONDS < job["activeDeadlineSeconds"] < 26 * 3600
+    annotations = job["template"]["metadata"]["annotations"]
+    assert annotations["sidecar.istio.io/inject"] == "false"
+    assert annotations["linkerd.io/inject"] == "disabled"
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    # When it is told to end, its movers have their grace, and then there is something to remove.
+    grace = job["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS + 30
 
 
 def test_the_definition_says_what_each_field_is() -> None:
