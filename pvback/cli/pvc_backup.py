@@ -19,7 +19,8 @@ from pvback.cluster.grouping import ClaimGroup, list_members
 from pvback.cluster.hooks import Hook, parse_hooks
 from pvback.cluster.secrets import load_repository_secret
 from pvback.cluster.staging import StagingOptions
-from pvback.errors import FileError, PartlyDone, UsageError
+from pvback.errors import ClusterObjectMissing, FileError, PartlyDone, UsageError
+from pvback.model import Claim
 from pvback.ops.claim_backups import ChosenClaims, Pace, backup_claims
 from pvback.ops.claim_jobs import GROUP_TAG, ClaimBackupOptions, ClaimOutcome
 
@@ -118,7 +119,7 @@ def backup_command(
     pace = Pace(at_once=int(given["at_once"]), per_node=int(given["per_node"]))
     with working_on_many(output, cluster, claims=chosen.names) as (work, progress_of):
         outcomes = backup_claims(work, chosen, options=options, progress_of=progress_of, pace=pace)
-    return _end(output, outcomes)
+    return _end(output, [*outcomes, *chosen.missing])
 
 
 def _parse_tags(words: tuple[str, ...]) -> dict[str, str]:
@@ -147,9 +148,10 @@ def _choose_all(
     groups = _choose_groups(cluster, given["groups"], namespace or cluster.namespace, method=given["method"])
     if groups and not (claims or selector or is_all):
         return ChosenClaims(claims=[], groups=groups)
-    found = _choose(cluster, claims, namespace, selector=selector, is_all=is_all)
+    found, missing = _choose(cluster, claims, namespace, selector=selector, is_all=is_all)
     together = {one.claim for _, members in groups for one in members}
-    return ChosenClaims(claims=[one for one in found if one.claim not in together], groups=groups)
+    alone = [one for one in found if one.claim not in together]
+    return ChosenClaims(claims=alone, groups=groups, missing=missing)
 
 
 def _choose_groups(
@@ -177,17 +179,32 @@ def _parse_group(text: str, namespace: str) -> ClaimGroup:
 
 def _choose(
     cluster: "Cluster", claims: tuple[str, ...], namespace: str | None, *, selector: str | None, is_all: bool
-) -> list[ClaimFacts]:
-    """The claims that are meant. Raises UsageError for none or two ways to say it."""
+) -> tuple[list[ClaimFacts], list[ClaimOutcome]]:
+    """The claims that are meant, and accounts of those that were named and are not there.
+
+    Raises UsageError for none or two ways to say it.
+    """
     if bool(claims) + bool(selector) + is_all != 1:
         raise UsageError("name claims, or use `--selector`, `--all`, or `--group`")
     where = namespace or cluster.namespace
     if claims:
-        return [load_claim(cluster, parse_claim(one, where)) for one in dict.fromkeys(claims)]
+        return _load_named(cluster, [parse_claim(one, where) for one in claims])
     found = _list(cluster, where, selector)
     if not found:
         raise UsageError(f"no claim in namespace {where} is selected")
-    return found
+    return found, []
+
+
+def _load_named(cluster: "Cluster", claims: list[Claim]) -> tuple[list[ClaimFacts], list[ClaimOutcome]]:
+    """One that is not there does not keep the others from being backed up. Raises ClusterError."""
+    found: list[ClaimFacts] = []
+    missing: list[ClaimOutcome] = []
+    for one in dict.fromkeys(claims):
+        try:
+            found.append(load_claim(cluster, one))
+        except ClusterObjectMissing as exc:
+            missing.append(ClaimOutcome(claim=str(one), state="failed", error=exc))
+    return found, missing
 
 
 def _choose_everywhere(
