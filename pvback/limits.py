@@ -208,6 +208,8 @@ MESSAGE_BYTES_MAX = 4 * KIB
 """Of a termination message; the kubelet keeps no more."""
 MOVER_MEMORY_BYTES = 512 * MIB
 MOVER_REQUEST_BYTES = 256 * MIB
+MOVER_REQUEST_MILLIS = 250
+"""Thousandths of a processor."""
 MOVER_SPARE_BYTES = 128 * MIB
 """Of the container's limit, what is left to the kernel: pages of files that are being read and written."""
 MOVER_CACHE_BYTES = 2 * GIB

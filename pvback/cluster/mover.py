@@ -15,7 +15,7 @@ from pvback.cluster.claims import Consumer
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body
 from pvback.cluster.names import CLAIM, labels_of, object_name
-from pvback.cluster.quantity import as_quantity
+from pvback.cluster.quantity import as_quantity, parse_millis
 from pvback.model import Claim
 
 __all__ = [
@@ -203,7 +203,9 @@ class MoverJob:
             more = ["DAC_READ_SEARCH"] if self.work == "backup" else ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
             capabilities["add"] = more
         maximum = {"memory": as_quantity(settings.memory_bytes)}
+        # The API refuses a request above its limit.
         requested = min(settings.memory_bytes, limits.MOVER_REQUEST_BYTES)
+        millis = min(parse_millis(settings.cpu or "1"), limits.MOVER_REQUEST_MILLIS)
         return {
             "name": CONTAINER,
             "image": settings.image,
@@ -222,7 +224,7 @@ class MoverJob:
                 "capabilities": capabilities,
             },
             "resources": {
-                "requests": {"cpu": "250m", "memory": as_quantity(requested)},
+                "requests": {"cpu": f"{millis}m", "memory": as_quantity(requested)},
                 "limits": {**maximum, **({"cpu": settings.cpu} if settings.cpu else {})},
             },
             "terminationMessagePolicy": "File",
