@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["backup_command"]
 
+_COUNT = click.IntRange(min=1)
+
 
 @pvc.command("backup", epilog=exit_codes(3, 11, 40, has_repository=False))
 @click.argument("claims", nargs=-1, metavar="[NAMESPACE/]CLAIM...")
@@ -72,8 +74,10 @@ __all__ = ["backup_command"]
 )
 @click.option("--hooks", "hooks_file", metavar="FILE", help="Hooks besides those in annotations: YAML.")
 @click.option("--no-hooks", is_flag=True, help="Run none, not those in annotations either.")
-@click.option("--at-once", default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
-@click.option("--per-node", default=limits.MOVERS_PER_NODE, metavar="N", help="Movers at once on a node.")
+@click.option("--at-once", type=_COUNT, default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
+@click.option(
+    "--per-node", type=_COUNT, default=limits.MOVERS_PER_NODE, metavar="N", help="Movers at once on a node."
+)
 @mover_options
 @cluster_options
 @global_options()

@@ -57,3 +57,12 @@ def test_each_is_a_document_of_its_own(begun: list[str]) -> None:
     assert done.exit_code == 3
     states = [line for line in done.output.splitlines() if '"message_type":"claim"' in line.replace(" ", "")]
     assert len(states) == 2, done.output
+
+
+@pytest.mark.parametrize("option", ["--at-once", "--per-node"])
+@pytest.mark.parametrize("more", [("a", "b"), ("--group", "backup=db")])
+def test_no_movers_at_all(begun: list[str], option: str, more: tuple[str, ...]) -> None:
+    done = run(*more, option, "0")
+    assert done.exit_code == 2, done.output
+    assert option in done.output
+    assert begun == []
