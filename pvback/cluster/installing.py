@@ -23,6 +23,7 @@ ACCOUNT = "pvback"
 MOVER_ACCOUNT = "pvback-mover"
 """Of movers: no role is bound to it."""
 PRIORITY_CLASS = "pvback-mover"
+"""Of backups' movers, of a cluster. Those of restores have none, and so go before them."""
 
 _POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 _NOBODY_IN = {
@@ -131,7 +132,6 @@ def _populator(options: InstallOptions) -> PopulatorInstall:
         image=options.image or "",
         is_for_cluster=options.is_for_cluster,
         mover_account=None if options.is_for_cluster else MOVER_ACCOUNT,
-        priority_class=PRIORITY_CLASS if options.is_for_cluster else None,
         words=options.populator_words,
     )
 

@@ -54,7 +54,23 @@ def test_of_a_cluster() -> None:
     assert "--all-namespaces" in words
     assert "--namespace" not in words
     assert words[-2:] == ["--interval", "5"]
-    assert ("PriorityClass", words[words.index("--priority-class") + 1]) in found
+
+
+def test_restores_go_before_backups() -> None:
+    """A pod that names no class is of priority 0, and may put those below it aside."""
+    found = rendered(is_for_cluster=True, schedule="17 2 * * *")
+
+    def priority_of(spec: dict[str, Any]) -> int:
+        words = spec["containers"][0]["args"]
+        if "--priority-class" not in words:
+            return 0
+        name = words[words.index("--priority-class") + 1]
+        value: int = found["PriorityClass", name]["value"]
+        return value
+
+    backups = found["CronJob", "pvback-backup"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    restores = found["Deployment", "pvback-populator"]["spec"]["template"]["spec"]
+    assert priority_of(backups) < priority_of(restores)
 
 
 @pytest.mark.parametrize("is_for_cluster", [False, True])
