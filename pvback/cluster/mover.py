@@ -40,6 +40,11 @@ LEFT_ALONE: Mapping[str, str] = {
     "linkerd.io/inject": "disabled",
 }
 """Annotations of pods that nobody else is to move or add to."""
+_CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+    "backup": ("DAC_READ_SEARCH",),
+    # Without the last one the kernel takes setgid from what is of a group that the mover is not in.
+    "restore": ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"),
+}
 CONTAINER = "mover"
 VOLUME_FOLDER = "/data"
 DEVICE_PATH = "/dev/pvback-volume"
@@ -62,7 +67,7 @@ class MoverSettings:
         memory_bytes, cpu: Limits of the container; cpu is a quantity, or None for no limit.
         cache_bytes: Of the emptyDir for the cache.
         deadline_seconds: When the Job is ended, done or not.
-        is_privileged: Root with one more capability to read, or three to restore, where that is allowed.
+        is_privileged: Root with one more capability to read, or four to restore, where that is allowed.
     """
 
     image: str
@@ -200,8 +205,7 @@ class MoverJob:
         settings = self.settings
         capabilities: dict[str, Any] = {"drop": ["ALL"]}
         if settings.is_privileged:
-            more = ["DAC_READ_SEARCH"] if self.work == "backup" else ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
-            capabilities["add"] = more
+            capabilities["add"] = list(_CAPABILITIES[self.work])
         maximum = {"memory": as_quantity(settings.memory_bytes)}
         # The API refuses a request above its limit.
         requested = min(settings.memory_bytes, limits.MOVER_REQUEST_BYTES)
