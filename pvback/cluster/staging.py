@@ -12,7 +12,7 @@ from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, STORAGE_CLASS, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
-from pvback.errors import ClusterError
+from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal
 from pvback.runtime import Cancel, Clock
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _make_claim(
         "ReadWriteOnce" if one == "ReadWriteOncePod" else one for one in facts.access_modes
     )
     name = options.storage_class or facts.storage_class
-    storage_class = work.cluster.find(STORAGE_CLASS, name) if name else None
+    storage_class = _find_class(work, name, is_asked_for=name == options.storage_class) if name else None
     size = max(facts.request_bytes, facts.capacity_bytes, size)
     body = CLAIM.body(
         object_name("copy", facts.claim.name, run=work.run.id),
@@ -202,3 +202,17 @@ def _make_claim(
     work.cluster.create(CLAIM, body)
     mode = "WaitForFirstConsumer" if storage_class is None else storage_class.get("volumeBindingMode")
     return Staged(claim=body["metadata"]["name"], taken=None, is_bound_at_once=mode != "WaitForFirstConsumer")
+
+
+def _find_class(work: StagingWork, name: str, *, is_asked_for: bool) -> Body | None:
+    """A storage class, or None where it may not be read. Raises ClusterError for an option's that is none."""
+    try:
+        return work.cluster.get(STORAGE_CLASS, name)
+    except ClusterRefusal:
+        return None
+    except ClusterObjectMissing as exc:
+        if not is_asked_for:
+            return None
+        raise ClusterError(
+            f"there is no storage class {name}", key=str(work.run.claim), hint="`--staging-class` names it"
+        ) from exc

@@ -11,13 +11,14 @@ from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, STORAGE_CLASS, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.staging import StagingOptions, StagingWork, stage
-from pvback.errors import ClusterError, Interrupted
+from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal, Interrupted
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_jobs import staged_job
 from pvback.runtime import Cancel, ManualClock
 
 CUT = {"creationTime": "2026-03-01T00:00:00Z", "readyToUse": False}
 READY = {**CUT, "readyToUse": True, "restoreSize": "1Gi"}
+CLASS_ERRORS: dict[str, type[ClusterError]] = {"secret": ClusterRefusal, "none": ClusterObjectMissing}
 FAILING = {"error": {"message": "try again"}}
 
 
@@ -32,18 +33,17 @@ class Snapshots(Cluster):
         return body
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
+        if kind is STORAGE_CLASS:
+            # They bind as they are called.
+            if name in CLASS_ERRORS:
+                raise CLASS_ERRORS[name](name)
+            return STORAGE_CLASS.body(name, volumeBindingMode=name)
         assert kind is VOLUME_SNAPSHOT
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         self.log.append(
             "ready" if status.get("readyToUse") else "cut" if "creationTime" in status else "none"
         )
         return VOLUME_SNAPSHOT.body(name, namespace, status=status)
-
-    def find(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body | None:
-        """A class that is not called `secret` may be read, and binds as it is called."""
-        if kind is not STORAGE_CLASS:
-            return super().find(kind, name, namespace=namespace)
-        return None if name == "secret" else STORAGE_CLASS.body(name, volumeBindingMode=name)
 
 
 class Holding:
@@ -172,3 +172,10 @@ def test_where_the_mover_of_a_copy_has_to_run(method: str, mode: str | None) -> 
     told = staged_job(job, staged)
     assert told.mounted == staged.claim != "data"
     assert ("affinity" in told.pod_spec()) == (mode != "Immediate")
+
+
+def test_a_class_that_is_not_there() -> None:
+    """One that is asked for is refused, in place of a claim that is never bound."""
+    log, failed = take(READY, storage_class="none")
+    assert "no storage class none" in str(failed)
+    assert "made PersistentVolumeClaim" not in log
