@@ -19,6 +19,7 @@ PvbackError                       1   failed
 ├── ClusterError                 40
 │   ├── ClusterObjectExists      40   under that name, or in another version
 │   ├── ClusterObjectMissing     40   or its kind is
+│   ├── ClusterUnavailable       40   nobody answers; asking again may help
 │   └── ClusterRefusal           40   rights, quota, admission, validation
 ├── InternalError                70   a bug
 └── Interrupted                 130
@@ -34,6 +35,7 @@ __all__ = [
     "ClusterObjectExists",
     "ClusterObjectMissing",
     "ClusterRefusal",
+    "ClusterUnavailable",
     "ConflictError",
     "DamagedError",
     "FileError",
@@ -201,6 +203,10 @@ class ClusterObjectExists(ClusterError):
 
 class ClusterRefusal(ClusterError):
     """The cluster answered, and does not want it: rights, quota, admission, validation."""
+
+
+class ClusterUnavailable(ClusterError):
+    """No answer of the API server, or not to its end: whether it has done as it was asked is unknown."""
 
 
 class InternalError(PvbackError):

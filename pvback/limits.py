@@ -208,6 +208,8 @@ MESSAGE_BYTES_MAX = 4 * KIB
 """Of a termination message; the kubelet keeps no more."""
 MOVER_MEMORY_BYTES = 512 * MIB
 MOVER_REQUEST_BYTES = 256 * MIB
+MOVER_REQUEST_MILLIS = 250
+"""Thousandths of a processor."""
 MOVER_SPARE_BYTES = 128 * MIB
 """Of the container's limit, what is left to the kernel: pages of files that are being read and written."""
 MOVER_CACHE_BYTES = 2 * GIB
@@ -215,6 +217,10 @@ MOVER_DEADLINE_SECONDS = 24 * 3600
 MOVER_GRACE_SECONDS = 120
 """Between SIGTERM and SIGKILL: a checkpoint is stored."""
 MOVER_KEPT_SECONDS = 3600
+RUN_GRACE_SECONDS = MOVER_GRACE_SECONDS + 60
+"""Of a pod that runs movers: they have theirs, and then all that was made is removed."""
+NIGHTLY_DEADLINE_SECONDS = MOVER_DEADLINE_SECONDS + 3600
+"""Of a nightly run: a mover that does not end is ended before it is."""
 MOVER_WEDGED_SECONDS = 300.0
 """How long a mover may take until it runs; what is surely wrong is not waited for."""
 MOVER_REFUSED_SECONDS = 15.0

@@ -13,8 +13,9 @@ from pvback.cli.context import Invocation, exit_codes, global_options, pass_invo
 from pvback.cli.output import format_bytes, format_count, format_moment
 from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
 from pvback.cluster.mover import MoverSettings
+from pvback.cluster.quantity import parse_millis
 from pvback.config import parse_size
-from pvback.errors import FileError, PartlyDone, UsageError
+from pvback.errors import ClusterError, FileError, PartlyDone, UsageError
 from pvback.model import Claim
 from pvback.ops import claim_connect as connecting
 from pvback.ops.claim_list import CoveredClaim, list_coverage
@@ -83,6 +84,15 @@ def _several(*options: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+def _check_cpu(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    try:
+        if value is None or parse_millis(value) > 0:
+            return value
+    except ClusterError:
+        pass
+    raise click.BadParameter("write it as Kubernetes does: `500m`, `2`")
+
+
 cluster_options = _several(
     click.option("--kubeconfig", metavar="FILE", help="Default: KUBECONFIG, or the pod's own account."),
     click.option("--context", metavar="NAME", help="Of the kubeconfig; default: its current one."),
@@ -97,7 +107,7 @@ mover_options = _several(
     secret_option,
     click.option("--image", metavar="IMAGE", help="Of movers; default: what `connect` was told."),
     click.option("--mover-memory", default="512MiB", metavar="SIZE", help="Limit of a mover's container."),
-    click.option("--mover-cpu", metavar="QUANTITY", help="Likewise; default: none."),
+    click.option("--mover-cpu", metavar="QUANTITY", callback=_check_cpu, help="Likewise; default: none."),
     click.option("--service-account", metavar="NAME", help="Of movers; it needs no rights."),
     click.option("--priority-class", metavar="NAME", help="Of movers."),
     click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="May be repeated."),

@@ -20,7 +20,8 @@ from pvback.cluster.grouping import ClaimGroup, list_members
 from pvback.cluster.hooks import Hook, parse_hooks
 from pvback.cluster.secrets import load_repository_secret
 from pvback.cluster.staging import StagingOptions
-from pvback.errors import FileError, PartlyDone, UsageError
+from pvback.errors import ClusterObjectMissing, FileError, PartlyDone, UsageError
+from pvback.model import Claim
 from pvback.ops.claim_backups import ChosenClaims, Pace, backup_claims
 from pvback.ops.claim_jobs import GROUP_TAG, ClaimBackupOptions, ClaimOutcome
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["backup_command"]
 
 _Groups = list[tuple[ClaimGroup, list[ClaimFacts]]]
+_COUNT = click.IntRange(min=1)
 
 
 @pvc.command("backup", epilog=exit_codes(3, 11, 40, has_repository=False))
@@ -74,8 +76,10 @@ _Groups = list[tuple[ClaimGroup, list[ClaimFacts]]]
 )
 @click.option("--hooks", "hooks_file", metavar="FILE", help="Hooks besides those in annotations: YAML.")
 @click.option("--no-hooks", is_flag=True, help="Run none, not those in annotations either.")
-@click.option("--at-once", default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
-@click.option("--per-node", default=limits.MOVERS_PER_NODE, metavar="N", help="Movers at once on a node.")
+@click.option("--at-once", type=_COUNT, default=limits.MOVERS_AT_ONCE, metavar="N", help="Movers at once.")
+@click.option(
+    "--per-node", type=_COUNT, default=limits.MOVERS_PER_NODE, metavar="N", help="Movers at once on a node."
+)
 @mover_options
 @cluster_options
 @global_options()
@@ -121,7 +125,7 @@ def backup_command(
     pace = Pace(at_once=int(given["at_once"]), per_node=int(given["per_node"]))
     with working_on_many(output, cluster, claims=chosen.names) as (work, progress_of):
         outcomes = backup_claims(work, chosen, options=options, progress_of=progress_of, pace=pace)
-    return _end(output, outcomes)
+    return _end(output, [*outcomes, *chosen.missing])
 
 
 def _parse_tags(words: tuple[str, ...]) -> dict[str, str]:
@@ -154,8 +158,8 @@ def _choose_all(
     groups = _choose_groups(cluster, given["groups"], namespace or cluster.namespace)
     if groups and not (claims or selector or is_all):
         return ChosenClaims(claims=[], groups=groups)
-    found = _choose(cluster, claims, namespace, selector=selector, is_all=is_all)
-    return ChosenClaims(claims=_alone(found, groups), groups=groups)
+    found, missing = _choose(cluster, claims, namespace, selector=selector, is_all=is_all)
+    return ChosenClaims(claims=_alone(found, groups), groups=groups, missing=missing)
 
 
 def _alone(claims: list[ClaimFacts], groups: _Groups) -> list[ClaimFacts]:
@@ -203,17 +207,32 @@ def _parse_labels(text: str) -> tuple[tuple[str, str], ...]:
 
 def _choose(
     cluster: "Cluster", claims: tuple[str, ...], namespace: str | None, *, selector: str | None, is_all: bool
-) -> list[ClaimFacts]:
-    """The claims that are meant. Raises UsageError for none or two ways to say it."""
+) -> tuple[list[ClaimFacts], list[ClaimOutcome]]:
+    """The claims that are meant, and accounts of those that were named and are not there.
+
+    Raises UsageError for none or two ways to say it.
+    """
     if bool(claims) + bool(selector) + is_all != 1:
         raise UsageError("name claims, or use `--selector`, `--all`, or `--group`")
     where = namespace or cluster.namespace
     if claims:
-        return [load_claim(cluster, parse_claim(one, where)) for one in dict.fromkeys(claims)]
+        return _load_named(cluster, [parse_claim(one, where) for one in claims])
     found = _list(cluster, where, selector)
     if not found:
         raise UsageError(f"no claim in namespace {where} is selected")
-    return found
+    return found, []
+
+
+def _load_named(cluster: "Cluster", claims: list[Claim]) -> tuple[list[ClaimFacts], list[ClaimOutcome]]:
+    """One that is not there does not keep the others from being backed up. Raises ClusterError."""
+    found: list[ClaimFacts] = []
+    missing: list[ClaimOutcome] = []
+    for one in dict.fromkeys(claims):
+        try:
+            found.append(load_claim(cluster, one))
+        except ClusterObjectMissing as exc:
+            missing.append(ClaimOutcome(claim=str(one), state="failed", error=exc))
+    return found, missing
 
 
 def _of_connected(

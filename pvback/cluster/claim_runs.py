@@ -208,7 +208,14 @@ def _take_over(cluster: "Cluster", claim: Claim, name: str, clock: Clock) -> Non
         found = cluster.get(CONFIG_MAP, name, namespace=claim.namespace)
     except ClusterObjectMissing:
         return
-    left = _of_run(cluster, claim.namespace, found["metadata"]["labels"][RUN])
+    labels = found["metadata"].get("labels") or {}
+    if MANAGED_BY not in labels or RUN not in labels:
+        raise ClusterError(
+            f"ConfigMap {name} has the name of pvback's runs on this claim, and is none of them",
+            key=str(claim),
+            hint="remove it, if nobody needs it",
+        )
+    left = _of_run(cluster, claim.namespace, labels[RUN])
     # A run on several claims lives while it has any of them.
     bodies = [found, *(one.body for one in left if one.kind is CONFIG_MAP)]
     if any(_is_alive(one, cluster.now()) for one in bodies):

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from pvback import limits
 from pvback.cluster.installing_populator import PopulatorInstall, populator_objects
 from pvback.cluster.kinds import SERVICE_ACCOUNT, Body, Kind
+from pvback.cluster.mover import LEFT_ALONE
 from pvback.cluster.names import MANAGED_BY, ROLE
 from pvback.cluster.roles import Rule, bound_role, make_rules
 
@@ -21,6 +23,7 @@ ACCOUNT = "pvback"
 MOVER_ACCOUNT = "pvback-mover"
 """Of movers: no role is bound to it."""
 PRIORITY_CLASS = "pvback-mover"
+"""Of backups' movers, of a cluster. Those of restores have none, and so go before them."""
 
 _POLICY = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 _NOBODY_IN = {
@@ -129,7 +132,6 @@ def _populator(options: InstallOptions) -> PopulatorInstall:
         image=options.image or "",
         is_for_cluster=options.is_for_cluster,
         mover_account=None if options.is_for_cluster else MOVER_ACCOUNT,
-        priority_class=PRIORITY_CLASS if options.is_for_cluster else None,
         words=options.populator_words,
     )
 
@@ -173,8 +175,13 @@ def _of_namespace(options: InstallOptions) -> list[tuple[Kind, Body]]:
 
 
 def _cron_spec(options: InstallOptions) -> Mapping[str, Any]:
-    pod = {"spec": _pod_spec(options)}
-    template = {"spec": {"backoffLimit": 0, "ttlSecondsAfterFinished": 86400, "template": pod}}
+    job = {
+        "backoffLimit": 0,
+        # One that did not end would keep all others from beginning.
+        "activeDeadlineSeconds": limits.NIGHTLY_DEADLINE_SECONDS,
+        "ttlSecondsAfterFinished": 86400,
+        "template": {"metadata": {"annotations": dict(LEFT_ALONE)}, "spec": _pod_spec(options)},
+    }
     return {
         "schedule": options.schedule,
         **({"timeZone": options.time_zone} if options.time_zone else {}),
@@ -182,7 +189,7 @@ def _cron_spec(options: InstallOptions) -> Mapping[str, Any]:
         "startingDeadlineSeconds": 6 * 3600,
         "successfulJobsHistoryLimit": 3,
         "failedJobsHistoryLimit": 3,
-        "jobTemplate": template,
+        "jobTemplate": {"spec": job},
     }
 
 
@@ -195,6 +202,7 @@ def _pod_spec(options: InstallOptions) -> Mapping[str, Any]:
     return {
         "serviceAccountName": ACCOUNT,
         "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": limits.RUN_GRACE_SECONDS,
         "enableServiceLinks": False,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [

@@ -52,7 +52,7 @@ class PopulatorInstall:
         secret: Of the movers, in each namespace.
         own_secret: With the populator's own key, beside it.
         image: Of the Deployment.
-        mover_account, priority_class: Of movers.
+        mover_account: Of movers.
         words: More options for `pvback pvc populate`.
     """
 
@@ -62,7 +62,6 @@ class PopulatorInstall:
     image: str
     is_for_cluster: bool = False
     mover_account: str | None = None
-    priority_class: str | None = None
     words: tuple[str, ...] = ()
 
 
@@ -105,8 +104,7 @@ def _spec(options: PopulatorInstall) -> dict[str, Any]:
 def _pod_spec(options: PopulatorInstall) -> dict[str, Any]:
     where = ["--all-namespaces"] if options.is_for_cluster else ["--namespace", options.namespace]
     account = ["--service-account", options.mover_account] if options.mover_account else []
-    priority = ["--priority-class", options.priority_class] if options.priority_class else []
-    words = ["pvc", "populate", "--watch", *where, *account, *priority, "--secret", options.secret]
+    words = ["pvc", "populate", "--watch", *where, *account, "--secret", options.secret]
     files = {
         "PVBACK_CONFIG": "config.toml",
         "PVBACK_KEY_FILE": "key",
@@ -116,7 +114,7 @@ def _pod_spec(options: PopulatorInstall) -> dict[str, Any]:
         "serviceAccountName": POPULATOR,
         "enableServiceLinks": False,
         # A mover that is told to end stores nothing here, but has its grace all the same.
-        "terminationGracePeriodSeconds": limits.MOVER_GRACE_SECONDS + 30,
+        "terminationGracePeriodSeconds": limits.RUN_GRACE_SECONDS,
         "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [
             {

@@ -15,7 +15,7 @@ from pvback.cluster.claims import Consumer
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body
 from pvback.cluster.names import CLAIM, ROLE, RUN, labels_of, object_name
-from pvback.cluster.quantity import as_quantity
+from pvback.cluster.quantity import as_quantity, parse_millis
 from pvback.model import Claim
 
 __all__ = [
@@ -40,6 +40,11 @@ LEFT_ALONE: Mapping[str, str] = {
     "linkerd.io/inject": "disabled",
 }
 """Annotations of pods that nobody else is to move or add to."""
+_CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+    "backup": ("DAC_READ_SEARCH",),
+    # Without the last one the kernel takes setgid from what is of a group that the mover is not in.
+    "restore": ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"),
+}
 CONTAINER = "mover"
 VOLUME_FOLDER = "/data"
 DEVICE_PATH = "/dev/pvback-volume"
@@ -62,7 +67,7 @@ class MoverSettings:
         memory_bytes, cpu: Limits of the container; cpu is a quantity, or None for no limit.
         cache_bytes: Of the emptyDir for the cache.
         deadline_seconds: When the Job is ended, done or not.
-        is_privileged: Root with one more capability to read, or three to restore, where that is allowed.
+        is_privileged: Root with one more capability to read, or four to restore, where that is allowed.
     """
 
     image: str
@@ -205,10 +210,11 @@ class MoverJob:
         settings = self.settings
         capabilities: dict[str, Any] = {"drop": ["ALL"]}
         if settings.is_privileged:
-            more = ["DAC_READ_SEARCH"] if self.work == "backup" else ["CHOWN", "DAC_OVERRIDE", "FOWNER"]
-            capabilities["add"] = more
+            capabilities["add"] = list(_CAPABILITIES[self.work])
         maximum = {"memory": as_quantity(settings.memory_bytes)}
+        # The API refuses a request above its limit.
         requested = min(settings.memory_bytes, limits.MOVER_REQUEST_BYTES)
+        millis = min(parse_millis(settings.cpu or "1"), limits.MOVER_REQUEST_MILLIS)
         return {
             "name": CONTAINER,
             "image": settings.image,
@@ -227,7 +233,7 @@ class MoverJob:
                 "capabilities": capabilities,
             },
             "resources": {
-                "requests": {"cpu": "250m", "memory": as_quantity(requested)},
+                "requests": {"cpu": f"{millis}m", "memory": as_quantity(requested)},
                 "limits": {**maximum, **({"cpu": settings.cpu} if settings.cpu else {})},
             },
             "terminationMessagePolicy": "File",

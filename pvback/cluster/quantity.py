@@ -5,7 +5,7 @@ from decimal import Decimal, InvalidOperation
 
 from pvback.errors import ClusterError
 
-__all__ = ["as_quantity", "parse_quantity"]
+__all__ = ["as_quantity", "parse_millis", "parse_quantity"]
 
 _QUANTITY = re.compile(r"([+-]?[0-9.]+(?:[eE][+-]?[0-9]+)?)([A-Za-z]*)")
 _SUFFIXES = {
@@ -20,14 +20,26 @@ _SUFFIXES = {
 
 def parse_quantity(text: str) -> int:
     """Bytes, rounded up, as the API rounds. Raises ClusterError."""
+    return _rounded_up(_parse(text))
+
+
+def parse_millis(text: str) -> int:
+    """Thousandths of a processor, likewise."""
+    return _rounded_up(_parse(text) * 1000)
+
+
+def _parse(text: str) -> Decimal:
     found = _QUANTITY.fullmatch(text.strip())
     try:
         if found is not None and found[2] in _SUFFIXES:
-            value = Decimal(found[1]) * _SUFFIXES[found[2]]
-            return int(value.to_integral_value(rounding="ROUND_CEILING"))
+            return Decimal(found[1]) * _SUFFIXES[found[2]]
     except InvalidOperation:
         pass
     raise ClusterError(f"not a quantity: {text!r}")
+
+
+def _rounded_up(value: Decimal) -> int:
+    return int(value.to_integral_value(rounding="ROUND_CEILING"))
 
 
 def as_quantity(count: int) -> str:

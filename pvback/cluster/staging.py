@@ -1,7 +1,7 @@
 """A copy of a claim at one instant, to be read in its place: of a volume snapshot, or a clone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -9,10 +9,10 @@ from pvback import limits
 from pvback.cluster.claim_runs import ClaimRun
 from pvback.cluster.claims import ClaimFacts
 from pvback.cluster.exposure import Exposure
-from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body, Kind
+from pvback.cluster.kinds import CLAIM, STORAGE_CLASS, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
-from pvback.errors import ClusterError
+from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal
 from pvback.runtime import Cancel, Clock
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ class Staged:
     claim: str
     taken: datetime | None
     """The instant, as the driver says; None for clones."""
+    is_bound_at_once: bool = False
+    """Whether its class surely does not wait for the mover, and so has chosen a node by itself."""
 
 
 class Hold(Protocol):
@@ -93,7 +95,7 @@ def stage(work: StagingWork, facts: ClaimFacts, *, exposure: Exposure, options: 
     """
     if exposure.method == "clone":
         source = {"kind": CLAIM.name, "name": facts.claim.name}
-        return Staged(claim=_make_claim(work, facts, source, size=0, options=options), taken=None)
+        return _make_claim(work, facts, source, size=0, options=options)
     cut = _cut_volume_snapshot(work, facts, exposure)
     try:
         ready = _wait_ready(work, cut, seconds=options.seconds)
@@ -112,10 +114,8 @@ def stage_volume_snapshot(
     source = {"apiGroup": VOLUME_SNAPSHOT.group, "kind": VOLUME_SNAPSHOT.name, "name": name}
     size = parse_quantity(status.get("restoreSize") or "0")
     taken = status.get("creationTime")
-    return Staged(
-        claim=_make_claim(work, facts, source, size=size, options=options),
-        taken=datetime.fromisoformat(taken) if taken else None,
-    )
+    made = _make_claim(work, facts, source, size=size, options=options)
+    return replace(made, taken=datetime.fromisoformat(taken) if taken else None)
 
 
 def _cut_volume_snapshot(work: StagingWork, facts: ClaimFacts, exposure: Exposure) -> Body:
@@ -179,11 +179,13 @@ def let_settle(work: StagingWork, body: Body, *, kind: Kind) -> None:
 
 def _make_claim(
     work: StagingWork, facts: ClaimFacts, source: Mapping[str, Any], *, size: int, options: StagingOptions
-) -> str:
-    """The name of a claim of `source`, as large as the driver wants it, if that is more than was asked."""
+) -> Staged:
+    """A claim of `source`, as large as the driver wants it, if that is more than was asked."""
     modes = options.access_modes or tuple(
         "ReadWriteOnce" if one == "ReadWriteOncePod" else one for one in facts.access_modes
     )
+    name = options.storage_class or facts.storage_class
+    storage_class = _find_class(work, name, is_asked_for=name == options.storage_class) if name else None
     size = max(facts.request_bytes, facts.capacity_bytes, size)
     body = CLAIM.body(
         object_name("copy", facts.claim.name, run=work.run.id),
@@ -192,10 +194,25 @@ def _make_claim(
         spec={
             "accessModes": list(modes),
             "volumeMode": "Block" if facts.is_block else "Filesystem",
-            "storageClassName": options.storage_class or facts.storage_class,
+            "storageClassName": name,
             "resources": {"requests": {"storage": as_quantity(size)}},
             "dataSource": dict(source),
         },
     )
-    made: str = work.cluster.create(CLAIM, body)["metadata"]["name"]
-    return made
+    work.cluster.create(CLAIM, body)
+    mode = "WaitForFirstConsumer" if storage_class is None else storage_class.get("volumeBindingMode")
+    return Staged(claim=body["metadata"]["name"], taken=None, is_bound_at_once=mode != "WaitForFirstConsumer")
+
+
+def _find_class(work: StagingWork, name: str, *, is_asked_for: bool) -> Body | None:
+    """A storage class, or None where it may not be read. Raises ClusterError for an option's that is none."""
+    try:
+        return work.cluster.get(STORAGE_CLASS, name)
+    except ClusterRefusal:
+        return None
+    except ClusterObjectMissing as exc:
+        if not is_asked_for:
+            return None
+        raise ClusterError(
+            f"there is no storage class {name}", key=str(work.run.claim), hint="`--staging-class` names it"
+        ) from exc

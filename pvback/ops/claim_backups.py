@@ -29,14 +29,16 @@ class ChosenClaims:
     Attributes:
         claims: One by one.
         groups: Together, each with the claims that it has by now.
+        missing: Accounts of those that were named and are not there.
     """
 
     claims: Sequence[ClaimFacts]
     groups: Sequence[tuple[ClaimGroup, Sequence[ClaimFacts]]] = ()
+    missing: Sequence[ClaimOutcome] = ()
 
     @property
     def names(self) -> list[str]:
-        """Of all claims, in order."""
+        """Of all claims that are there, in order."""
         members = [one for _, claims in self.groups for one in claims]
         return [str(one.claim) for one in (*self.claims, *members)]
 

@@ -150,7 +150,9 @@ def plan_job(
 def staged_job(job: MoverJob, staged: Staged) -> MoverJob:
     """The mover, told to read what was made of the claim."""
     taken = staged.taken.isoformat() if staged.taken else None
-    return replace(job, mounted=staged.claim, spec={**job.spec, "taken": taken})
+    # A copy that was bound at once may be elsewhere than the source; what waits is bound where that can be.
+    exposure = replace(job.exposure, node_affinity=None) if staged.is_bound_at_once else job.exposure
+    return replace(job, mounted=staged.claim, spec={**job.spec, "taken": taken}, exposure=exposure)
 
 
 def with_hooks(job: MoverJob, hooks: HookRun, *, own: Sequence[PlannedHook]) -> MoverJob:

@@ -120,13 +120,31 @@ def move_restore(
 
 
 def end_message(code: int, *, result: Mapping[str, Any] | None, error: PvbackError | None) -> bytes:
-    """A termination message: JSON that fits what the kubelet keeps. Long texts are cut, the rest is whole."""
+    """A termination message: JSON that fits what the kubelet keeps.
+
+    Long texts of the error are cut. Of the result the examples go first, then what the store was asked; which
+    snapshot it is, and its statistics, stay.
+    """
     facts = {
-        name: value[: limits.MESSAGE_BYTES_MAX // 4] if isinstance(value, str) else value
+        name: _cut(value, limits.MESSAGE_BYTES_MAX // 5) if isinstance(value, str) else value
         for name, value in (error.as_dict() if error is not None else {}).items()
     }
-    message = {"exit_code": code, "result": dict(result or {}), "error": facts or None}
-    data = json.dumps(message).encode()
-    if len(data) > limits.MESSAGE_BYTES_MAX:
-        data = json.dumps({**message, "result": {}}).encode()
-    return data[: limits.MESSAGE_BYTES_MAX]
+    kept = dict(result or {})
+    for spare in ("examples", "store", None):
+        data = _encode({"exit_code": code, "result": kept, "error": facts or None})
+        if len(data) <= limits.MESSAGE_BYTES_MAX:
+            return data
+        kept = {name: value for name, value in kept.items() if name != spare}
+    return _encode({"exit_code": code, "result": {}, "error": facts or None})
+
+
+def _encode(value: Any) -> bytes:  # noqa: ANN401 -- what JSON can say
+    """Letters as themselves, for escaped they are up to three times as long; what is none is escaped."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
+
+
+def _cut(text: str, size: int) -> str:
+    """As much of it as fits when it is encoded."""
+    while (length := len(_encode(text))) > size:
+        text = text[: len(text) * size // length]
+    return text

@@ -449,6 +449,10 @@ def test_many_at_once(fleet: Fleet, connected: Namespace) -> None:
     assert states.pop(f"{connected.name}/broken") == "failed"
     assert set(states.values()) == {"done"}
     assert f"{connected.name}/broken" in partly.err
+    named = [f"{connected.name}/{name}" for name in ("data0", "nowhere", "data1")]
+    missed = fleet.run("pvc", "backup", *named, "--json").ended(3)
+    states = {one["claim"]: one["state"] for one in missed.messages("claim")}
+    assert states == dict(zip(named, ("done", "failed", "done"), strict=True))
     table = fleet.good("pvc", "list", "-n", connected.name)
     assert "none" in table.out
 

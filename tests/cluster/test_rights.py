@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pvback import limits
 from pvback.cli import main
 from pvback.cluster.client import Cluster as Door
+from pvback.cluster.transport import Request
 from pvback.cluster.watching import MoverWatch
 from tests.cluster import objects
 from tests.cluster.client import Namespace, wait_for
@@ -99,11 +100,11 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> set[Right]:
     asked: set[Right] = set()
     send = Door._send
 
-    def record(self: Door, method: str, path: str, **given: Any) -> Any:
+    def record(self: Door, request: Request) -> Any:
         # Whether there are groups of volume snapshots, everybody may ask.
-        if path != "/apis/groupsnapshot.storage.k8s.io":
-            asked.add(right_of(method, path))
-        return send(self, method, path, **given)
+        if request.path != "/apis/groupsnapshot.storage.k8s.io":
+            asked.add(right_of(request.method, request.path))
+        return send(self, request)
 
     monkeypatch.setattr(Door, "_send", record)
     dial = Door.dial

@@ -10,7 +10,7 @@ from pvback.cluster.claim_runs import ClaimRun, find_leftovers, remove_leftovers
 from pvback.cluster.client import Cluster
 from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind, group_kinds
 from pvback.cluster.names import LIVES_UNTIL, RUN, labels_of, run_name
-from pvback.errors import ClusterObjectExists, ConflictError
+from pvback.errors import ClusterError, ClusterObjectExists, ConflictError
 from pvback.model import Claim
 from pvback.runtime import ManualClock
 
@@ -125,6 +125,17 @@ def test_a_run_on_several_claims_lives_while_it_has_one_of_them() -> None:
     assert begun.of(Claim("ns", "three")).owner["name"] == run_name(Claim("ns", "three"))
     assert begun.end() == []
     assert cluster.bodies == []
+
+
+@pytest.mark.parametrize("labels", [None, {}, {"app": "mine"}])
+def test_a_config_map_of_somebody_else(labels: Any) -> None:
+    """It has our name, and is left where it is."""
+    claim = Claim("ns", "data")
+    body = CONFIG_MAP.body(run_name(claim), "ns", metadata={"labels": labels} if labels is not None else {})
+    cluster = Objects((CONFIG_MAP, body))
+    with pytest.raises(ClusterError, match="is none of them"):
+        ClaimRun.begin(cluster, claim, run="1", what="backup", clock=ManualClock())
+    assert cluster.bodies == [(CONFIG_MAP, body)]
 
 
 def test_a_run_that_does_not_get_all_claims_keeps_none() -> None:

@@ -4,7 +4,9 @@ import itertools
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from pvback.cli import main
 from pvback.cluster.claims import facts_of
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
 from pvback.cluster.kinds import CLAIM, POD
@@ -210,6 +212,25 @@ def test_the_mover_is_restricted(is_block: bool, work: str) -> None:
     assert bool(container.get("volumeDevices")) == is_block
     assert data.get("readOnly", False) == (work == "backup" and not is_block)
     assert all(one["readOnly"] == (work == "backup") for one in mounts)
+
+
+@pytest.mark.parametrize(
+    ("cpu", "requested"), [(None, "250m"), ("2", "250m"), ("250m", "250m"), ("0.1", "100m"), ("50m", "50m")]
+)
+def test_no_more_is_requested_than_is_allowed(cpu: str | None, requested: str) -> None:
+    """The API refuses a request above its limit."""
+    live = Exposure(method="live", grade=Consistency.COLD)
+    job = make_job(live, settings=MoverSettings(image="i", secret=SECRET, cpu=cpu))
+    (container,) = job.pod_spec()["containers"]
+    assert container["resources"]["requests"]["cpu"] == requested
+    assert container["resources"]["limits"].get("cpu") == cpu
+
+
+@pytest.mark.parametrize("cpu", ["", "much", "0", "-1", "1x"])
+def test_a_limit_that_is_none(cpu: str) -> None:
+    done = CliRunner().invoke(main, ["pvc", "backup", "a", "--mover-cpu", cpu, "--kubeconfig", "/none"])
+    assert done.exit_code == 2
+    assert "--mover-cpu" in done.output
 
 
 def test_a_staged_copy_may_replay_its_journal() -> None:

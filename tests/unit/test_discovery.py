@@ -53,7 +53,7 @@ def served() -> Iterator[Served]:
         configuration = make(host=f"http://127.0.0.1:{server.server_port}")
         made = Served(Cluster(configuration, clock=ManualClock()))
         yield made
-        made.cluster._api.rest_client.pool_manager.clear()
+        made.cluster._transport._api.rest_client.pool_manager.clear()
         server.shutdown()
         thread.join()
 

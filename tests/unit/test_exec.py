@@ -191,7 +191,7 @@ def test_nobody_there() -> None:
     # A server that is busy has begun nothing; one that has lost its node may have.
     for status_code, is_tried_again in ((503, True), (504, False)):
         with serving(refusal=(status_code, b"{}")) as server:
-            cluster = Cluster(cluster_of(server)._api.configuration, clock=clock)
+            cluster = Cluster(cluster_of(server)._transport._api.configuration, clock=clock)
             with pytest.raises(ClusterError):
                 run_command(cluster, TARGET, argv=["x"], seconds=10, clock=CLOCK, cancel=Cancel())
         assert (len(server.requests) > 1) == is_tried_again

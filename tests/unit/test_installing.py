@@ -1,9 +1,10 @@
-"""What `pvback install --populator` renders, for a namespace and for a cluster."""
+"""What `pvback install` renders, for a namespace and for a cluster."""
 
 from typing import Any
 
 import pytest
 
+from pvback import limits
 from pvback.cli import main
 from pvback.cluster.installing import InstallOptions, install_objects
 from pvback.cluster.restores import restore_definition
@@ -53,7 +54,23 @@ def test_of_a_cluster() -> None:
     assert "--all-namespaces" in words
     assert "--namespace" not in words
     assert words[-2:] == ["--interval", "5"]
-    assert ("PriorityClass", words[words.index("--priority-class") + 1]) in found
+
+
+def test_restores_go_before_backups() -> None:
+    """A pod that names no class is of priority 0, and may put those below it aside."""
+    found = rendered(is_for_cluster=True, schedule="17 2 * * *")
+
+    def priority_of(spec: dict[str, Any]) -> int:
+        words = spec["containers"][0]["args"]
+        if "--priority-class" not in words:
+            return 0
+        name = words[words.index("--priority-class") + 1]
+        value: int = found["PriorityClass", name]["value"]
+        return value
+
+    backups = found["CronJob", "pvback-backup"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    restores = found["Deployment", "pvback-populator"]["spec"]["template"]["spec"]
+    assert priority_of(backups) < priority_of(restores)
 
 
 @pytest.mark.parametrize("is_for_cluster", [False, True])
@@ -79,6 +96,26 @@ def test_a_restricted_pod_whose_words_exist(is_for_cluster: bool) -> None:
 def test_no_populator_unless_it_is_asked_for() -> None:
     kinds = [kind.name for kind, _ in install_objects(InstallOptions(namespace="ns", secret="s"))]
     assert not {"CustomResourceDefinition", "Deployment", "ClusterRole"} & set(kinds)
+
+
+@pytest.mark.parametrize("is_for_cluster", [False, True])
+def test_a_nightly_run_ends_and_is_left_alone(is_for_cluster: bool) -> None:
+    """One that never ended would keep all later nights from beginning, for two of them are forbidden."""
+    options = InstallOptions(
+        namespace="ns", secret="s", image="i", schedule="17 2 * * *", is_for_cluster=is_for_cluster
+    )
+    (cron,) = [body for kind, body in install_objects(options) if kind.name == "CronJob"]
+    assert cron["spec"]["concurrencyPolicy"] == "Forbid"
+    job = cron["spec"]["jobTemplate"]["spec"]
+    # A mover that hangs is ended first, and says so.
+    assert limits.MOVER_DEADLINE_SECONDS < job["activeDeadlineSeconds"] < 26 * 3600
+    annotations = job["template"]["metadata"]["annotations"]
+    assert annotations["sidecar.istio.io/inject"] == "false"
+    assert annotations["linkerd.io/inject"] == "disabled"
+    assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    # When it is told to end, its movers have their grace, and then there is something to remove.
+    grace = job["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace >= limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS + 30
 
 
 def test_the_definition_says_what_each_field_is() -> None:

@@ -30,7 +30,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 HEX = "0123456789abcdef"
 PUBLIC = """
 BackupOptions BackupResult Cancel Change CheckResult ClusterError ClusterObjectExists
-ClusterObjectMissing ClusterRefusal ConflictError Consistency
+ClusterObjectMissing ClusterRefusal ClusterUnavailable ConflictError Consistency
 CopiedSnapshot CopyOptions CopyResult Counters
 DamagedError FileError Finding FindingSeverity InternalError Interrupted KeyInfo Match Node
 ObjectChanged ObjectExists ObjectNotFound PartlyDone Problem Progress PvbackError Repository

@@ -8,14 +8,17 @@ import pytest
 from pvback.cluster.claims import facts_of
 from pvback.cluster.client import Cluster
 from pvback.cluster.exposure import Exposure
-from pvback.cluster.kinds import CLAIM, VOLUME_SNAPSHOT, Body, Kind
+from pvback.cluster.kinds import CLAIM, STORAGE_CLASS, VOLUME_SNAPSHOT, Body, Kind
+from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.staging import StagingOptions, StagingWork, stage
-from pvback.errors import ClusterError, Interrupted
+from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal, Interrupted
 from pvback.model import Claim, Consistency
+from pvback.ops.claim_jobs import staged_job
 from pvback.runtime import Cancel, ManualClock
 
 CUT = {"creationTime": "2026-03-01T00:00:00Z", "readyToUse": False}
 READY = {**CUT, "readyToUse": True, "restoreSize": "1Gi"}
+CLASS_ERRORS: dict[str, type[ClusterError]] = {"secret": ClusterRefusal, "none": ClusterObjectMissing}
 FAILING = {"error": {"message": "try again"}}
 
 
@@ -30,6 +33,11 @@ class Snapshots(Cluster):
         return body
 
     def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
+        if kind is STORAGE_CLASS:
+            # They bind as they are called.
+            if name in CLASS_ERRORS:
+                raise CLASS_ERRORS[name](name)
+            return STORAGE_CLASS.body(name, volumeBindingMode=name)
         assert kind is VOLUME_SNAPSHOT
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
         self.log.append(
@@ -72,7 +80,11 @@ class Run:
 
 
 def take(
-    *statuses: dict[str, Any], check_count: int = 1000, cancel: Cancel | None = None
+    *statuses: dict[str, Any],
+    check_count: int = 1000,
+    cancel: Cancel | None = None,
+    method: str = "snapshot",
+    storage_class: str | None = None,
 ) -> tuple[list[str], Any]:
     """What happened in which order, and what was made or raised."""
     log: list[str] = []
@@ -87,9 +99,10 @@ def take(
         hold=Holding(log, check_count=check_count),
     )
     facts = facts_of(body, pods=[], storage_class=None, volume=None)
-    exposure = Exposure(method="snapshot", grade=Consistency.CRASH, snapshot_class="c")
+    exposure = Exposure(method=method, grade=Consistency.CRASH, snapshot_class="c")
+    options = StagingOptions(seconds=60, storage_class=storage_class)
     try:
-        return log, stage(work, facts, exposure=exposure, options=StagingOptions(seconds=60))
+        return log, stage(work, facts, exposure=exposure, options=options)
     except (ClusterError, Interrupted) as exc:
         return log, exc
 
@@ -137,3 +150,32 @@ def test_let_go_before_anything_is_waited_for() -> None:
     log, failed = take({}, cancel=cancel)
     assert isinstance(failed, Interrupted)
     assert log[:3] == ["made VolumeSnapshot", "none", "let go"]
+
+
+@pytest.mark.parametrize("method", ["snapshot", "clone"])
+@pytest.mark.parametrize("mode", ["Immediate", "WaitForFirstConsumer", "secret", None])
+def test_where_the_mover_of_a_copy_has_to_run(method: str, mode: str | None) -> None:
+    """Where the source can be, unless the copy surely has a place by itself, which may be another one."""
+    _, staged = take(READY, method=method, storage_class=mode)
+    affinity: dict[str, Any] = {"nodeSelectorTerms": [{"matchExpressions": []}]}
+    exposure = Exposure(method=method, grade=Consistency.CRASH, node_affinity=affinity)
+    job = MoverJob(
+        work="backup",
+        claim=Claim("ns", "data"),
+        mounted="data",
+        is_block=False,
+        run="r",
+        exposure=exposure,
+        spec={},
+        settings=MoverSettings(image="i", secret="s"),
+    )
+    told = staged_job(job, staged)
+    assert told.mounted == staged.claim != "data"
+    assert ("affinity" in told.pod_spec()) == (mode != "Immediate")
+
+
+def test_a_class_that_is_not_there() -> None:
+    """One that is asked for is refused, in place of a claim that is never bound."""
+    log, failed = take(READY, storage_class="none")
+    assert "no storage class none" in str(failed)
+    assert "made PersistentVolumeClaim" not in log
