@@ -1,4 +1,8 @@
-"""Bringing a bucket back to a moment, out of the versions that it keeps. Needs no key of the repository.
+"""Bringing a bucket back to how it was right before a moment, out of the versions that it keeps. Needs no key
+of the repository.
+
+Services tell times in whole seconds, and one second has room for thousands of deletions. So the moment itself
+is already too late: who names the time of the first deletion gets back what went in all of that second.
 
 A plan first, then what it says. It can be repeated and broken off: what has been done is not done again, and
 nothing is removed for good. Nobody else may write meanwhile: first take the credentials away from whoever
@@ -40,7 +44,7 @@ class VersionPlan:
 def bring_back_versions(
     config: Config, before: datetime, *, is_dry: bool = False, cancel: Cancel | None = None
 ) -> VersionPlan:
-    """Make everything under the repository's prefix as it was at `before`, and say what that took.
+    """Make everything under the repository's prefix as it was right before `before`, and say what that took.
 
     Raises UsageError for what is no bucket, StorageError, Interrupted.
     """
@@ -55,7 +59,7 @@ def bring_back_versions(
 
 
 def plan_versions(versions: Iterable[ObjectVersion], before: datetime) -> VersionPlan:
-    """The plan from all versions, each key's in any order. What was written at `before` itself counts."""
+    """The plan from all versions, each key's in any order. What happened at `before` itself is undone."""
     by_key: dict[str, list[ObjectVersion]] = {}
     for one in versions:
         by_key.setdefault(one.key, []).append(one)
@@ -63,8 +67,8 @@ def plan_versions(versions: Iterable[ObjectVersion], before: datetime) -> Versio
     for key in sorted(by_key):
         # The newest first; of one moment the one that the store calls the latest.
         found = sorted(by_key[key], key=lambda one: (one.mtime, one.is_latest), reverse=True)
-        newer = [one for one in found if one.mtime > before]
-        wanted = next((one for one in found if one.mtime <= before and not one.is_marker), None)
+        newer = [one for one in found if one.mtime >= before]
+        wanted = next((one for one in found if one.mtime < before and not one.is_marker), None)
         if len(found) > len(newer) and found[len(newer)].is_marker:
             wanted = None
         latest = found[0]
