@@ -167,12 +167,16 @@ class S3Store:
         )
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.list_objects`. Each page begins after the last key, not where a token says."""
+        """See `ObjectStore.list_objects`. Each page begins after the last key, not where a token says.
+
+        But for a page without keys that is not the last one, as services may answer where much was deleted.
+        """
         check_prefix(prefix)
-        wanted = {"Bucket": self._address.bucket, "Prefix": self._prefix + prefix}
+        place = {"Bucket": self._address.bucket, "Prefix": self._prefix + prefix}
+        token = ""
         while True:
-            if after:
-                wanted["StartAfter"] = self._prefix + after
+            begin = {"StartAfter": self._prefix + after} if after else {}
+            wanted = place | ({"ContinuationToken": token} if token else begin)
             answer = self._door.ask(
                 Request.LIST,
                 prefix,
@@ -182,8 +186,11 @@ class S3Store:
             for one in page:
                 after = one["Key"].removeprefix(self._prefix)
                 yield ObjectInfo(after, one["Size"], _whole_second(one["LastModified"]), one.get("ETag"))
-            if not page or not answer.get("IsTruncated"):
+            if not answer.get("IsTruncated"):
                 return
+            last, token = token, "" if page else answer.get("NextContinuationToken", "")
+            if not page and token in ("", last):
+                raise StorageUnavailable("the list broke off, and the service does not say where", key=prefix)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""

@@ -1,0 +1,71 @@
+"""What the store in a bucket makes of answers that servers give seldom, and what it sends."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from pvback.errors import StorageUnavailable
+from pvback.s3_options import S3Options
+from pvback.storage.s3_store import S3Store
+from tests.support.scripted_s3 import Answer, Asked, ScriptedS3, refusal, scripted_s3
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedS3]:
+    """A service that does all it is asked, in name."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with scripted_s3(lambda _: Answer()) as made:
+        yield made
+
+
+@pytest.fixture
+def store(service: ScriptedS3) -> Iterator[S3Store]:
+    made = S3Store(service.address("p"), S3Options(multipart_bytes=6 << 20, part_bytes=5 << 20))
+    yield made
+    made.close()
+
+
+def page(*keys: str, token: str | None = None, is_cut: bool = False) -> Answer:
+    found = "".join(
+        f"<Contents><Key>p/{key}</Key><Size>1</Size><LastModified>2026-01-01T00:00:00.000Z</LastModified>"
+        f"<ETag>e</ETag></Contents>"
+        for key in keys
+    )
+    more = f"<NextContinuationToken>{token}</NextContinuationToken>" if token else ""
+    cut = "true" if is_cut else "false"
+    text = f"<ListBucketResult><IsTruncated>{cut}</IsTruncated>{more}{found}</ListBucketResult>"
+    return Answer(body=text.encode())
+
+
+def test_a_page_without_keys_is_not_the_end_of_a_list(service: ScriptedS3, store: S3Store) -> None:
+    def script(asked: Asked) -> Answer:
+        match asked.query.get("continuation-token"), asked.query.get("start-after"):
+            case None, None:
+                return page("a", is_cut=True, token="1")
+            case None, "p/a":
+                return page(is_cut=True, token="2")
+            case "2", None:
+                return page(is_cut=True, token="3")
+            case "3", None:
+                return page("b", is_cut=True, token="4")
+            case None, "p/b":
+                return page("c")
+        raise AssertionError(asked)
+
+    service.script = script
+    assert [one.key for one in store.list_objects("")] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("token", [None, "same"])
+def test_a_list_that_says_there_is_more_and_not_where_is_in_doubt(
+    service: ScriptedS3, store: S3Store, token: str | None
+) -> None:
+    service.script = lambda _: page(is_cut=True, token=token)
+    with pytest.raises(StorageUnavailable, match="broke off"):
+        list(store.list_objects(""))
+    assert len(service.asked) <= 2
