@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 import pytest
 
 from pvback.errors import StorageUnavailable
+from pvback.retrying import create_own
+from pvback.runtime import ManualClock
 from pvback.s3_options import S3Options
 from pvback.storage.s3_store import S3Store
 from tests.support.scripted_s3 import Answer, Asked, ScriptedS3, refusal, scripted_s3
@@ -69,3 +71,23 @@ def test_a_list_that_says_there_is_more_and_not_where_is_in_doubt(
     with pytest.raises(StorageUnavailable, match="broke off"):
         list(store.list_objects(""))
     assert len(service.asked) <= 2
+
+
+def test_an_upload_that_is_gone_is_begun_again(service: ScriptedS3, store: S3Store) -> None:
+    """As a lifecycle rule ends it, or a completion that was heard and not answered."""
+    begun: list[str] = []
+
+    def script(asked: Asked) -> Answer:
+        if asked.method == "POST" and "uploads" in asked.query:
+            begun.append(f"u{len(begun)}")
+            text = f"<InitiateMultipartUploadResult><UploadId>{begun[-1]}</UploadId></InitiateMultipartUploadResult>"
+            return Answer(body=text.encode())
+        if asked.method == "POST" and asked.query["uploadId"] == "u0":
+            return refusal(404, "NoSuchUpload")
+        if asked.method == "POST":
+            return Answer(body=b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+        return Answer()
+
+    service.script = script
+    create_own(store, "big", data=bytes(7 << 20), clock=ManualClock())
+    assert begun == ["u0", "u1"]
