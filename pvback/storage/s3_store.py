@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["S3Store"]
 
 _PAST_THE_END = frozenset({"416", "InvalidRange"})
+_WORDLESS = frozenset({"301", "400", "403"})
+"""Statuses that mean one of several things, which only a body tells apart."""
 _CUT_OFF = "the connection ended in the middle of an object"
 _PART_COUNT_MAX = 10_000
 
@@ -161,7 +163,7 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
-        answer = self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**self._place(key)))
+        answer = self._head(key)
         return ObjectInfo(
             key, answer["ContentLength"], _whole_second(answer["LastModified"]), answer.get("ETag")
         )
@@ -176,12 +178,9 @@ class S3Store:
         token = ""
         while True:
             begin = {"StartAfter": self._prefix + after} if after else {}
-            wanted = place | ({"ContinuationToken": token} if token else begin)
-            answer = self._door.ask(
-                Request.LIST,
-                prefix,
-                act=lambda client: client.list_objects_v2(**wanted),  # type: ignore[arg-type] # texts all
-            )
+            wanted: Any = place | ({"ContinuationToken": token} if token else begin)
+            act = partial(_list_page, wanted)
+            answer: Any = self._door.ask(Request.LIST, prefix, act=act)
             page = answer.get("Contents", [])
             for one in page:
                 after = one["Key"].removeprefix(self._prefix)
@@ -205,7 +204,7 @@ class S3Store:
 
     def locked_until(self, key: str) -> datetime | None:
         """See `LockingStore.locked_until`. None without the right to see it, `s3:GetObjectRetention`."""
-        answer = self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**self._place(key)))
+        answer = self._head(key)
         # The client's types have it always there; the service says it of locked objects only.
         until: datetime | None = dict(answer).get("ObjectLockRetainUntilDate")  # type: ignore[assignment] # a time
         return until.astimezone(UTC) if until else None
@@ -327,6 +326,24 @@ class S3Store:
             raise StorageError("the service does not know ranges", key=key)
         return answer["Body"], min(length, answer["ContentLength"])
 
+    def _head(self, key: str) -> Any:  # noqa: ANN401 - the client's own
+        """What the service says of an object. Answers to HEAD have no body that could say what is wrong."""
+        place = self._place(key)
+        try:
+            return self._door.ask(
+                Request.HEAD, key, act=lambda client: client.head_object(**place), passes=_WORDLESS
+            )
+        except Passed:
+            with contextlib.suppress(Passed):
+                self._door.ask(
+                    Request.HEAD,
+                    key,
+                    act=lambda client: client.get_object(**place, Range="bytes=0-0")["Body"].close(),
+                    passes=_PAST_THE_END,
+                )
+        # It says nothing: the credentials may be other ones now, or only the one request is refused.
+        return self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**place))
+
     def _delete_batch(self, keys: Sequence[str]) -> None:
         wanted: Any = {"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
         try:
@@ -353,6 +370,10 @@ class S3Store:
 
 def _as_body(view: memoryview) -> Any:  # noqa: ANN401 - not what the client's types say, but what it takes
     return BufferReader(view)
+
+
+def _list_page(wanted: Any, client: "S3Client") -> Any:  # noqa: ANN401 - the client's own
+    return client.list_objects_v2(**wanted)
 
 
 def _whole_second(time: datetime) -> datetime:

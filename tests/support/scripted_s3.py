@@ -1,6 +1,7 @@
 """An S3 service on loopback that answers what a test tells it to, and remembers what it was asked.
 
-For what no real server can be made to do. It checks no signature, and knows nothing of S3 but how a refusal looks.
+For what no real server can be made to do. It checks no signature, and knows nothing of S3 but how a refusal
+looks.
 """
 
 import contextlib

@@ -1,11 +1,11 @@
 """What the store in a bucket makes of answers that servers give seldom, and what it sends."""
 
+import os
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
 
-from pvback.errors import StorageUnavailable
+from pvback.errors import StorageError, StorageUnavailable
 from pvback.retrying import create_own
 from pvback.runtime import ManualClock
 from pvback.s3_options import S3Options
@@ -85,9 +85,59 @@ def test_an_upload_that_is_gone_is_begun_again(service: ScriptedS3, store: S3Sto
         if asked.method == "POST" and asked.query["uploadId"] == "u0":
             return refusal(404, "NoSuchUpload")
         if asked.method == "POST":
-            return Answer(body=b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>")
+            return Answer(
+                body=b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+            )
         return Answer()
 
     service.script = script
     create_own(store, "big", data=bytes(7 << 20), clock=ManualClock())
     assert begun == ["u0", "u1"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "says"),
+    [
+        (301, "PermanentRedirect", "another region"),
+        (400, "ExpiredToken", "have expired"),
+        (403, "RequestTimeTooSkewed", "clock"),
+        (403, "InvalidAccessKeyId", "does not know these credentials"),
+    ],
+)
+def test_what_is_wrong_with_a_head_is_asked_with_a_body(
+    service: ScriptedS3, store: S3Store, status: int, code: str, says: str
+) -> None:
+    # The client asks for the bucket's region when it is sent elsewhere.
+    service.script = lambda asked: refusal(status, code) if asked.key else Answer()
+    for ask in (store.head, store.locked_until):
+        with pytest.raises(StorageError, match=says):
+            ask("a")
+    asked = [one for one in service.asked if one.method == "GET" and one.key == "p/a"]
+    assert {one.headers["range"] for one in asked} == {"bytes=0-0"}
+
+
+def test_credentials_that_expired_before_a_head_are_found_anew(service: ScriptedS3, store: S3Store) -> None:
+    service.script = lambda asked: (
+        refusal(400, "ExpiredToken") if "someone" in asked.headers["authorization"] else Answer()
+    )
+    os.environ["AWS_ACCESS_KEY_ID"] = "another"  # of the fixture's environment
+    assert store.head("a").size == 0
+
+
+def test_a_head_that_is_refused_alone_is_refused(service: ScriptedS3, store: S3Store) -> None:
+    service.script = lambda asked: refusal(403, "") if asked.method == "HEAD" else Answer(status=206)
+    with pytest.raises(StorageError, match="access denied"):
+        store.head("a")
+    service.script = lambda asked: (
+        refusal(403, "") if asked.method == "HEAD" else refusal(416, "InvalidRange")
+    )
+    with pytest.raises(StorageError, match="access denied"):
+        store.head("a")
+
+
+def test_a_service_that_sends_every_request_elsewhere(service: ScriptedS3, store: S3Store) -> None:
+    """As a proxy does that answers `http` with the address of `https`."""
+    service.script = lambda _: Answer(status=301, headers={"Location": "https://elsewhere/"})
+    with pytest.raises(StorageError, match="sends requests elsewhere") as caught:
+        store.read("a")
+    assert "endpoint" in (caught.value.hint or "")
