@@ -206,7 +206,7 @@ class S3Store:
         """See `LockingStore.locked_until`. None without the right to see it, `s3:GetObjectRetention`."""
         answer = self._head(key)
         # The client's types have it always there; the service says it of locked objects only.
-        until: datetime | None = dict(answer).get("ObjectLockRetainUntilDate")  # type: ignore[assignment] # a time
+        until: datetime | None = dict(answer).get("ObjectLockRetainUntilDate")
         return until.astimezone(UTC) if until else None
 
     def extend_lock(self, key: str, until: datetime) -> None:

@@ -331,7 +331,7 @@ def commit_without_swap(patch: Patch) -> None:
     patch.setattr(session.WriterSession, "commit", commit)
 
 
-@canary()
+@canary(seeds_max=600)
 def no_second_look(patch: Patch) -> None:
     """A session begins under the generation that was before its register."""
 

@@ -80,8 +80,8 @@ def test_an_upload_that_is_gone_is_begun_again(service: ScriptedS3, store: S3Sto
     def script(asked: Asked) -> Answer:
         if asked.method == "POST" and "uploads" in asked.query:
             begun.append(f"u{len(begun)}")
-            text = f"<InitiateMultipartUploadResult><UploadId>{begun[-1]}</UploadId></InitiateMultipartUploadResult>"
-            return Answer(body=text.encode())
+            name = "InitiateMultipartUploadResult"
+            return Answer(body=f"<{name}><UploadId>{begun[-1]}</UploadId></{name}>".encode())
         if asked.method == "POST" and asked.query["uploadId"] == "u0":
             return refusal(404, "NoSuchUpload")
         if asked.method == "POST":
