@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pvback.model import S3Address
+from pvback.runtime import SystemClock
 from tests.s3.conftest import new_address
 from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
 from tests.support.s3_servers import BUCKET, S3Server, client_of
@@ -254,6 +255,34 @@ def test_an_init_that_was_killed_is_repeated(client: Client, source: Path) -> No
     client.proxy.obey(None)
     assert client.run("snapshots", code=10)
     client.run("init")
+    client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
+
+
+@pytest.mark.parametrize("limit", [(), ("--limit-upload", "100k")])
+@pytest.mark.parametrize("verb", ["backup", "restore"])
+def test_whoever_interrupts_twice_does_not_wait_for_a_store_that_is_away(
+    client: Client, source: Path, tmp_path: Path, verb: str, limit: tuple[str, ...]
+) -> None:
+    client.run("init")
+    client.run("backup", str(source))
+    (source / "0.bin").write_bytes(random.Random(3).randbytes(1 << 20))
+    is_away = threading.Event()
+    rule = Rule(fault=Fault.RESET, path="/data/", count=1 << 30, act=is_away.set)
+    client.proxy.obey(rule)
+    running = client.start(*limit, *commands(source, tmp_path / "target")[verb])
+    assert is_away.wait(COMMAND_SECONDS_MAX)
+    rule.path = ""
+    # Two kinds, for two of a kind may become one.
+    running.send_signal(signal.SIGINT)
+    running.send_signal(signal.SIGTERM)
+    began = SystemClock().monotonic()
+    code, _, errors = client.finish(running)
+    seconds = SystemClock().monotonic() - began
+    client.proxy.obey(None)
+    assert code == 130, errors
+    assert "interrupted" in errors
+    assert seconds < 20, "an attempt of two seconds, and no pause"
     client.run("backup", str(source))
     assert "sound" in client.run("check", "--read-data")
 
