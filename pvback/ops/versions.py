@@ -10,13 +10,14 @@ did the damage, and let backups and prune rest.
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 from pvback import limits
 from pvback.config import Config
+from pvback.retrying import Patience
 from pvback.runtime import Cancel
 from pvback.storage import ObjectVersion, VersionedStore, open_versions
 
@@ -48,11 +49,13 @@ def bring_back_versions(
 
     Raises UsageError for what is no bucket, StorageError, Interrupted.
     """
-    store = open_versions(config.require_repository(), s3=config.s3)
+    wish = cancel or Cancel()
+    patience = Patience(cancel=wish, deadline_seconds=config.s3.retry_seconds)
+    store = open_versions(config.require_repository(), s3=config.s3, patience=patience)
     try:
         plan = plan_versions(store.list_versions(), before)
         if not is_dry:
-            apply_versions(store, plan, cancel=cancel or Cancel())
+            apply_versions(store, plan, cancel=wish)
     finally:
         store.close()
     return plan
@@ -87,7 +90,10 @@ def plan_versions(versions: Iterable[ObjectVersion], before: datetime) -> Versio
 
 
 def apply_versions(store: VersionedStore, plan: VersionPlan, *, cancel: Cancel) -> None:
-    """Do what a plan says: what is missing comes back before anything is hidden. Raises StorageError."""
+    """Do what a plan says: what is missing comes back before anything is hidden.
+
+    Raises StorageError, and has not begun anything more then.
+    """
 
     def reveal(markers: Sequence[ObjectVersion]) -> None:
         cancel.check()
@@ -108,5 +114,10 @@ def apply_versions(store: VersionedStore, plan: VersionPlan, *, cancel: Cancel) 
             [partial(restore, one) for one in plan.restored],
             [partial(hide, one) for one in plan.hidden],
         ):
-            for done in [pool.submit(one) for one in work]:
-                done.result()
+            futures = [pool.submit(one) for one in work]
+            try:
+                for done in as_completed(futures):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise

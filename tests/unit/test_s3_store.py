@@ -10,24 +10,12 @@ from pvback.retrying import create_own
 from pvback.runtime import ManualClock
 from pvback.s3_options import S3Options
 from pvback.storage.s3_store import S3Store
-from tests.support.scripted_s3 import Answer, Asked, ScriptedS3, refusal, scripted_s3
+from tests.support.scripted_s3 import Answer, Asked, ScriptedS3, refusal
 
 
 @pytest.fixture
-def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedS3]:
-    """A service that does all it is asked, in name."""
-    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    with scripted_s3(lambda _: Answer()) as made:
-        yield made
-
-
-@pytest.fixture
-def store(service: ScriptedS3) -> Iterator[S3Store]:
-    made = S3Store(service.address("p"), S3Options(multipart_bytes=6 << 20, part_bytes=5 << 20))
+def store(s3_service: ScriptedS3) -> Iterator[S3Store]:
+    made = S3Store(s3_service.address("p"), S3Options(multipart_bytes=6 << 20, part_bytes=5 << 20))
     yield made
     made.close()
 
@@ -44,7 +32,7 @@ def page(*keys: str, token: str | None = None, is_cut: bool = False) -> Answer:
     return Answer(body=text.encode())
 
 
-def test_a_page_without_keys_is_not_the_end_of_a_list(service: ScriptedS3, store: S3Store) -> None:
+def test_a_page_without_keys_is_not_the_end_of_a_list(s3_service: ScriptedS3, store: S3Store) -> None:
     def script(asked: Asked) -> Answer:
         match asked.query.get("continuation-token"), asked.query.get("start-after"):
             case None, None:
@@ -59,21 +47,21 @@ def test_a_page_without_keys_is_not_the_end_of_a_list(service: ScriptedS3, store
                 return page("c")
         raise AssertionError(asked)
 
-    service.script = script
+    s3_service.script = script
     assert [one.key for one in store.list_objects("")] == ["a", "b", "c"]
 
 
 @pytest.mark.parametrize("token", [None, "same"])
 def test_a_list_that_says_there_is_more_and_not_where_is_in_doubt(
-    service: ScriptedS3, store: S3Store, token: str | None
+    s3_service: ScriptedS3, store: S3Store, token: str | None
 ) -> None:
-    service.script = lambda _: page(is_cut=True, token=token)
+    s3_service.script = lambda _: page(is_cut=True, token=token)
     with pytest.raises(StorageUnavailable, match="broke off"):
         list(store.list_objects(""))
-    assert len(service.asked) <= 2
+    assert len(s3_service.asked) <= 2
 
 
-def test_an_upload_that_is_gone_is_begun_again(service: ScriptedS3, store: S3Store) -> None:
+def test_an_upload_that_is_gone_is_begun_again(s3_service: ScriptedS3, store: S3Store) -> None:
     """As a lifecycle rule ends it, or a completion that was heard and not answered."""
     begun: list[str] = []
 
@@ -90,7 +78,7 @@ def test_an_upload_that_is_gone_is_begun_again(service: ScriptedS3, store: S3Sto
             )
         return Answer()
 
-    service.script = script
+    s3_service.script = script
     create_own(store, "big", data=bytes(7 << 20), clock=ManualClock())
     assert begun == ["u0", "u1"]
 
@@ -105,39 +93,41 @@ def test_an_upload_that_is_gone_is_begun_again(service: ScriptedS3, store: S3Sto
     ],
 )
 def test_what_is_wrong_with_a_head_is_asked_with_a_body(
-    service: ScriptedS3, store: S3Store, status: int, code: str, says: str
+    s3_service: ScriptedS3, store: S3Store, status: int, code: str, says: str
 ) -> None:
     # The client asks for the bucket's region when it is sent elsewhere.
-    service.script = lambda asked: refusal(status, code) if asked.key else Answer()
+    s3_service.script = lambda asked: refusal(status, code) if asked.key else Answer()
     for ask in (store.head, store.locked_until):
         with pytest.raises(StorageError, match=says):
             ask("a")
-    asked = [one for one in service.asked if one.method == "GET" and one.key == "p/a"]
+    asked = [one for one in s3_service.asked if one.method == "GET" and one.key == "p/a"]
     assert {one.headers["range"] for one in asked} == {"bytes=0-0"}
 
 
-def test_credentials_that_expired_before_a_head_are_found_anew(service: ScriptedS3, store: S3Store) -> None:
-    service.script = lambda asked: (
+def test_credentials_that_expired_before_a_head_are_found_anew(
+    s3_service: ScriptedS3, store: S3Store
+) -> None:
+    s3_service.script = lambda asked: (
         refusal(400, "ExpiredToken") if "someone" in asked.headers["authorization"] else Answer()
     )
     os.environ["AWS_ACCESS_KEY_ID"] = "another"  # of the fixture's environment
     assert store.head("a").size == 0
 
 
-def test_a_head_that_is_refused_alone_is_refused(service: ScriptedS3, store: S3Store) -> None:
-    service.script = lambda asked: refusal(403, "") if asked.method == "HEAD" else Answer(status=206)
+def test_a_head_that_is_refused_alone_is_refused(s3_service: ScriptedS3, store: S3Store) -> None:
+    s3_service.script = lambda asked: refusal(403, "") if asked.method == "HEAD" else Answer(status=206)
     with pytest.raises(StorageError, match="access denied"):
         store.head("a")
-    service.script = lambda asked: (
+    s3_service.script = lambda asked: (
         refusal(403, "") if asked.method == "HEAD" else refusal(416, "InvalidRange")
     )
     with pytest.raises(StorageError, match="access denied"):
         store.head("a")
 
 
-def test_a_service_that_sends_every_request_elsewhere(service: ScriptedS3, store: S3Store) -> None:
+def test_a_service_that_sends_every_request_elsewhere(s3_service: ScriptedS3, store: S3Store) -> None:
     """As a proxy does that answers `http` with the address of `https`."""
-    service.script = lambda _: Answer(status=301, headers={"Location": "https://elsewhere/"})
+    s3_service.script = lambda _: Answer(status=301, headers={"Location": "https://elsewhere/"})
     with pytest.raises(StorageError, match="sends requests elsewhere") as caught:
         store.read("a")
     assert "endpoint" in (caught.value.hint or "")
