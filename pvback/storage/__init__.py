@@ -53,7 +53,7 @@ def open_store(address: RepositoryAddress, *, make: bool = False, s3: S3Options 
 def open_versions(
     address: RepositoryAddress, *, s3: S3Options | None = None, patience: Patience | None = None
 ) -> VersionedStore:
-    """The versions of what is at `address`, with retries. Raises UsageError where there are none to be had."""
+    """The versions of what is at `address`, with retries. Raises UsageError where there are none."""
     if not isinstance(address, S3Address):
         raise UsageError("only a bucket keeps versions", hint="give a repository as s3://bucket/prefix")
     # Loaded here: see `_open_s3`, which says what is missing.

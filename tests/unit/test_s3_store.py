@@ -1,6 +1,7 @@
 """What the store in a bucket makes of answers that servers give seldom, and what it sends."""
 
 import os
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ from pvback.errors import StorageError, StorageUnavailable
 from pvback.retrying import create_own
 from pvback.runtime import ManualClock
 from pvback.s3_options import S3Options
+from pvback.storage.s3_body import sum_crc32
 from pvback.storage.s3_store import S3Store
 from tests.support.scripted_s3 import Answer, Asked, ScriptedS3, refusal
 
@@ -131,3 +133,58 @@ def test_a_service_that_sends_every_request_elsewhere(s3_service: ScriptedS3, st
     with pytest.raises(StorageError, match="sends requests elsewhere") as caught:
         store.read("a")
     assert "endpoint" in (caught.value.hint or "")
+
+
+def test_what_is_written_is_sent_with_its_class_its_encryption_and_its_checksum(
+    s3_service: ScriptedS3,
+) -> None:
+    options = S3Options(
+        storage_class=(("data", "COLD"),),
+        sse="aws:kms",
+        sse_kms_key_id="key-1",
+        multipart_bytes=6 << 20,
+        part_bytes=5 << 20,
+    )
+    store = S3Store(s3_service.address(), options)
+
+    def script(asked: Asked) -> Answer:
+        if "uploads" in asked.query:
+            name = "InitiateMultipartUploadResult"
+            return Answer(body=f"<{name}><UploadId>u</UploadId></{name}>".encode())
+        if asked.method == "POST":
+            return Answer(
+                body=b"<CompleteMultipartUploadResult><ETag>e</ETag></CompleteMultipartUploadResult>"
+            )
+        return Answer()
+
+    s3_service.script = script
+    noise = random.Random(1).randbytes(7 << 20)
+    store.put("s/1/data/00/small", b"small")
+    store.create("s/1/data/00/parts", noise)
+    etag = store.create("s/1/snapshots/1-a", b"register")
+    store.swap("s/1/snapshots/1-a", b"another", etag=etag)
+    store.close()
+
+    made = {one.key: one.headers for one in s3_service.asked if one.method == "PUT" and not one.query}
+    begun = next(one.headers for one in s3_service.asked if "uploads" in one.query)
+    for headers in (*made.values(), begun):
+        assert headers["x-amz-server-side-encryption"] == "aws:kms"
+        assert headers["x-amz-server-side-encryption-aws-kms-key-id"] == "key-1"
+    assert made["s/1/data/00/small"]["x-amz-storage-class"] == begun["x-amz-storage-class"] == "COLD"
+    assert "x-amz-storage-class" not in made["s/1/snapshots/1-a"]
+    assert begun["x-amz-checksum-algorithm"] == "CRC32"
+    with_bodies = [one for one in s3_service.asked if one.method == "PUT"]
+    assert len(with_bodies) == 5
+    for one in with_bodies:
+        assert one.headers["x-amz-checksum-crc32"] == sum_crc32(memoryview(one.body)), one.key
+    parts = {one.query["partNumber"]: one.body for one in with_bodies if one.query}
+    assert parts["1"] + parts["2"] == noise
+
+
+def test_services_that_refuse_checksums_get_none(s3_service: ScriptedS3) -> None:
+    store = S3Store(s3_service.address(), S3Options(checksums=False))
+    store.put("a", b"x")
+    store.close()
+    (asked,) = s3_service.asked
+    assert not [name for name in asked.headers if name.startswith("x-amz-checksum")]
+    assert "x-amz-trailer" not in asked.headers

@@ -99,6 +99,26 @@ def test_after_an_error_nothing_more_is_begun(monkeypatch: pytest.MonkeyPatch) -
     assert len(begun) <= limits.READS_IN_FLIGHT + 1
 
 
+def test_what_comes_back_is_as_what_is_written(s3_service: ScriptedS3) -> None:
+    options = S3Options(
+        storage_class=(("data", "COLD"),), sse="aws:kms", sse_kms_key_id="key-1", object_lock=86_400
+    )
+    s3_service.script = lambda _: Answer(body=b"<CopyObjectResult><ETag>e</ETag></CopyObjectResult>")
+    versions = S3Versions(s3_service.address(), options, clock=ManualClock())
+    versions.bring_back(version("s/1/data/00/a"))
+    versions.close()
+    (asked,) = s3_service.asked
+    wanted = {
+        "storage-class": "COLD",
+        "server-side-encryption": "aws:kms",
+        "server-side-encryption-aws-kms-key-id": "key-1",
+        "object-lock-mode": "GOVERNANCE",
+        "object-lock-retain-until-date": "2026-01-02T00:00:00Z",
+        "copy-source": "bucket/s/1/data/00/a?versionId=v",
+    }
+    assert {name: asked.headers[f"x-amz-{name}"] for name in wanted} == wanted
+
+
 def test_a_list_that_says_there_is_more_and_not_where(s3_service: ScriptedS3, versions: S3Versions) -> None:
     s3_service.script = lambda _: Answer(
         body=b"<ListVersionsResult><IsTruncated>true</IsTruncated></ListVersionsResult>"
