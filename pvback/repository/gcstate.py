@@ -236,7 +236,7 @@ def swap_gc_state(
                 return StoredGcState(new, found.etag, nonce, lists)
             if found.body.text("nonce") != old.nonce:
                 return None
-            if not attempts.wait(exc):
+            if not attempts.wait(exc, count_max=limits.RETRY_COUNT_MAX):
                 raise StorageUnavailable("a compare-and-swap got no answer", key=key) from exc
 
 
