@@ -27,8 +27,8 @@ from pvback.errors import (
     PvbackError,
     StorageError,
 )
-from pvback.retrying import CreatingStore, create_own
-from pvback.runtime import Cancel, Counters, SystemClock, parse_counters
+from pvback.retrying import CreatingStore, Patience, create_own
+from pvback.runtime import Cancel, Counters, SystemClock, parse_counters, waiting_under
 
 if TYPE_CHECKING:
     from pvback._native import Keyring, Request
@@ -191,8 +191,11 @@ class DataJob:
         options: Mapping[str, object],
         store: JobStore,
         source: "Keyring | None" = None,
+        patience: Patience | None = None,
     ) -> None:
-        self._store = store
+        self._store, self._patience = store, patience
+        # Set when nobody waits for the job's requests any more; the wish to stop in order is another one.
+        self._stop = Cancel()
         self._threads_count = _thread_count(options)
         self._ended = threading.Event()
         self._output_lock = threading.Lock()
@@ -221,8 +224,9 @@ class DataJob:
         return bytes(self._job.read(file, offset, length))
 
     def cancel(self) -> None:
-        """See `JobControl.cancel`."""
+        """See `JobControl.cancel`. Its requests do not wait any more for a store that is away."""
         self._job.cancel()
+        self._stop.set()
 
     def run(self, listeners: Listeners) -> dict[str, Any]:
         """Serve the job to its end and return its result. Raises what it, its store or a listener raised."""
@@ -238,7 +242,7 @@ class DataJob:
             self._watch(listeners)
         except BaseException as exc:  # noqa: BLE001 - raised again when all threads have ended
             self._note_listener_error(exc)
-            self._job.cancel()
+            self.cancel()
         finally:
             for thread in (*threads, watcher):
                 thread.join()
@@ -257,13 +261,14 @@ class DataJob:
 
     def _serve(self, listeners: Listeners, left: threading.Semaphore) -> None:
         try:
-            while (request := self._job.next_request()) is not None:
-                self._answer(request, listeners)
-                # Or its pack stays in memory until this thread has something to do again.
-                del request
+            with waiting_under(self._stop):
+                while (request := self._job.next_request()) is not None:
+                    self._answer(request, listeners)
+                    # Or its pack stays in memory until this thread has something to do again.
+                    del request
         except BaseException as exc:  # noqa: BLE001 - a thread has nobody else to tell
             self._note_listener_error(exc)
-            self._job.cancel()
+            self.cancel()
         finally:
             left.release()
 
@@ -272,14 +277,14 @@ class DataJob:
             if request.kind == "get":
                 self._get(request)
             elif request.kind == "put":
-                create_own(self._store, request.key, data=memoryview(request), clock=SystemClock())
-                request.complete()
+                self._put(request)
             else:
                 with self._output_lock:
                     listeners.on_output(request.key, memoryview(request))
                 request.complete()
         except PvbackError as exc:
-            if request.kind == "output":
+            # What was given up is no failure of whoever listens.
+            if request.kind == "output" and not (self._stop.is_set and isinstance(exc, Interrupted)):
                 self._note_listener_error(exc)
             else:
                 with self._errors_lock:
@@ -288,7 +293,17 @@ class DataJob:
         except BaseException as exc:  # noqa: BLE001 - raised again in the thread of `run`
             request.fail("internal", "the request could not be served")
             self._note_listener_error(exc)
-            self._job.cancel()
+            self.cancel()
+
+    def _put(self, request: "Request") -> None:
+        create_own(
+            self._store,
+            request.key,
+            data=memoryview(request),
+            clock=SystemClock(),
+            patience=self._patience,
+        )
+        request.complete()
 
     def _get(self, request: "Request") -> None:
         if request.length is None:
@@ -338,9 +353,11 @@ def run_job(
     options: Mapping[str, object],
     store: JobStore,
     listeners: Listeners | None = None,
+    patience: Patience | None = None,
 ) -> dict[str, Any]:
     """Run a job to its end and return its result. Raises as `DataJob.run`."""
-    return DataJob(verb, keyring, options=options, store=store).run(listeners or Listeners())
+    job = DataJob(verb, keyring, options=options, store=store, patience=patience)
+    return job.run(listeners or Listeners())
 
 
 def _thread_count(options: Mapping[str, object]) -> int:

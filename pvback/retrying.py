@@ -3,13 +3,14 @@
 Below stores and the data path, which both need it: nothing here knows what is stored.
 """
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pvback import limits
-from pvback.errors import ObjectExists, ObjectNotFound, StorageUnavailable
-from pvback.runtime import Clock
+from pvback.errors import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
+from pvback.runtime import Cancel, Clock, Random, SystemRandom, current_cancel
 
-__all__ = ["CreatingStore", "WholeObject", "create_own", "plan_pause"]
+__all__ = ["Attempts", "CreatingStore", "Patience", "WholeObject", "create_own", "plan_pause"]
 
 
 class WholeObject(Protocol):
@@ -46,13 +47,81 @@ def plan_pause(attempt: int, fraction: float, *, least: float | None = None) -> 
     return pause if least is None else max(pause, least * (1.0 + fraction / 4))
 
 
-def create_own(store: CreatingStore, key: str, *, data: bytes | bytearray | memoryview, clock: Clock) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How an attempt that had no answer is made again; one for all that speak to one store.
+
+    What comes of an attempt is never decided here, only when there is another one.
+    """
+
+    random: Random = field(default_factory=SystemRandom)
+    """Spreads the pauses, so that writers who failed together do not come back together."""
+    deadline_seconds: float = limits.RETRY_DEADLINE_SECONDS
+    """No attempt begins later than that after the first one."""
+    cancel: Cancel = field(default_factory=Cancel)
+    """Ends every wait with Interrupted: nobody waits for the outcome any more. Not a wish to stop in order,
+    which may take writes, and their repetition."""
+
+    def begin(self, clock: Clock) -> "Attempts":
+        """Before the first attempt."""
+        return Attempts(self, clock)
+
+    def check(self) -> None:
+        """Raise Interrupted when nobody waits any more."""
+        self.cancel.check()
+        if (waits := current_cancel()) is not None:
+            waits.check()
+
+
+class Attempts:
+    """Those of one request, by one thread."""
+
+    def __init__(self, patience: Patience, clock: Clock) -> None:
+        self._patience, self._clock = patience, clock
+        self._began = clock.monotonic()
+        self._failed_count = 0
+
+    def plan(self, exc: StorageError, *, count_max: int = limits.RETRY_COUNT_MAX) -> float | None:
+        """Seconds until the next attempt, after one more has failed; None when there is to be none.
+
+        There are at most `count_max` after the first. A store that asks for a pause is given it.
+        """
+        least = exc.pause_seconds if isinstance(exc, StorageUnavailable) else None
+        pause = plan_pause(self._failed_count, self._patience.random.fraction(), least=least)
+        left = self._began + self._patience.deadline_seconds - self._clock.monotonic()
+        if self._failed_count >= count_max or pause >= left:
+            return None
+        self._failed_count += 1
+        return pause
+
+    def sleep(self, seconds: float) -> None:
+        """Return after `seconds`, or raise Interrupted as soon as nobody waits any more."""
+        self._patience.check()
+        self._clock.sleep(seconds, current_cancel() or self._patience.cancel)
+
+    def wait(self, exc: StorageError, *, count_max: int = limits.RETRY_COUNT_MAX) -> bool:
+        """Wait until the next attempt; False, at once, when there is to be none."""
+        pause = self.plan(exc, count_max=count_max)
+        if pause is None:
+            return False
+        self.sleep(pause)
+        return True
+
+
+def create_own(
+    store: CreatingStore,
+    key: str,
+    *,
+    data: bytes | bytearray | memoryview,
+    clock: Clock,
+    patience: Patience | None = None,
+) -> None:
     """Create an object under a name that nobody else uses. Lost answers are settled by looking.
 
-    Raises ObjectExists when something else has that name; StorageUnavailable when no answer comes within
-    `limits.RETRY_DEADLINE_SECONDS`.
+    Raises ObjectExists when something else has that name; StorageUnavailable when `patience` is at its end,
+    and Interrupted when nobody waits any more: both leave open whether it is there, or will be.
     """
-    attempt, began = 0, clock.monotonic()
+    attempts = (patience or Patience()).begin(clock)
     while True:
         try:
             store.create(key, data)
@@ -68,9 +137,5 @@ def create_own(store: CreatingStore, key: str, *, data: bytes | bytearray | memo
                 return
             raise
         except StorageUnavailable as exc:
-            pause = plan_pause(attempt, 0.5, least=exc.pause_seconds)
-            left = began + limits.RETRY_DEADLINE_SECONDS - clock.monotonic()
-            if attempt >= limits.RETRY_COUNT_MAX or pause >= left:
+            if not attempts.wait(exc):
                 raise
-            clock.sleep(pause)
-        attempt += 1

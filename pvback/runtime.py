@@ -8,6 +8,9 @@ import json
 import os
 import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -25,7 +28,9 @@ __all__ = [
     "SeededRandom",
     "SystemClock",
     "SystemRandom",
+    "current_cancel",
     "parse_counters",
+    "waiting_under",
 ]
 
 
@@ -186,6 +191,27 @@ class Cancel:
         """Return after `seconds`, or raise Interrupted as soon as stopping is asked for."""
         if self._event.wait(seconds):
             raise Interrupted(self._reason)
+
+
+_WAITS: ContextVar[Cancel | None] = ContextVar("pvback_waits", default=None)
+
+
+@contextmanager
+def waiting_under(cancel: Cancel) -> Generator[None, None, None]:
+    """What this thread waits for meanwhile, deep in a store perhaps, it waits for until `cancel` is set.
+
+    For threads that serve somebody who may give up: stores are opened long before it is known who.
+    """
+    token = _WAITS.set(cancel)
+    try:
+        yield
+    finally:
+        _WAITS.reset(token)
+
+
+def current_cancel() -> Cancel | None:
+    """What ends the waits of this thread, if there is anything."""
+    return _WAITS.get()
 
 
 @dataclass(frozen=True, slots=True)

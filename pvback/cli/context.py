@@ -85,13 +85,15 @@ class Invocation:
     ) -> Iterator["RepositoryAccess"]:
         """The repository, unlocked; closed on leaving. With a `config` nothing is asked for."""
         # Loaded here: help and mistakes need no repository.
+        from pvback.cli.progress import ending_at_once  # noqa: PLC0415
         from pvback.repository.repository import open_repository_access  # noqa: PLC0415
 
         access = open_repository_access(
             config or self.config(), scope=self.scope, is_writer=is_writer, is_used_at_once=True
         )
         try:
-            yield access
+            with ending_at_once(access.patience.cancel):
+                yield access
         finally:
             access.close()
             for warning in access.warnings:

@@ -8,7 +8,7 @@ import click
 
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import Output, format_bytes, format_count
-from pvback.cli.progress import stopping, watching
+from pvback.cli.progress import ending_at_once, stopping, watching
 from pvback.cli.values import parse_tag_filters
 from pvback.errors import PartlyDone, UsageError
 from pvback.ops.copy import CopiedSnapshot, CopyResult, copy_snapshots
@@ -102,7 +102,8 @@ def _other(
     """The repository that is copied from."""
     access = open_repository_access(invocation.from_config(target.config, where), scope=scope)
     try:
-        yield access
+        with ending_at_once(access.patience.cancel):
+            yield access
     finally:
         access.close()
 

@@ -11,9 +11,11 @@ from pvback.cli.output import Output
 from pvback.errors import Interrupted
 from pvback.runtime import Cancel, Clock, Counters, Progress, SystemClock
 
-__all__ = ["JsonProgress", "stopping", "watching"]
+__all__ = ["JsonProgress", "ending_at_once", "stopping", "watching"]
 
 _JSON_SECONDS = 1.0
+_WAITS: list[Cancel] = []
+"""What a second signal ends: the waits for stores that are open at that moment."""
 
 
 class JsonProgress:
@@ -69,6 +71,16 @@ def watching(output: Output) -> Iterator[Progress]:
 
 
 @contextmanager
+def ending_at_once(waits: Cancel) -> Iterator[None]:
+    """Until the end of this, `waits` is set by whatever ends the program without order: see `stopping`."""
+    _WAITS.append(waits)
+    try:
+        yield
+    finally:
+        _WAITS.remove(waits)
+
+
+@contextmanager
 def stopping() -> Iterator[Cancel]:
     """A wish to stop that SIGINT and SIGTERM express; the second one does not wait for order.
 
@@ -78,7 +90,10 @@ def stopping() -> Iterator[Cancel]:
 
     def handle(number: int, _: FrameType | None) -> None:
         if cancel.is_set:
-            raise Interrupted("interrupted twice; the last checkpoint may be missing")
+            # The threads that this one waits for at its end must not wait for a store themselves.
+            for waits in _WAITS:
+                waits.set("interrupted twice")
+            raise Interrupted("interrupted twice; what was being written may be there or not")
         cancel.set(f"interrupted by {signal.Signals(number).name}")
 
     old = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}

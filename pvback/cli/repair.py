@@ -247,15 +247,18 @@ def _lost_text(entry: Mapping[str, Any]) -> str:
 
 
 @repair.command("versions", epilog=exit_codes(has_repository=False))
-@click.option("--before", metavar="TIME", required=True, help="The moment, by the service's clock.")
+@click.option(
+    "--before", metavar="TIME", required=True, help="The first moment that is undone, by the service's clock."
+)
 @_dry_run
 @global_options()
 @pass_invocation
 def repair_versions(invocation: Invocation, *, before: str, dry_run: bool) -> int:
-    """Make everything in a bucket that keeps versions as it was at a moment: after an attack or a mistake.
+    """Make a bucket that keeps versions as it was right before a moment: after an attack or a mistake.
 
-    Needs no key of the repository, and that nobody else writes to it. What was deleted or overwritten since
-    comes back, what is newer is hidden; no version is removed, so that this can be taken back the same way.
+    Needs no key of the repository, and that nobody else writes to it. What was deleted or overwritten then
+    or later comes back, what is newer is hidden; no version is removed, so that this can be taken back the
+    same way.
     """
     # Loaded here: the other repairs need none of it.
     from pvback.ops.versions import bring_back_versions  # noqa: PLC0415

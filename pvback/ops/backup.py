@@ -222,7 +222,13 @@ class _Run:
                 "snapshot": snapshot,
                 "gen": generation,
             }
-            job = DataJob("backup", self._access.keyring, options=job_options, store=self._access.store)
+            job = DataJob(
+                "backup",
+                self._access.keyring,
+                options=job_options,
+                store=self._access.store,
+                patience=self._access.patience,
+            )
             result = writing.run(job, what="backup", guess_bytes=self._guess_bytes())
         if self._session is not None:
             self._commit(self._session, result)

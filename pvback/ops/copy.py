@@ -156,6 +156,7 @@ class _SnapshotCopy:
             options=self._job_options(session, view, resume),
             store=_TwoStores(self._target, self._source),
             source=self._source.keyring,
+            patience=self._target.patience,
         )
         result = writing.run(job, what="copy", guess_bytes=self._details.root.bytes)
         details = self._describe(session.snapshot, result, is_complete=True)

@@ -162,6 +162,7 @@ class NativeIndexWork:
             options=made,
             store=self.access.store,
             listeners=Listeners(on_output=on_output, cancel=self.cancel or Cancel()),
+            patience=self.access.patience,
         )
         return result, rows
 

@@ -340,7 +340,9 @@ class _Rewrite:
             "puts": limits.PUTS_IN_FLIGHT,
             "pack_bytes": trusted.pack_bytes,
         }
-        job = DataJob("rewrite", access.keyring, options=options, store=access.store)
+        job = DataJob(
+            "rewrite", access.keyring, options=options, store=access.store, patience=access.patience
+        )
         result = writing.run(job, what="repair", guess_bytes=self._damaged.require_details().root.bytes)
         if result["lost"] != self._loss.lost:
             raise DamagedError("what is lost has changed meanwhile", hint="run it again")

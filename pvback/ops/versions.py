@@ -1,4 +1,8 @@
-"""Bringing a bucket back to a moment, out of the versions that it keeps. Needs no key of the repository.
+"""Bringing a bucket back to how it was right before a moment, out of the versions that it keeps. Needs no key
+of the repository.
+
+Services tell times in whole seconds, and one second has room for thousands of deletions. So the moment itself
+is already too late: who names the time of the first deletion gets back what went in all of that second.
 
 A plan first, then what it says. It can be repeated and broken off: what has been done is not done again, and
 nothing is removed for good. Nobody else may write meanwhile: first take the credentials away from whoever
@@ -6,13 +10,14 @@ did the damage, and let backups and prune rest.
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
 from pvback import limits
 from pvback.config import Config
+from pvback.retrying import Patience
 from pvback.runtime import Cancel
 from pvback.storage import ObjectVersion, VersionedStore, open_versions
 
@@ -40,22 +45,24 @@ class VersionPlan:
 def bring_back_versions(
     config: Config, before: datetime, *, is_dry: bool = False, cancel: Cancel | None = None
 ) -> VersionPlan:
-    """Make everything under the repository's prefix as it was at `before`, and say what that took.
+    """Make everything under the repository's prefix as it was right before `before`, and say what that took.
 
     Raises UsageError for what is no bucket, StorageError, Interrupted.
     """
-    store = open_versions(config.require_repository(), s3=config.s3)
+    wish = cancel or Cancel()
+    patience = Patience(cancel=wish, deadline_seconds=config.s3.retry_seconds)
+    store = open_versions(config.require_repository(), s3=config.s3, patience=patience)
     try:
         plan = plan_versions(store.list_versions(), before)
         if not is_dry:
-            apply_versions(store, plan, cancel=cancel or Cancel())
+            apply_versions(store, plan, cancel=wish)
     finally:
         store.close()
     return plan
 
 
 def plan_versions(versions: Iterable[ObjectVersion], before: datetime) -> VersionPlan:
-    """The plan from all versions, each key's in any order. What was written at `before` itself counts."""
+    """The plan from all versions, each key's in any order. What happened at `before` itself is undone."""
     by_key: dict[str, list[ObjectVersion]] = {}
     for one in versions:
         by_key.setdefault(one.key, []).append(one)
@@ -63,8 +70,8 @@ def plan_versions(versions: Iterable[ObjectVersion], before: datetime) -> Versio
     for key in sorted(by_key):
         # The newest first; of one moment the one that the store calls the latest.
         found = sorted(by_key[key], key=lambda one: (one.mtime, one.is_latest), reverse=True)
-        newer = [one for one in found if one.mtime > before]
-        wanted = next((one for one in found if one.mtime <= before and not one.is_marker), None)
+        newer = [one for one in found if one.mtime >= before]
+        wanted = next((one for one in found if one.mtime < before and not one.is_marker), None)
         if len(found) > len(newer) and found[len(newer)].is_marker:
             wanted = None
         latest = found[0]
@@ -83,7 +90,10 @@ def plan_versions(versions: Iterable[ObjectVersion], before: datetime) -> Versio
 
 
 def apply_versions(store: VersionedStore, plan: VersionPlan, *, cancel: Cancel) -> None:
-    """Do what a plan says: what is missing comes back before anything is hidden. Raises StorageError."""
+    """Do what a plan says: what is missing comes back before anything is hidden.
+
+    Raises StorageError, and has not begun anything more then.
+    """
 
     def reveal(markers: Sequence[ObjectVersion]) -> None:
         cancel.check()
@@ -104,5 +114,10 @@ def apply_versions(store: VersionedStore, plan: VersionPlan, *, cancel: Cancel) 
             [partial(restore, one) for one in plan.restored],
             [partial(hide, one) for one in plan.hidden],
         ):
-            for done in [pool.submit(one) for one in work]:
-                done.result()
+            futures = [pool.submit(one) for one in work]
+            try:
+                for done in as_completed(futures):
+                    done.result()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise

@@ -13,7 +13,7 @@ back from a copy that was forgotten.
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvback import limits
@@ -25,6 +25,7 @@ from pvback.errors import (
     ObjectNotFound,
     PvbackError,
     RepositoryNotFound,
+    StorageError,
     StorageUnavailable,
     UnsupportedFormatError,
     WrongKeyError,
@@ -32,7 +33,7 @@ from pvback.errors import (
 from pvback.repository.config_object import RepositoryConfig, parse_config
 from pvback.repository.key_objects import config_facts, key_facts
 from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, KEYS_PREFIX, copy_key, is_key_object
-from pvback.retrying import plan_pause
+from pvback.retrying import Patience
 from pvback.runtime import Clock
 from pvback.storage import ObjectStore, StoredObject
 
@@ -137,13 +138,23 @@ def _key_serial(data: bytes) -> int | None:
         return None
 
 
-def swap_settled(store: ObjectStore, old: StoredObject, *, key: str, data: bytes, clock: Clock) -> None:
+def swap_settled(
+    store: ObjectStore,
+    old: StoredObject,
+    *,
+    key: str,
+    data: bytes,
+    clock: Clock,
+    patience: Patience,
+) -> None:
     """Replace the object that was read as `old`. Lost answers are settled by looking.
 
     A store without conditional writes is looked at right before. Raises ConflictError when somebody else has
     changed it, StorageUnavailable when no answer comes.
     """
-    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+    attempts = patience.begin(clock)
+    while True:
+        lost: StorageError = StorageUnavailable("it is not what was written", key=key)
         try:
             if store.capabilities.can_swap:
                 store.swap(key, data, etag=old.etag)
@@ -151,16 +162,15 @@ def swap_settled(store: ObjectStore, old: StoredObject, *, key: str, data: bytes
             if store.read(key).etag == old.etag:
                 store.put(key, data)
                 return
-        except (StorageUnavailable, ObjectChanged, ObjectNotFound):
-            pass
+        except (StorageUnavailable, ObjectChanged, ObjectNotFound) as exc:
+            lost = exc
         found = _read_or_none(store, key)
         if found is not None and found.data == data:
             return
         if found is None or found.etag != old.etag:
             raise ConflictError("somebody else has changed it just now", key=key, hint="run it again")
-        if attempt < limits.RETRY_COUNT_MAX:
-            clock.sleep(plan_pause(attempt, 0.5))
-    raise StorageUnavailable("a compare-and-swap got no answer", key=key)
+        if not attempts.wait(lost):
+            raise StorageUnavailable("a compare-and-swap got no answer", key=key) from lost
 
 
 def _read_or_none(store: ObjectStore, key: str) -> StoredObject | None:
@@ -179,20 +189,21 @@ class Twins:
     config: bytes
     """The config that the keyring goes with."""
     clock: Clock
+    patience: Patience = field(default_factory=Patience, compare=False)
 
     def create(self, key: str, data: bytes) -> None:
         """Create a key object under a name that nobody else uses, then its copy. Raises ObjectExists."""
-        for attempt in range(limits.RETRY_COUNT_MAX + 1):
+        attempts = self.patience.begin(self.clock)
+        while True:
             try:
                 self.store.create(key, data)
                 break
-            except (StorageUnavailable, ObjectExists):
+            except (StorageUnavailable, ObjectExists) as exc:
                 found = _read_or_none(self.store, key)
                 if found is not None and found.data == data:
                     break
-                if found is not None or attempt == limits.RETRY_COUNT_MAX:
+                if found is not None or not attempts.wait(exc):
                     raise
-                self.clock.sleep(plan_pause(attempt, 0.5))
         self.follow(key)
 
     def replace(self, key: str, change: Callable[[bytes], bytes]) -> bytes:
@@ -208,7 +219,7 @@ class Twins:
                 stored = self.store.read(key)
             data = change(stored.data)
             try:
-                swap_settled(self.store, stored, key=key, data=data, clock=self.clock)
+                self._swap(key, data, over=stored)
             except ConflictError:
                 if attempt == limits.SWAP_COUNT_MAX - 1:
                     raise
@@ -302,7 +313,10 @@ class Twins:
                 if found is None or found.data != data:
                     raise
             return
-        swap_settled(self.store, over, key=key, data=data, clock=self.clock)
+        self._swap(key, data, over=over)
+
+    def _swap(self, key: str, data: bytes, *, over: StoredObject) -> None:
+        swap_settled(self.store, over, key=key, data=data, clock=self.clock, patience=self.patience)
 
 
 def judge_pair(

@@ -15,7 +15,7 @@ from pathlib import Path
 from pvback import limits
 from pvback.errors import ConflictError, ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, copy_key, is_key_object
-from pvback.retrying import create_own, plan_pause
+from pvback.retrying import Patience, create_own
 from pvback.runtime import Clock
 from pvback.storage import ObjectStore
 from pvback.storage.probe import PROBE_PREFIX, probe_conditions
@@ -46,38 +46,46 @@ def find_free_place(store: ObjectStore, where: str, *, folder: Path | None = Non
 
 
 def found_repository(
-    store: ObjectStore, first: Mapping[str, bytes], *, config: bytes, where: str, clock: Clock
+    store: ObjectStore,
+    first: Mapping[str, bytes],
+    *,
+    config: bytes,
+    where: str,
+    clock: Clock,
+    patience: Patience | None = None,
 ) -> None:
     """Write the `first` objects in order, then `config`, then its copy.
 
     Raises ConflictError when somebody else has been faster, and leaves nothing of its own then; StorageError.
     """
     for key, data in first.items():
-        create_own(store, key, data=data, clock=clock)
+        create_own(store, key, data=data, clock=clock, patience=patience)
     try:
-        create_own(store, CONFIG_KEY, data=config, clock=clock)
+        create_own(store, CONFIG_KEY, data=config, clock=clock, patience=patience)
     except ObjectExists:
         with contextlib.suppress(StorageError):
             store.delete_many(list(first))
         raise ConflictError("somebody else has made a repository here just now", key=where) from None
     with contextlib.suppress(ObjectExists):
-        create_own(store, copy_key(CONFIG_KEY), data=config, clock=clock)
+        create_own(store, copy_key(CONFIG_KEY), data=config, clock=clock, patience=patience)
 
 
-def find_conditions(store: ObjectStore, *, clock: Clock, is_needed: bool) -> bool:
+def find_conditions(
+    store: ObjectStore, *, clock: Clock, is_needed: bool, patience: Patience | None = None
+) -> bool:
     """Whether the store keeps its promise about conditional writes. StorageError if not, when it `is_needed`.
 
     Some servers accept the conditions and ignore them; commit and prune rest on them. A probe in which too
     many answers were missing says nothing, and is done again.
     """
-    for attempt in range(limits.RETRY_COUNT_FIRST_MAX + 1):
+    attempts = (patience or Patience()).begin(clock)
+    while True:
         try:
             found = probe_conditions(store)
             break
         except StorageUnavailable as exc:
-            if attempt == limits.RETRY_COUNT_FIRST_MAX:
+            if not attempts.wait(exc, count_max=limits.RETRY_COUNT_FIRST_MAX):
                 raise
-            clock.sleep(plan_pause(attempt, 0.5, least=exc.pause_seconds))
     if is_needed and not found.hold:
         raise StorageError(
             f"the store ignores conditions on writes ({'; '.join(found.broken)})",

@@ -16,7 +16,6 @@ from pvback.errors import DamagedError, ObjectChanged, ObjectExists, ObjectNotFo
 from pvback.repository.body import Body, dump_body
 from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, generation_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
-from pvback.retrying import plan_pause
 from pvback.runtime import Clock
 
 __all__ = [
@@ -225,7 +224,8 @@ def swap_gc_state(
     body, lists = _dump(objects, new, nonce, clock=clock)
     data = objects.seal(ObjectType.GC_STATE, name=GC_STATE_NAME, data=body)
     assert len(data) <= limits.SWAPPED_BYTES_MAX, "long lists are objects of their own"
-    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+    attempts = objects.patience.begin(clock)
+    while True:
         if before is not None:
             before()
         try:
@@ -236,10 +236,8 @@ def swap_gc_state(
                 return StoredGcState(new, found.etag, nonce, lists)
             if found.body.text("nonce") != old.nonce:
                 return None
-            if attempt == limits.RETRY_COUNT_MAX:
+            if not attempts.wait(exc, count_max=limits.RETRY_COUNT_MAX):
                 raise StorageUnavailable("a compare-and-swap got no answer", key=key) from exc
-            clock.sleep(plan_pause(attempt, 0.5))
-    raise AssertionError("the last attempt returns or raises")
 
 
 def named_lists(body: Body) -> list[Named]:

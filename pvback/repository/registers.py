@@ -18,7 +18,6 @@ from pvback.repository.body import Body, dump_body, format_time
 from pvback.repository.layout import Area, ObjectType, generation_name, record_name, split_generation
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
 from pvback.repository.timing import View, is_timed
-from pvback.retrying import plan_pause
 from pvback.runtime import Clock
 from pvback.storage import StoredObject
 
@@ -191,7 +190,8 @@ def swap_register(
     doubted: float | None = None
     if is_timed(objects):
         _let_land(old, clock)
-    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+    attempts = objects.patience.begin(clock)
+    while True:
         if before is not None:
             before()
         try:
@@ -205,10 +205,8 @@ def swap_register(
                 raise SessionFencedError(
                     "the session was ended by prune", key=key, hint="run the backup again"
                 ) from exc
-            if attempt == limits.RETRY_COUNT_MAX:
+            if not attempts.wait(exc):
                 raise StorageUnavailable("a compare-and-swap got no answer", key=key) from exc
-            clock.sleep(plan_pause(attempt, 0.5))
-    raise AssertionError("the last attempt returns or raises")
 
 
 def change_register(
@@ -220,7 +218,8 @@ def change_register(
     now. Returns what is there at the end. Raises ObjectNotFound, DamagedError, and StorageUnavailable, which
     leaves open what has happened.
     """
-    for attempt in range(limits.RETRY_COUNT_MAX + 1):
+    attempts = objects.patience.begin(clock)
+    for _ in range(limits.RETRY_COUNT_MAX + 1):
         view = View.begin(clock)
         old = read_register(objects, name)
         new = change(old.register)
@@ -234,13 +233,14 @@ def change_register(
         try:
             etag = objects.store.swap(objects.layout.key(mine.object_name), data, etag=old.etag)
             return StoredRegister(mine, etag)
-        except (StorageUnavailable, ObjectChanged):
+        except (StorageUnavailable, ObjectChanged) as exc:
             found = read_register(objects, name)
             if found.register.nonce == mine.nonce:
                 return found
             # An answer that was lost may still land: until then the next attempt finds the old version, and
             # whichever comes second finds its etag gone.
-            clock.sleep(plan_pause(attempt, 0.5))
+            if not attempts.wait(exc):
+                break
     raise StorageUnavailable("a register changed each time that it was to be changed", key=name)
 
 

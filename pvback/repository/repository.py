@@ -28,6 +28,7 @@ from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, first_questions, load_catalog
 from pvback.repository.unlocking import unlock
+from pvback.retrying import Patience
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
 from pvback.storage.chain import StoreChain, chain_stores, without_conditions
@@ -88,7 +89,22 @@ class RepositoryAccess:
     @property
     def twins(self) -> Twins:
         """`config` and key objects, each with its copy."""
-        return Twins(store=self.store, keyring=self.keyring, config=self.config_object, clock=self.clock)
+        return Twins(
+            store=self.store,
+            keyring=self.keyring,
+            config=self.config_object,
+            clock=self.clock,
+            patience=self.patience,
+        )
+
+    @property
+    def patience(self) -> Patience:
+        """Of all who write here and repeat it themselves. Its `cancel` ends every wait for the store."""
+        return self.chain.patience
+
+    def objects_of(self, scope: str) -> ScopeObjects:
+        """The objects of another scope, by id."""
+        return ScopeObjects(self.store, self.keyring, ScopeLayout(scope), self.patience)
 
     def job_options(self, index: Mapping[str, object]) -> dict[str, object]:
         """The options that every job takes."""
@@ -185,8 +201,9 @@ def create_repository(
     with contextlib.closing(inner):
         folder = address.path if isinstance(address, LocalAddress) and store is None else None
         left_over = find_free_place(inner, where, folder=folder)
-        if not find_conditions(inner, clock=used_clock, is_needed=not chosen.may_be_unconditional):
-            inner = _without_conditions(config, chain, clock=used_clock).store
+        is_needed = not chosen.may_be_unconditional
+        if not find_conditions(inner, clock=used_clock, is_needed=is_needed, patience=chain.patience):
+            inner = without_conditions(chain, clock=used_clock).store
         argon2 = (limits.ARGON2_MEMORY_KIB, limits.ARGON2_PASSES, limits.ARGON2_LANES)
         made = datapath.create_keys(
             chosen.label,
@@ -200,11 +217,10 @@ def create_repository(
             secret = chosen.recovery_key.reveal().encode()
             key_object = made.keyring.add_slot(key_object, "passphrase", secret, argon2)
         first = {made.key_name: key_object, copy_key(made.key_name): key_object}
-        for scope, _ in made.keyring.scopes():
-            body = first_gc_state(datapath.random_id())
-            sealed = made.keyring.seal_json(scope, ObjectType.GC_STATE, GC_STATE_NAME, body)
-            first[ScopeLayout(scope).key(GC_STATE_NAME)] = sealed
-        found_repository(inner, first, config=made.config, where=where, clock=used_clock)
+        first |= _first_states(made.keyring)
+        found_repository(
+            inner, first, config=made.config, where=where, clock=used_clock, patience=chain.patience
+        )
         # Another `init` that is still under way has lost, and removes what it goes on to write.
         with contextlib.suppress(StorageError):
             inner.delete_many(left_over)
@@ -244,7 +260,7 @@ def open_repository_access(
         found = read_config(chain.store)
         warnings = list(found.warnings)
         if not found.facts.is_conditional:
-            chain, ahead = _without_conditions(config, chain, clock=clock), None
+            chain, ahead = without_conditions(chain, clock=clock), None
             used = chain.store
             warnings.append(UNCONDITIONAL_WARNING)
         if is_writer:
@@ -266,7 +282,7 @@ def open_repository_access(
         store=used,
         chain=chain,
         keyring=keyring,
-        objects=ScopeObjects(used, keyring, layout),
+        objects=ScopeObjects(used, keyring, layout, chain.patience),
         clock=clock or SystemClock(),
         config_object=found.data,
         warnings=[*warnings, *unlocked.warnings],
@@ -282,6 +298,15 @@ def _asking_ahead(store: ObjectStore) -> "AheadStore | None":
     return AheadStore(store)
 
 
+def _first_states(keyring: "Keyring") -> dict[str, bytes]:
+    states: dict[str, bytes] = {}
+    for scope, _ in keyring.scopes():
+        body = first_gc_state(datapath.random_id())
+        sealed = keyring.seal_json(scope, ObjectType.GC_STATE, GC_STATE_NAME, body)
+        states[ScopeLayout(scope).key(GC_STATE_NAME)] = sealed
+    return states
+
+
 def _open(config: Config, *, make: bool = False) -> ObjectStore:
     return open_store(config.require_repository(), make=make, s3=config.s3)
 
@@ -295,10 +320,6 @@ def _wrap(config: Config, store: ObjectStore, *, clock: Clock | None) -> StoreCh
         retry_seconds=config.s3.retry_seconds,
         clock=clock,
     )
-
-
-def _without_conditions(config: Config, chain: StoreChain, *, clock: Clock | None) -> StoreChain:
-    return without_conditions(chain, retry_seconds=config.s3.retry_seconds, clock=clock)
 
 
 def _refuse_useless_key(keyring: "Keyring", scope: str) -> None:

@@ -23,7 +23,6 @@ from pvback.repository.layout import (
     GC_STATE_NAME,
     Area,
     ObjectType,
-    ScopeLayout,
     generation_name,
     key_object_key,
 )
@@ -75,9 +74,7 @@ def remove_key(access: RepositoryAccess, prefix: str, *, not_after: datetime | N
     if principal == access.keyring.principal:
         raise ConflictError("this is the key in use", hint="remove it with another owner's key")
     sweep = _Sweep({})
-    scopes = [
-        ScopeObjects(access.store, access.keyring, ScopeLayout(scope)) for scope, _ in access.keyring.scopes()
-    ]
+    scopes = [access.objects_of(scope) for scope, _ in access.keyring.scopes()]
     for objects in scopes:
         _sweep_scope(access, objects, principal, sweep=sweep, not_after=not_after)
     before = [_open(objects, ObjectType.GC_STATE, GC_STATE_NAME) for objects in scopes]
@@ -109,7 +106,14 @@ def replace_config(
         keyring = with_config(access.keyring, stored.data)
         data = change_config(keyring, plan(config_facts(stored.data)))
         try:
-            swap_settled(access.store, stored, key=CONFIG_KEY, data=data, clock=access.clock)
+            swap_settled(
+                access.store,
+                stored,
+                key=CONFIG_KEY,
+                data=data,
+                clock=access.clock,
+                patience=access.patience,
+            )
         except ConflictError:
             if attempt == limits.SWAP_COUNT_MAX - 1:
                 raise
@@ -193,7 +197,9 @@ def _resign(
     body = {**(change(found.body) if change else found.body), "nonce": datapath.random_id()}
     data = objects.seal(found.kind, name=found.name, data=dump_body(body))
     key = objects.layout.key(found.name)
-    swap_settled(objects.store, found.stored, key=key, data=data, clock=access.clock)
+    swap_settled(
+        objects.store, found.stored, key=key, data=data, clock=access.clock, patience=access.patience
+    )
 
 
 def _resign_state(access: RepositoryAccess, objects: ScopeObjects, principal: str) -> int:

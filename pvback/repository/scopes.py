@@ -10,10 +10,9 @@ from pvback.repository.config_object import parse_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.key_objects import config_facts
 from pvback.repository.keys import require_owner
-from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, ObjectType, ScopeLayout
+from pvback.repository.layout import CONFIG_KEY, GC_STATE_NAME, ObjectType
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.revoking import replace_config
-from pvback.repository.sealed import ScopeObjects
 from pvback.retrying import create_own
 
 __all__ = ["add_scope", "in_scope"]
@@ -21,7 +20,7 @@ __all__ = ["add_scope", "in_scope"]
 
 def in_scope(access: RepositoryAccess, scope: str) -> RepositoryAccess:
     """The same access to another scope, by id, that the key opens."""
-    return replace(access, objects=ScopeObjects(access.store, access.keyring, ScopeLayout(scope)))
+    return replace(access, objects=access.objects_of(scope))
 
 
 def add_scope(access: RepositoryAccess, label: str) -> RepositoryAccess:
@@ -52,5 +51,5 @@ def add_scope(access: RepositoryAccess, label: str) -> RepositoryAccess:
     except ObjectNotFound:
         body = first_gc_state(datapath.random_id())
         sealed = found.objects.seal(ObjectType.GC_STATE, name=GC_STATE_NAME, data=body)
-        create_own(found.store, key, data=sealed, clock=found.clock)
+        create_own(found.store, key, data=sealed, clock=found.clock, patience=found.patience)
     return found

@@ -1,14 +1,14 @@
 """Sealed JSON objects of one scope: reading and writing them through a store and a keyring."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvback import datapath
 from pvback.errors import DamagedError, ObjectNotFound
 from pvback.repository.body import Body, parse_body
 from pvback.repository.layout import Area, ObjectType, ScopeLayout
-from pvback.retrying import create_own
+from pvback.retrying import Patience, create_own
 from pvback.runtime import Clock
 from pvback.storage import ObjectInfo, ObjectStore, StoredObject
 
@@ -54,6 +54,8 @@ class ScopeObjects:
     store: ObjectStore
     keyring: "Keyring"
     layout: ScopeLayout
+    patience: Patience = field(default_factory=Patience, compare=False)
+    """Of those who write here and repeat it themselves."""
 
     @property
     def scope(self) -> str:
@@ -96,7 +98,7 @@ class ScopeObjects:
 
     def create_own(self, name: str, *, data: bytes, clock: Clock) -> Named:
         """Create an object under a name that only this session uses. Raises as the function of that name."""
-        create_own(self.store, self.layout.key(name), data=data, clock=clock)
+        create_own(self.store, self.layout.key(name), data=data, clock=clock, patience=self.patience)
         return Named(name, datapath.blake3(data))
 
     def list_area(self, area: Area) -> Iterator[tuple[str, ObjectInfo]]:

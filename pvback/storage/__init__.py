@@ -5,6 +5,7 @@
 
 from pvback.errors import RepositoryNotFound, StorageError, UsageError
 from pvback.model import LocalAddress, RepositoryAddress, S3Address
+from pvback.retrying import Patience
 from pvback.s3_options import S3Options
 from pvback.storage.base import (
     Capabilities,
@@ -49,15 +50,17 @@ def open_store(address: RepositoryAddress, *, make: bool = False, s3: S3Options 
             return _open_s3(address, s3)
 
 
-def open_versions(address: RepositoryAddress, *, s3: S3Options | None = None) -> VersionedStore:
-    """The versions of what is at `address`. Raises UsageError where there are none to be had."""
+def open_versions(
+    address: RepositoryAddress, *, s3: S3Options | None = None, patience: Patience | None = None
+) -> VersionedStore:
+    """The versions of what is at `address`, with retries. Raises UsageError where there are none."""
     if not isinstance(address, S3Address):
         raise UsageError("only a bucket keeps versions", hint="give a repository as s3://bucket/prefix")
     # Loaded here: see `_open_s3`, which says what is missing.
     _open_s3(address, s3).close()
     from pvback.storage.s3_versions import S3Versions  # noqa: PLC0415
 
-    return S3Versions(address, s3 or S3Options())
+    return S3Versions(address, s3 or S3Options(), patience=patience)
 
 
 def _open_s3(address: S3Address, options: S3Options | None) -> ObjectStore:

@@ -1,8 +1,8 @@
 """The stores around a store, in the one order that is right.
 
-From the inside out: rates delay a request, the meter counts what is asked, late reads are asked twice, and
-what failed is asked again. So the meter sees each attempt and each second question, as the bill does, and a
-hedged read is one attempt for the retries.
+From the inside out: the meter counts what is asked, late reads are asked twice, rates delay a request, and
+what failed is asked again. So the meter sees each attempt and each second question, as the bill does; a read
+that waits for its turn is not late; and a hedged read is one attempt for the retries.
 """
 
 from dataclasses import dataclass, replace
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from pvback import limits
 from pvback.model import StoreUsage
+from pvback.retrying import Patience
 from pvback.runtime import Clock
 from pvback.storage.base import ObjectStore
 from pvback.storage.metered import MeteredStore
@@ -29,7 +30,11 @@ class StoreChain:
 
     store: RetryingStore
     """The outermost; closing it closes all."""
+    core: ObjectStore
+    """What the retries are around."""
     meter: MeteredStore
+    patience: Patience
+    """What the retries, rates, and those who repeat their own writes have. Its `cancel` ends every wait."""
     hedged: "HedgedStore | None" = None
 
     def usage(self) -> StoreUsage:
@@ -45,12 +50,10 @@ class StoreChain:
         )
 
 
-def without_conditions(
-    chain: StoreChain, *, retry_seconds: float = limits.RETRY_DEADLINE_SECONDS, clock: Clock | None = None
-) -> StoreChain:
+def without_conditions(chain: StoreChain, *, clock: Clock | None = None) -> StoreChain:
     """The same chain for a store that ignores conditions: each look and each write is one attempt."""
-    inner = UnconditionalStore(chain.hedged or chain.meter)
-    return replace(chain, store=RetryingStore(inner, clock=clock, deadline_seconds=retry_seconds))
+    core = UnconditionalStore(chain.core)
+    return replace(chain, core=core, store=RetryingStore(core, clock=clock, patience=chain.patience))
 
 
 def chain_stores(
@@ -61,16 +64,24 @@ def chain_stores(
     retry_seconds: float = limits.RETRY_DEADLINE_SECONDS,
     clock: Clock | None = None,
 ) -> StoreChain:
-    """Put rates, a meter, hedges and retries around `inner`; a local store gets no hedges."""
-    up, down = upload_bytes_per_second, download_bytes_per_second
-    paced = inner
-    if up is not None or down is not None:
-        paced = PacedStore(inner, upload_bytes_per_second=up, download_bytes_per_second=down)
-    meter = MeteredStore(paced)
-    if not inner.capabilities.is_remote:
-        return StoreChain(RetryingStore(meter, clock=clock, deadline_seconds=retry_seconds), meter)
-    # Loaded here: a local repository needs no threads for this.
-    from pvback.storage.hedged import HedgedStore  # noqa: PLC0415
+    """Put a meter, hedges, rates and retries around `inner`; a local store gets no hedges."""
+    patience = Patience(deadline_seconds=retry_seconds)
+    meter = MeteredStore(inner)
+    core: ObjectStore = meter
+    hedged = None
+    if inner.capabilities.is_remote:
+        # Loaded here: a local repository needs no threads for this.
+        from pvback.storage.hedged import HedgedStore  # noqa: PLC0415
 
-    hedged = HedgedStore(meter, clock=clock)
-    return StoreChain(RetryingStore(hedged, clock=clock, deadline_seconds=retry_seconds), meter, hedged)
+        core = hedged = HedgedStore(meter, clock=clock)
+    up, down = upload_bytes_per_second, download_bytes_per_second
+    if up is not None or down is not None:
+        core = PacedStore(
+            core,
+            upload_bytes_per_second=up,
+            download_bytes_per_second=down,
+            clock=clock,
+            patience=patience,
+        )
+    store = RetryingStore(core, clock=clock, patience=patience)
+    return StoreChain(store=store, core=core, meter=meter, patience=patience, hedged=hedged)

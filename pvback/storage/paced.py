@@ -4,7 +4,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from pvback.runtime import Cancel, Clock, SystemClock
+from pvback.retrying import Patience
+from pvback.runtime import Cancel, Clock, SystemClock, current_cancel
 from pvback.storage.base import ObjectInfo, ObjectStore, ReadBuffer, StoredObject, WriteBuffer
 from pvback.storage.wrap import Request, WrappedStore
 
@@ -38,12 +39,15 @@ class Pace:
 class PacedStore(WrappedStore):
     """Delays requests so that all threads together stay below a rate, on average over some objects.
 
+    Goes above a `HedgedStore`, whose reads would else be late for having waited here: what that asks a second
+    time is beyond the rate.
+
     Args:
         inner: The store to ask.
         upload_bytes_per_second: For what is written; None: no limit.
         download_bytes_per_second: For what is read; None: no limit.
         clock: Sleeps.
-        cancel: Ends a wait with Interrupted.
+        patience: Says when nobody waits any more: Interrupted ends a wait then.
     """
 
     def __init__(
@@ -53,47 +57,51 @@ class PacedStore(WrappedStore):
         upload_bytes_per_second: int | None = None,
         download_bytes_per_second: int | None = None,
         clock: Clock | None = None,
-        cancel: Cancel | None = None,
+        patience: Patience | None = None,
     ) -> None:
         super().__init__(inner)
         used = clock or SystemClock()
         self._up = Pace(upload_bytes_per_second, used)
         self._down = Pace(download_bytes_per_second, used)
-        self._cancel = cancel or Cancel()
+        self._patience = patience or Patience()
 
     def _request(self, _kind: Request, _key: str, act: Callable[[], T]) -> T:
         return act()
 
+    def _wait(self, pace: Pace, count: int) -> None:
+        self._patience.check()
+        pace.wait(count, current_cancel() or self._patience.cancel)
+
     def put(self, key: str, data: ReadBuffer) -> None:
         """See `ObjectStore.put`."""
-        self._up.wait(len(data), self._cancel)
+        self._wait(self._up, len(data))
         self._inner.put(key, data)
 
     def create(self, key: str, data: ReadBuffer) -> str:
         """See `ObjectStore.create`."""
-        self._up.wait(len(data), self._cancel)
+        self._wait(self._up, len(data))
         return self._inner.create(key, data)
 
     def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
         """See `ObjectStore.swap`."""
-        self._up.wait(len(data), self._cancel)
+        self._wait(self._up, len(data))
         return self._inner.swap(key, data, etag=etag)
 
     def read(self, key: str) -> StoredObject:
         """See `ObjectStore.read`. How much it was is known afterwards, and delays the next one."""
-        self._down.wait(0, self._cancel)
+        self._wait(self._down, 0)
         stored = self._inner.read(key)
-        self._down.wait(len(stored.data), self._cancel)
+        self._wait(self._down, len(stored.data))
         return stored
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""
-        self._down.wait(length, self._cancel)
+        self._wait(self._down, length)
         return self._inner.read_range(key, offset=offset, length=length)
 
     def read_into(self, key: str, buffer: WriteBuffer, *, offset: int) -> int:
         """See `ObjectStore.read_into`."""
-        self._down.wait(len(buffer), self._cancel)
+        self._wait(self._down, len(buffer))
         return self._inner.read_into(key, buffer, offset=offset)
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:

@@ -44,6 +44,7 @@ _NO_CREDENTIALS = (
     aws.TokenRetrievalError,
 )
 _NO_CREDENTIALS_HINT = "set the AWS environment, a profile (`--s3-option profile=NAME`) or a service account"
+_ELSEWHERE_HINT = "check the endpoint, `https` or `http` above all, and the region"
 _TLS_HINT = "name the file with the service's authority: `--s3-option ca_bundle=FILE`"
 
 
@@ -97,6 +98,11 @@ class S3Door:
                     self._clock.sleep(self._random.fraction() * limits.RETRY_SECONDS_MIN * 2**attempt)
                 else:
                     raise translate_refusal(refusal, kind=kind, key=key) from exc
+            except RecursionError:
+                # The client asks for the bucket's region, is sent elsewhere again, and asks for the region.
+                raise StorageError(
+                    "the service sends requests elsewhere", key=key, hint=_ELSEWHERE_HINT
+                ) from None
             except _LOST as exc:
                 raise _translate_loss(exc, key) from exc
         raise AssertionError("the last attempt returns or raises")

@@ -117,7 +117,8 @@ def translate_refusal(refusal: Refusal, *, kind: Request, key: str) -> StorageEr
     code, status = refusal.code, refusal.status
     if error := _condition(refusal, kind, key):
         return error
-    if code in ("NoSuchKey", "NoSuchVersion") or (status == 404 and code not in _REFUSED):
+    is_known = code in _REFUSED or code in _AGAIN
+    if code in ("NoSuchKey", "NoSuchVersion") or (status == 404 and not is_known):
         return ObjectNotFound("object not found", key=key)
     if code in CONFLICT_CODES:
         return StorageUnavailable("the service puts this off: others write the same object", key=key)

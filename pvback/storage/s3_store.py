@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 __all__ = ["S3Store"]
 
 _PAST_THE_END = frozenset({"416", "InvalidRange"})
+_WORDLESS = frozenset({"301", "400", "403"})
+"""Statuses that mean one of several things, which only a body tells apart."""
 _CUT_OFF = "the connection ended in the middle of an object"
 _PART_COUNT_MAX = 10_000
 
@@ -161,29 +163,33 @@ class S3Store:
 
     def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
-        answer = self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**self._place(key)))
+        answer = self._head(key)
         return ObjectInfo(
             key, answer["ContentLength"], _whole_second(answer["LastModified"]), answer.get("ETag")
         )
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
-        """See `ObjectStore.list_objects`. Each page begins after the last key, not where a token says."""
+        """See `ObjectStore.list_objects`. Each page begins after the last key, not where a token says.
+
+        But for a page without keys that is not the last one, as services may answer where much was deleted.
+        """
         check_prefix(prefix)
-        wanted = {"Bucket": self._address.bucket, "Prefix": self._prefix + prefix}
+        place = {"Bucket": self._address.bucket, "Prefix": self._prefix + prefix}
+        token = ""
         while True:
-            if after:
-                wanted["StartAfter"] = self._prefix + after
-            answer = self._door.ask(
-                Request.LIST,
-                prefix,
-                act=lambda client: client.list_objects_v2(**wanted),  # type: ignore[arg-type] # texts all
-            )
+            begin = {"StartAfter": self._prefix + after} if after else {}
+            wanted: Any = place | ({"ContinuationToken": token} if token else begin)
+            act = partial(_list_page, wanted)
+            answer: Any = self._door.ask(Request.LIST, prefix, act=act)
             page = answer.get("Contents", [])
             for one in page:
                 after = one["Key"].removeprefix(self._prefix)
                 yield ObjectInfo(after, one["Size"], _whole_second(one["LastModified"]), one.get("ETag"))
-            if not page or not answer.get("IsTruncated"):
+            if not answer.get("IsTruncated"):
                 return
+            last, token = token, "" if page else answer.get("NextContinuationToken", "")
+            if not page and token in ("", last):
+                raise StorageUnavailable("the list broke off, and the service does not say where", key=prefix)
 
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
@@ -198,9 +204,9 @@ class S3Store:
 
     def locked_until(self, key: str) -> datetime | None:
         """See `LockingStore.locked_until`. None without the right to see it, `s3:GetObjectRetention`."""
-        answer = self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**self._place(key)))
+        answer = self._head(key)
         # The client's types have it always there; the service says it of locked objects only.
-        until: datetime | None = dict(answer).get("ObjectLockRetainUntilDate")  # type: ignore[assignment] # a time
+        until: datetime | None = dict(answer).get("ObjectLockRetainUntilDate")
         return until.astimezone(UTC) if until else None
 
     def extend_lock(self, key: str, until: datetime) -> None:
@@ -320,6 +326,24 @@ class S3Store:
             raise StorageError("the service does not know ranges", key=key)
         return answer["Body"], min(length, answer["ContentLength"])
 
+    def _head(self, key: str) -> Any:  # noqa: ANN401 - the client's own
+        """What the service says of an object. Answers to HEAD have no body that could say what is wrong."""
+        place = self._place(key)
+        try:
+            return self._door.ask(
+                Request.HEAD, key, act=lambda client: client.head_object(**place), passes=_WORDLESS
+            )
+        except Passed:
+            with contextlib.suppress(Passed):
+                self._door.ask(
+                    Request.HEAD,
+                    key,
+                    act=lambda client: client.get_object(**place, Range="bytes=0-0")["Body"].close(),
+                    passes=_PAST_THE_END,
+                )
+        # It says nothing: the credentials may be other ones now, or only the one request is refused.
+        return self._door.ask(Request.HEAD, key, act=lambda client: client.head_object(**place))
+
     def _delete_batch(self, keys: Sequence[str]) -> None:
         wanted: Any = {"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}
         try:
@@ -346,6 +370,10 @@ class S3Store:
 
 def _as_body(view: memoryview) -> Any:  # noqa: ANN401 - not what the client's types say, but what it takes
     return BufferReader(view)
+
+
+def _list_page(wanted: Any, client: "S3Client") -> Any:  # noqa: ANN401 - the client's own
+    return client.list_objects_v2(**wanted)
 
 
 def _whole_second(time: datetime) -> datetime:

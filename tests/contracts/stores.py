@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import TypeVar
 
 from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
+from pvback.retrying import Patience
 from pvback.runtime import ManualClock, SeededRandom
 from pvback.storage import ObjectStore, ReadBuffer
 from pvback.storage.base import Capabilities, ObjectInfo
@@ -73,5 +74,7 @@ class LateLists(WrappedStore):
 
 def settling(inner: ObjectStore, seed: int) -> ObjectStore:
     return SettlingStore(
-        FaultyStore(inner, seed=seed, rates=FAULTS), clock=ManualClock(), random=SeededRandom(seed)
+        FaultyStore(inner, seed=seed, rates=FAULTS),
+        clock=ManualClock(),
+        patience=Patience(random=SeededRandom(seed)),
     )

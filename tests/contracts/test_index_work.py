@@ -49,7 +49,8 @@ class ModelBench:
 
     def __init__(self) -> None:
         self.clock = ManualClock()
-        self.objects = parts.make_objects(MemoryStore(page_count=3, clock=self.clock))
+        store = MemoryStore(page_count=3, clock=self.clock)
+        self.objects = parts.make_objects(store, parts.ClientPatience())
         self.work: IndexWork = work.ModelIndexWork(
             self.objects, clock=self.clock, random_id=datapath.random_id
         )

@@ -8,7 +8,7 @@ import pytest
 
 from pvback import limits
 from pvback.errors import Interrupted, ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
-from pvback.retrying import plan_pause
+from pvback.retrying import Patience, plan_pause
 from pvback.runtime import Cancel, ManualClock, SeededRandom
 from pvback.storage import ObjectStore, StoredObject
 from pvback.storage.chain import chain_stores
@@ -209,7 +209,10 @@ def test_retries_until_it_works() -> None:
     inner = Failing(limits.RETRY_COUNT_MAX)
     store = answered(
         RetryingStore(
-            inner, clock=clock, random=SeededRandom(1), on_retry=lambda _, seconds: told.append(seconds)
+            inner,
+            clock=clock,
+            patience=Patience(random=SeededRandom(1)),
+            on_retry=lambda _, seconds: told.append(seconds),
         )
     )
     store.put("a", b"1")
@@ -235,7 +238,9 @@ def test_a_store_that_never_answered_is_given_up_sooner() -> None:
 
 def test_no_attempt_begins_after_the_deadline() -> None:
     clock, inner = ManualClock(), Failing(1000)
-    store = answered(RetryingStore(inner, clock=clock, random=SeededRandom(1), deadline_seconds=3))
+    store = answered(
+        RetryingStore(inner, clock=clock, patience=Patience(random=SeededRandom(1), deadline_seconds=3))
+    )
     with pytest.raises(StorageUnavailable):
         store.put("a", b"1")
     assert clock.monotonic() < 3
@@ -297,7 +302,9 @@ def test_refusals_are_not_retried() -> None:
 
 def test_a_cancelled_retry_stops() -> None:
     cancel = Cancel()
-    store = RetryingStore(Failing(3), clock=ManualClock(), cancel=cancel, on_retry=lambda _, __: cancel.set())
+    store = RetryingStore(
+        Failing(3), clock=ManualClock(), patience=Patience(cancel=cancel), on_retry=lambda _, __: cancel.set()
+    )
     with pytest.raises(Interrupted):
         store.put("a", b"1")
 
@@ -316,7 +323,9 @@ def test_a_list_goes_on_where_it_broke(seed: int) -> None:
     for key in keys:
         inner.put(key, b"")
     store = RetryingStore(
-        FaultyStore(inner, seed=seed, rates=FaultRates(torn=0.6)), clock=ManualClock(), random=SeededRandom(1)
+        FaultyStore(inner, seed=seed, rates=FaultRates(torn=0.6)),
+        clock=ManualClock(),
+        patience=Patience(random=SeededRandom(1)),
     )
     assert [info.key for info in store.list_objects("")] == keys
 

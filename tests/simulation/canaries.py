@@ -331,7 +331,7 @@ def commit_without_swap(patch: Patch) -> None:
     patch.setattr(session.WriterSession, "commit", commit)
 
 
-@canary()
+@canary(seeds_max=600)
 def no_second_look(patch: Patch) -> None:
     """A session begins under the generation that was before its register."""
 
@@ -481,7 +481,7 @@ def fenced_without_a_wait(patch: Patch) -> None:
     patch.setattr(session.WriterSession, "_require_close_view", lambda _self: None)
 
 
-@canary("timed", seeds_max=400, rates=_HARSH, **_BUSY)
+@canary("timed", seeds_max=2000, rates=_HARSH, **_BUSY)
 def swap_without_an_announcement(patch: Patch) -> None:
     """A prune that was given no answer leaves no word of what it has asked for."""
     patch.setattr(timing.Announcement, "renew", lambda _self: None)

@@ -18,15 +18,15 @@ import pytest
 
 from pvback import datapath, limits
 from pvback.errors import DamagedError
-from pvback.repository import prune, reading_each, sealed, session
+from pvback.repository import prune, reading_each, session
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.index_work import Usage
 from pvback.repository.layout import ObjectType, ScopeLayout
 from pvback.repository.prune_plan import ListedPack, PrunePlan, plan_prune
 from pvback.repository.sealed import ScopeObjects
-from pvback.retrying import create_own
+from pvback.retrying import Attempts, Patience
 from pvback.storage import ObjectStore
-from tests.simulation.world import Lock, World
+from tests.simulation.world import Lock, Process, World
 
 if TYPE_CHECKING:
     from pvback.datapath import Keyring
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SCOPE",
     "SOURCES",
+    "ClientPatience",
     "Seals",
     "chunk_id",
     "digest",
@@ -45,6 +46,14 @@ __all__ = [
 
 SCOPE = "5c" * 16
 SOURCES = ("a0" * 16, "b0" * 16)
+
+
+class ClientPatience(Patience):
+    """How long a client tries decides nothing that others rely on."""
+
+    def begin(self, clock: Any) -> Attempts:
+        """By the client's timer."""
+        return super().begin(clock.timer if isinstance(clock, Process) else clock)
 
 
 class Seals:
@@ -86,9 +95,9 @@ def chunk_id(text: str) -> str:
     return digest(text.encode())
 
 
-def make_objects(store: ObjectStore) -> ScopeObjects:
-    """The one scope of the simulated repository."""
-    return ScopeObjects(store, cast("Keyring", Seals()), ScopeLayout(SCOPE))
+def make_objects(store: ObjectStore, patience: Patience) -> ScopeObjects:
+    """The one scope of the simulated repository, for one client."""
+    return ScopeObjects(store, cast("Keyring", Seals()), ScopeLayout(SCOPE), patience)
 
 
 def seal_part(objects: ScopeObjects, kind: ObjectType, *, name: str, body: Any) -> bytes:
@@ -112,18 +121,12 @@ def installed(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datapath, "random_id", world.random_id)
         patch.setattr(datapath, "blake3", digest)
-        patch.setattr(sealed, "create_own", _create_own)
         patch.setattr(limits, "GC_LIST_COUNT_MAX", 6)
         patch.setattr(prune, "plan_prune", _make_plan(world))
         # Threads of their own would run beside the scheduler.
         patch.setattr(reading_each, "_ONE_BY_ONE_COUNT_MAX", 1_000_000)
         patch.setattr(session, "threading", SimpleNamespace(RLock=lambda: Lock(world), Lock=threading.Lock))
         yield
-
-
-def _create_own(store: ObjectStore, key: str, *, data: bytes, clock: Any) -> None:
-    """How long it is tried decides nothing that others rely on."""
-    create_own(store, key, data=data, clock=clock.timer)
 
 
 def _make_plan(world: World) -> Callable[..., PrunePlan]:

@@ -31,7 +31,7 @@ from tests.simulation import mending, writer
 from tests.simulation.bucket import Bucket, ClientStore
 from tests.simulation.ledger import Ledger
 from tests.simulation.oracle import Oracle
-from tests.simulation.parts import SCOPE, SOURCES, first_state, installed, make_objects
+from tests.simulation.parts import SCOPE, SOURCES, ClientPatience, first_state, installed, make_objects
 from tests.simulation.reader import LostError, restore
 from tests.simulation.scopes import SCOPES, Scope
 from tests.simulation.work import LIAR, ModelIndexWork
@@ -116,7 +116,7 @@ class Simulation:
     # --- the parts
 
     def _prepare(self) -> None:
-        objects = make_objects(ClientStore(self.bucket, Process(self.world, "init")))
+        objects = make_objects(ClientStore(self.bucket, Process(self.world, "init")), ClientPatience())
         self.bucket.write(objects.layout.key("gc/state"), first_state(objects))
         if self.scope.lies:
             self.world.kill_rate, self.bucket.rates = 0.0, self.scope.rates.quiet()
@@ -154,7 +154,8 @@ class Simulation:
         store: ObjectStore = ClientStore(self.bucket, process)
         if self.scope.is_timed:
             store = UnconditionalStore(store)
-        return make_objects(RetryingStore(store, clock=process.timer, random=process.random))
+        patience = ClientPatience(random=process.random)
+        return make_objects(RetryingStore(store, clock=process.timer, patience=patience), patience)
 
     def work(self, process: Process, objects: ScopeObjects) -> ModelIndexWork:
         """Bulk work through the same store."""

@@ -42,6 +42,8 @@ class Fault(enum.Enum):
     """The answer ends in the middle of its body."""
     FLIP = "flip"
     """One bit of the answer's body is another one."""
+    SPOIL = "spoil"
+    """One bit of the request's body is another one when the server gets it."""
     LOSE = "lose"
     """The server does it, and the connection is reset in place of the answer."""
     REFUSE = "refuse"
@@ -197,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault is Fault.REFUSE and rule:
             self._refuse(rule)
         else:
-            self._forward(body, fault)
+            self._forward(_flip(body) if fault is Fault.SPOIL else body, fault)
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve  # noqa: N815 - the names that the base class calls
 
@@ -206,10 +208,8 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is Fault.LOSE:
             self._reset()
             return
-        if fault is Fault.FLIP and answer:
-            flipped = bytearray(answer)
-            flipped[len(flipped) // 2] ^= 1
-            answer = bytes(flipped)
+        if fault is Fault.FLIP:
+            answer = _flip(answer)
         self.send_response_only(status, reason)
         for name, value in headers:
             self.send_header(name, value)
@@ -258,3 +258,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - as inherited
         """Nothing: pytest shows what a test needs."""
+
+
+def _flip(data: bytes) -> bytes:
+    """With one bit in its middle another one, if it has any."""
+    flipped = bytearray(data)
+    if flipped:
+        flipped[len(flipped) // 2] ^= 1
+    return bytes(flipped)

@@ -1,6 +1,6 @@
 """A repository in memory over the fake data path."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from pvback.runtime import ManualClock
 from pvback.storage.base import ObjectStore
 from pvback.storage.memory import MemoryStore
 from tests.support import fake_native
+from tests.support.scripted_s3 import Answer, ScriptedS3, scripted_s3
 
 Open = Callable[..., RepositoryAccess]
 
@@ -54,6 +55,18 @@ def open_access(memory: MemoryStore, clock: ManualClock, tmp_path: Path) -> Open
 @pytest.fixture
 def access(open_access: Open) -> RepositoryAccess:
     return open_access()
+
+
+@pytest.fixture
+def s3_service(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedS3]:
+    """A service that does all it is asked, in name."""
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    with scripted_s3(lambda _: Answer()) as made:
+        yield made
 
 
 def _config(cache_dir: Path | None) -> Config:

@@ -20,9 +20,10 @@ from pvback.errors import (
 )
 from pvback.ops.reading import stream_reading
 from pvback.repository.repository import RepositoryAccess
-from pvback.runtime import Cancel
+from pvback.runtime import Cancel, SystemClock
 from pvback.storage.base import WriteBuffer
 from pvback.storage.memory import MemoryStore
+from pvback.storage.retry import RetryingStore
 from tests.support import fake_native
 
 OPTIONS: dict[str, object] = {"scope": "0" * 32, "gets": 3, "puts": 2}
@@ -165,6 +166,49 @@ def test_cancel_ends_a_job(native: SimpleNamespace, keyring: Any) -> None:
     play(native, verb)
     with pytest.raises(Interrupted):
         run_job("play", keyring, options=OPTIONS, store=MemoryStore(), listeners=Listeners(cancel=cancel))
+
+
+@pytest.mark.parametrize("way", ["put", "get"])
+@pytest.mark.parametrize("is_orderly", [True, False])
+def test_a_job_that_is_given_up_does_not_wait_for_its_store(
+    native: SimpleNamespace, keyring: Any, way: str, is_orderly: bool
+) -> None:
+    """Cancelled by a wish that has been waited for, or by a second one, which the listener raises."""
+    is_away, cancel = threading.Event(), Cancel()
+
+    class Away(MemoryStore):
+        def create(self, key: str, data: Any) -> str:
+            raise self._lost(key)
+
+        def read(self, key: str) -> Any:
+            raise self._lost(key)
+
+        def _lost(self, key: str) -> StorageUnavailable:
+            is_away.set()
+            return StorageUnavailable("no connection", key=key, pause_seconds=200.0)
+
+    def verb(job: fake_native.Job) -> dict[str, Any]:
+        job.ask(way, "a", *([b"content"] if way == "put" else []))
+        return {}
+
+    def on_tick(_: Any) -> None:
+        if is_away.is_set() and is_orderly:
+            cancel.set("by the user")
+        elif is_away.is_set():
+            raise Interrupted("twice")
+
+    play(native, verb)
+    store = RetryingStore(Away())
+    before = SystemClock().monotonic()
+    with pytest.raises(Interrupted, match="by the user" if is_orderly else "twice"):
+        run_job(
+            "play",
+            keyring,
+            options=OPTIONS,
+            store=store,
+            listeners=Listeners(on_tick=on_tick, cancel=cancel),
+        )
+    assert SystemClock().monotonic() - before < 60
 
 
 def test_no_thread_is_left(native: SimpleNamespace, keyring: Any) -> None:
