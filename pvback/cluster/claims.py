@@ -12,7 +12,7 @@ from pvback.model import Claim
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["ClaimFacts", "Consumer", "facts_of", "list_claims", "load_claim", "require_data"]
+__all__ = ["ClaimFacts", "Consumer", "facts_of", "has_begun", "list_claims", "load_claim", "require_data"]
 
 _OVER = ("Succeeded", "Failed")
 
@@ -173,6 +173,17 @@ def _consumer(pod: Body, claim: Claim) -> Consumer:
         selinux=own.get("seLinuxOptions") or security.get("seLinuxOptions"),
         tolerations=tuple(spec.get("tolerations") or ()),
     )
+
+
+def has_begun(pod: Body) -> bool:
+    """Whether a container of a pod has ever run, as far as its node has said."""
+    states = [
+        state
+        for one in pod.get("status", {}).get("containerStatuses", ())
+        for state in (one.get("state") or {}, one.get("lastState") or {})
+    ]
+    # One that its node never had ends, too, when its pod goes: without a beginning.
+    return any("running" in one or (one.get("terminated") or {}).get("startedAt") for one in states)
 
 
 def _volumes_of(spec: Body, pod: str, claim: Claim) -> dict[str, bool]:

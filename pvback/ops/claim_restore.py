@@ -5,7 +5,7 @@ is there is written to only while no pod has it mounted; size is checked before 
 the mover gets reads one scope, and is removed from the repository when the run ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -163,8 +163,8 @@ class _Restoring:
         if self.options.way == "replace":
             return self._replace(there)
         with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as back:
-            being_written(self.work, there.claim)
-            end = self._move()
+            with being_written(self.work, self.run, claim=there.claim) as alone:
+                end = self._move(check=alone.look)
             if end.exit_code == 0:
                 is_whole(self.work, there.claim)
         return end, back
@@ -188,8 +188,9 @@ class _Restoring:
                 exchange(self.work, there.claim, mounted=self.job.mounted, snapshot=snapshot)
         return end, back
 
-    def _move(self) -> MoverEnd:
-        end = move(self.work, self.run, job=self.job, wedged_seconds=self.options.wedged_seconds)
+    def _move(self, *, check: Callable[[], None] = lambda: None) -> MoverEnd:
+        wedged_seconds = self.options.wedged_seconds
+        end = move(self.work, self.run, job=self.job, wedged_seconds=wedged_seconds, check=check)
         self.run.check()
         return end
 

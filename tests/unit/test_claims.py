@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from pvback.cluster.claims import facts_of
+from pvback.cluster.claims import facts_of, has_begun
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
 from pvback.cluster.kinds import CLAIM, POD
 from pvback.cluster.manifests import pruned
@@ -235,3 +235,20 @@ def test_what_is_kept_of_a_claim() -> None:
     assert "status" not in kept
     assert "volumeName" not in kept["spec"]
     assert "volumeName" in body["spec"], "the object itself is left alone"
+
+
+@pytest.mark.parametrize(
+    ("states", "is_begun"),
+    [
+        ([], False),
+        ([{"state": {"waiting": {"reason": "ErrImagePull"}}, "lastState": {}}], False),
+        # What the node says of a container that it never had, when its pod goes.
+        ([{"state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}}], False),
+        ([{"state": {"running": {"startedAt": "2026-03-01T00:00:00Z"}}}], True),
+        ([{"state": {"running": {}}}], True),
+        ([{"state": {"terminated": {"exitCode": 0, "startedAt": "2026-03-01T00:00:00Z"}}}], True),
+        ([{"state": {"waiting": {}}, "lastState": {"terminated": {"startedAt": "2026"}}}], True),
+    ],
+)
+def test_whether_a_mover_may_have_written(states: list[dict[str, Any]], is_begun: bool) -> None:
+    assert has_begun({"status": {"containerStatuses": states}}) is is_begun
