@@ -123,7 +123,7 @@ def restore_claim(
     secret = load_repository_secret(work.cluster, target.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, target.namespace, settings=options.settings, secret=secret)
     there = None if options.way == "new" else _existing(work, details, options)
-    job = _plan_job(snapshot, secret, replace(options, settings=settings))
+    job = _plan_job(snapshot, secret, there=there, options=replace(options, settings=settings))
     try_pod(work.cluster, job)
     run = ClaimRun.begin(
         work.cluster, target, run=job.run, what=f"restore of snapshot {snapshot.id[:8]}", clock=work.clock
@@ -259,7 +259,11 @@ def _new_claim(details: RecordDetails, options: ClaimRestoreOptions) -> Body:
 
 
 def _plan_job(
-    snapshot: CommittedSnapshot, secret: RepositorySecret, options: ClaimRestoreOptions
+    snapshot: CommittedSnapshot,
+    secret: RepositorySecret,
+    *,
+    there: ClaimFacts | None,
+    options: ClaimRestoreOptions,
 ) -> MoverJob:
     is_block = snapshot.require_details().source.kind == "device"
     is_in_place = options.way == "in-place"
@@ -272,6 +276,8 @@ def _plan_job(
             claim=options.target,
             mounted=object_name("new", name, run=run) if options.way == "replace" else name,
             is_mirrored=is_in_place and not options.keep_extra and not is_block,
+            tolerations=there.tolerations if there is not None else (),
+            is_made=not is_in_place,
         ),
         settings=options.settings,
         run=run,
