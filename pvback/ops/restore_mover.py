@@ -14,7 +14,7 @@ from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSett
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
 from pvback.cluster.secrets import RepositorySecret, key_secret_body
-from pvback.errors import ClusterError, FileError, UsageError
+from pvback.errors import ClusterError, FileError, PvbackError, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork
 from pvback.ops.mover import MoverSpec
@@ -133,7 +133,14 @@ def restorer_key(work: ClaimWork, run: ClaimRun, *, access: RepositoryAccess) ->
         with _key_secret(work, run, private.hex().encode()) as name:
             yield name
     finally:
-        access.twins.remove(key_object_key(principal))
+        try:
+            access.twins.remove(key_object_key(principal))
+        except PvbackError as exc:
+            # What became of the restore is the better thing to say.
+            work.progress.warn(
+                f"the key of this restore's mover stays in the repository: {exc};"
+                f" `pvback key remove {principal}` takes it away"
+            )
 
 
 def _own_key(access: RepositoryAccess) -> bytes:
