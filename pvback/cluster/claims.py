@@ -22,6 +22,7 @@ __all__ = [
     "has_begun",
     "list_claims",
     "load_claim",
+    "pods_of",
     "require_data",
 ]
 
@@ -134,6 +135,12 @@ def load_claim(cluster: "Cluster", claim: Claim) -> ClaimFacts:
     body = cluster.get(CLAIM, claim.name, namespace=claim.namespace)
     pods = cluster.list(POD, namespace=claim.namespace)
     return _load(cluster, body, pods, {})
+
+
+def pods_of(cluster: "Cluster", claim: Claim) -> list[str]:
+    """Pods that name a claim, be it there or not, and are not over. Raises ClusterError."""
+    pods = cluster.list(POD, namespace=claim.namespace)
+    return sorted(one["metadata"]["name"] for one in pods if _uses(one, claim) and not _is_over(one))
 
 
 def list_claims(cluster: "Cluster", *, namespace: str | None, labels: str | None = None) -> list[ClaimFacts]:

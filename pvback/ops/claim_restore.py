@@ -24,11 +24,13 @@ from pvback.errors import ClusterError, PartlyDone, UsageError
 from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.claim_targets import (
+    SoleUse,
     being_written,
     exchange,
     is_whole,
     made_claim,
     require_unused,
+    require_unwanted,
     restored_claim,
     workloads_held,
 )
@@ -158,8 +160,13 @@ class _Restoring:
     def to(self, there: ClaimFacts | None, details: RecordDetails) -> tuple[MoverEnd, list[str]]:
         """How the mover ended, and what was stopped meanwhile and runs again."""
         if there is None:
-            with restored_claim(self.work, self.run, body=_new_claim(details, self.options)):
-                return self._move(), []
+            body = _new_claim(details, self.options)
+            require_unwanted(self.work, self.options.target)
+            with restored_claim(self.work, self.run, body=body):
+                alone = SoleUse(self.work, self.run, claim=self.options.target)
+                end = self._move(check=alone.look)
+                alone.require()
+                return end, []
         if self.options.way == "replace":
             return self._replace(there)
         with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as back:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pvback import limits
 from pvback.cluster import replacing
 from pvback.cluster.claim_runs import ClaimRun
-from pvback.cluster.claims import ClaimFacts, has_begun, load_claim
+from pvback.cluster.claims import ClaimFacts, has_begun, load_claim, pods_of
 from pvback.cluster.kinds import CLAIM, Body
 from pvback.cluster.names import RUN
 from pvback.cluster.replacing import Replacement
@@ -39,6 +39,7 @@ __all__ = [
     "is_whole",
     "made_claim",
     "require_unused",
+    "require_unwanted",
     "restored_claim",
     "workloads_held",
 ]
@@ -52,6 +53,17 @@ def require_unused(facts: ClaimFacts, *, may_stop: bool) -> None:
             f"pods have the claim: {pods}",
             key=str(facts.claim),
             hint="stop them first; `--scale-down` stops Deployments and StatefulSets",
+        )
+
+
+def require_unwanted(work: ClaimWork, claim: Claim) -> None:
+    """Raise ConflictError for pods that wait for a claim which is to be made, and would take it empty."""
+    pods = pods_of(work.cluster, claim)
+    if pods and work.cluster.find(CLAIM, claim.name, namespace=claim.namespace) is None:
+        raise ConflictError(
+            f"pods wait for the claim, and would take it before it is whole: {', '.join(pods)}",
+            key=str(claim),
+            hint="stop them first, or restore to another name with `--to`",
         )
 
 
@@ -210,7 +222,7 @@ class SoleUse:
             raise ConflictError(
                 f"pods have taken the claim while it was written: {', '.join(taken)}",
                 key=str(self._claim),
-                hint="it is half restored: stop them, and what brings them back, and restore it again",
+                hint="its data is half restored: stop them, and what brings them back, and restore it again",
             )
 
 

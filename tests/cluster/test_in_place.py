@@ -65,10 +65,9 @@ def restore(namespace: Namespace, *more: str) -> tuple[str, ...]:
     return ("pvc", "restore", f"{namespace.name}/data", "--in-place", *more)
 
 
-def while_it_writes(fleet: Fleet, namespace: Namespace, action: Callable[[], None], *more: str) -> Done:
+def while_it_writes(fleet: Fleet, namespace: Namespace, action: Callable[[], object], *words: str) -> Done:
     """How a restore ends, if this is done while its mover works."""
     set_rate(namespace, RATE, way="download")
-    words = restore(namespace, *more)
     with fleet.start(*words) as process:
         wait_for(lambda: is_mover_running(namespace), lambda: f"no mover runs: {namespace.events()}")
         action()
@@ -88,7 +87,7 @@ def is_mover_running(namespace: Namespace) -> bool:
 
 def test_a_pod_takes_the_claim(fleet: Fleet, spoilt: Namespace) -> None:
     app = objects.pod("app", "while true; do sleep 1; done", image=spoilt.cluster.image, claims=["data"])
-    done = while_it_writes(fleet, spoilt, lambda: spoilt.create(app)).ended(11)
+    done = while_it_writes(fleet, spoilt, lambda: spoilt.create(app), *restore(spoilt)).ended(11)
     assert "pods have taken the claim while it was written: app" in done.err
     assert "half restored" in done.err
     wait_nothing_left(spoilt)
@@ -96,10 +95,30 @@ def test_a_pod_takes_the_claim(fleet: Fleet, spoilt: Namespace) -> None:
     fleet.good(*restore(spoilt))
 
 
+def test_pods_that_wait_for_a_claim_or_take_it_when_it_is_made(fleet: Fleet, spoilt: Namespace) -> None:
+    """They would begin with an empty claim, and go on in what is written to it."""
+    script = "while true; do sleep 1; done"
+    words = ("pvc", "restore", f"{spoilt.name}/data", "--to", "again")
+    app = objects.pod("app", script, image=spoilt.cluster.image, claims=["again"])
+    spoilt.create(app)
+    refused = fleet.run(*words).ended(11)
+    assert "pods wait for the claim, and would take it before it is whole: app" in refused.err
+    assert spoilt.is_gone("v1", "PersistentVolumeClaim", "again")
+    assert spoilt.get("v1", "Pod", "app").status.phase == "Pending"
+    spoilt.delete("v1", "Pod", "app")
+    done = while_it_writes(fleet, spoilt, lambda: spoilt.create(app), *words).ended(11)
+    assert "pods have taken the claim while it was written: app" in done.err
+    spoilt.delete("v1", "Pod", "app")
+    wait_for(lambda: spoilt.is_gone("v1", "PersistentVolumeClaim", "again"), lambda: "it stays half full")
+    fleet.good(*words)
+    assert "the claim exists" in fleet.run(*words).ended(11).err
+
+
 def test_somebody_starts_the_workload(fleet: Fleet, spoilt: Namespace) -> None:
     """The next restore stops it again, and brings it back with the replicas that they have asked for."""
     start(spoilt, "data")
-    done = while_it_writes(fleet, spoilt, lambda: scale(spoilt, 2), "--scale-down").ended(11)
+    done = while_it_writes(fleet, spoilt, lambda: scale(spoilt, 2), *restore(spoilt, "--scale-down"))
+    done.ended(11)
     assert "pods have taken the claim while it was written: app-" in done.err
     assert "was started by somebody: claim" in done.err
     assert written_on(spoilt) == ({"data": "writing"}, 2)
@@ -142,7 +161,7 @@ def test_a_mover_that_is_lost_while_it_writes(fleet: Fleet, spoilt: Namespace) -
         (pod,) = kind.get(namespace=spoilt.name, label_selector="pvback.io/role=mover").items
         kind.delete(name=pod.metadata.name, namespace=spoilt.name)
 
-    done = while_it_writes(fleet, spoilt, lose, "--scale-down").ended(40)
+    done = while_it_writes(fleet, spoilt, lose, *restore(spoilt, "--scale-down")).ended(40)
     assert "the mover's pod was removed" in done.err
     assert "stays down: claim" in done.err
     assert written_on(spoilt) == ({"data": "writing"}, 0)
