@@ -1,8 +1,9 @@
 """Restoring a claim: to a new claim made from the recorded manifest, or into one that is there.
 
 Guarantees: a new claim whose restore fails is removed again, so that nothing empty looks restored; one that
-is there is written to only while no pod has it mounted; size is checked before the first byte; the key that
-the mover gets reads one scope, and is removed from the repository when the run ends.
+is there is written to only while no pod has it mounted, and one that a pod takes meanwhile is not called
+restored; size is checked before the first byte; the key that the mover gets reads one scope, and is removed
+from the repository when the run ends.
 """
 
 from collections.abc import Callable, Mapping
