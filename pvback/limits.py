@@ -201,6 +201,8 @@ CLUSTER_REQUEST_SECONDS = 30.0
 CLUSTER_RETRY_SECONDS = 60.0
 """How long an API server that does not answer is asked again."""
 CLUSTER_POLL_SECONDS = 0.5
+SOLE_USE_SECONDS = 3.0
+"""Between two looks at who has a claim that is written in place: each lists the pods of its namespace."""
 CLUSTER_PAGE_COUNT = 500
 HTTP_SWITCHED = 101
 HTTP_UNAUTHORIZED, HTTP_FORBIDDEN, HTTP_ERROR_MIN, HTTP_SERVER_ERROR_MIN = 401, 403, 400, 500

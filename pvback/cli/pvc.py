@@ -11,6 +11,7 @@ from pvback import limits
 from pvback.cli.claim_progress import working
 from pvback.cli.context import Invocation, exit_codes, global_options, pass_invocation
 from pvback.cli.output import format_bytes, format_count, format_moment
+from pvback.cli.values import parse_tags, parse_toleration
 from pvback.cluster.claim_runs import find_leftovers, remove_leftovers
 from pvback.cluster.mover import MoverSettings
 from pvback.cluster.quantity import parse_millis
@@ -111,6 +112,20 @@ mover_options = _several(
     click.option("--service-account", metavar="NAME", help="Of movers; it needs no rights."),
     click.option("--priority-class", metavar="NAME", help="Of movers."),
     click.option("--pull-secret", "pull_secrets", multiple=True, metavar="NAME", help="May be repeated."),
+    click.option(
+        "--toleration",
+        "tolerations",
+        multiple=True,
+        metavar="TAINT",
+        help="KEY[=VALUE][:EFFECT], besides those of the claim's pod. May be repeated.",
+    ),
+    click.option(
+        "--node-selector",
+        "node_selector",
+        multiple=True,
+        metavar="LABEL=VALUE",
+        help="Where movers may run; in a restore in place of what the claim's pod asked for.",
+    ),
     click.option("--deadline", default=limits.MOVER_DEADLINE_SECONDS, metavar="SECONDS", help="Of a mover."),
     click.option(
         "--start-timeout",
@@ -150,6 +165,8 @@ def mover_settings(given: dict[str, Any]) -> MoverSettings:
         service_account=given.pop("service_account"),
         priority_class=given.pop("priority_class"),
         pull_secrets=given.pop("pull_secrets"),
+        tolerations=tuple(map(parse_toleration, given.pop("tolerations"))),
+        node_selector=parse_tags(given.pop("node_selector")),
         deadline_seconds=int(given.pop("deadline")),
         is_privileged=given.pop("privileged"),
     )

@@ -6,8 +6,9 @@ from datetime import datetime, timedelta
 
 from pvback.errors import UsageError
 
-__all__ = ["parse_percent", "parse_span", "parse_tag_filters", "parse_tags", "parse_time"]
+__all__ = ["parse_percent", "parse_span", "parse_tag_filters", "parse_tags", "parse_time", "parse_toleration"]
 
+_EFFECTS = ("NoSchedule", "PreferNoSchedule", "NoExecute")
 _SPAN_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
 
 
@@ -19,6 +20,19 @@ def parse_time(text: str | None) -> datetime | None:
         return datetime.fromisoformat(text).astimezone()
     except ValueError:
         raise UsageError(f"not a time: {text!r}", hint="write 2026-03-01T12:00:00+00:00") from None
+
+
+def parse_toleration(word: str) -> dict[str, str]:
+    """`KEY[=VALUE][:EFFECT]`, as `kubectl taint` has it, to what Kubernetes has. Raises UsageError."""
+    taint, mark, effect = word.partition(":")
+    key, has_value, value = taint.partition("=")
+    if not key or (mark and effect not in _EFFECTS):
+        raise UsageError(
+            f"not a toleration: {word!r}",
+            hint=f"write KEY, KEY=VALUE or KEY=VALUE:EFFECT, with one of {', '.join(_EFFECTS)}",
+        )
+    made = {"key": key, "operator": "Equal" if has_value else "Exists"}
+    return made | ({"value": value} if has_value else {}) | ({"effect": effect} if mark else {})
 
 
 def parse_tags(words: Sequence[str]) -> dict[str, str]:

@@ -111,14 +111,14 @@ class ClaimRun:
         if self._life.lost is not None:
             raise self._life.lost
 
-    def end_pods(self) -> None:
-        """Remove the run's pods, and wait until they are gone. Raises ClusterError."""
-        found = _of_run(self._cluster, self.claim.namespace, self.id)
-        failed = remove_leftovers(
-            self._cluster, [one for one in found if one.kind in _PODS], clock=self._clock
-        )
+    def end_pods(self) -> list[Body]:
+        """Remove the run's pods; what they were like last, when they are gone. Raises ClusterError."""
+        found = [one for one in _of_run(self._cluster, self.claim.namespace, self.id) if one.kind in _PODS]
+        seen = {one.body["metadata"]["name"]: one.body for one in found if one.kind is POD}
+        failed = remove_leftovers(self._cluster, found, clock=self._clock, seen=seen)
         if failed:
             raise ClusterError(failed[0], key=str(self.claim))
+        return list(seen.values())
 
     def record(self, data: Mapping[str, str]) -> None:
         """Write something down for who has to clean up after us. Raises ClusterError."""
@@ -248,8 +248,12 @@ def find_leftovers(cluster: "Cluster", *, namespace: str) -> list[Leftover]:
     return [one for one in found if one.body["metadata"]["labels"][RUN] not in alive]
 
 
-def remove_leftovers(cluster: "Cluster", found: Sequence[Leftover], *, clock: Clock) -> list[str]:
+def remove_leftovers(
+    cluster: "Cluster", found: Sequence[Leftover], *, clock: Clock, seen: dict[str, Body] | None = None
+) -> list[str]:
     """Remove them in order. What could not be removed, in words; never an object without our labels.
+
+    Pods that are on their way out are put into `seen` by their names, as they were last.
 
     Post hooks that are owed are run first, for somebody may hold still until then. While one is owed still,
     or a pod of a run is there, the rest of what was found stays, too. Raises ClusterError when that is not to
@@ -259,7 +263,7 @@ def remove_leftovers(cluster: "Cluster", found: Sequence[Leftover], *, clock: Cl
         why for one in found if one.kind is CONFIG_MAP for why in pay_debts(cluster, one.body, clock=clock)
     ]
     failed += _remove(cluster, [one for one in found if one.kind in _PODS])
-    failed += _wait_for_pods(cluster, found, clock)
+    failed += _wait_for_pods(cluster, found, clock, {} if seen is None else seen)
     return failed or _remove(cluster, [one for one in found if one.kind not in _PODS])
 
 
@@ -274,7 +278,9 @@ def _remove(cluster: "Cluster", found: Iterable[Leftover]) -> list[str]:
     return failed
 
 
-def _wait_for_pods(cluster: "Cluster", found: Iterable[Leftover], clock: Clock) -> list[str]:
+def _wait_for_pods(
+    cluster: "Cluster", found: Iterable[Leftover], clock: Clock, seen: dict[str, Body]
+) -> list[str]:
     """Wait until no pod of these runs is there: its grace, and a little. Those that stay, in words.
 
     What was to be gone by now, as the cluster says, is not given its grace again.
@@ -283,6 +289,7 @@ def _wait_for_pods(cluster: "Cluster", found: Iterable[Leftover], clock: Clock) 
     deadline = clock.monotonic() + limits.MOVER_GRACE_SECONDS + limits.MOVER_REFUSED_SECONDS
     for namespace, run in sorted(places):
         while pods := cluster.list(POD, namespace=namespace, labels=f"{MANAGED_BY}=pvback,{RUN}={run}"):
+            seen.update({one["metadata"]["name"]: one for one in pods})
             if clock.monotonic() >= deadline or all(_is_late(one, cluster.now()) for one in pods):
                 return [f"{Leftover(kind=POD, body=pods[0])}: it does not end; its node may be gone"]
             clock.sleep(limits.CLUSTER_POLL_SECONDS)

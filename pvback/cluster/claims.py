@@ -1,9 +1,10 @@
 """Claims as they are: bound to what, used by whom, on which node. Reads objects, changes none."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pvback import limits
 from pvback.cluster.kinds import CLAIM, POD, STORAGE_CLASS, VOLUME, Body
 from pvback.cluster.quantity import parse_quantity
 from pvback.errors import ClusterError
@@ -12,8 +13,21 @@ from pvback.model import Claim
 if TYPE_CHECKING:
     from pvback.cluster.client import Cluster
 
-__all__ = ["ClaimFacts", "Consumer", "facts_of", "list_claims", "load_claim", "require_data"]
+__all__ = [
+    "ClaimFacts",
+    "Consumer",
+    "as_recorded",
+    "facts_of",
+    "from_record",
+    "has_begun",
+    "list_claims",
+    "load_claim",
+    "pods_of",
+    "require_data",
+]
 
+_SINCE = ("selinux", "tolerations", "node_affinity")
+"""What snapshots have not had from the first, where a pod has it."""
 _OVER = ("Succeeded", "Failed")
 
 
@@ -33,6 +47,8 @@ class Consumer:
     supplemental_groups: tuple[int, ...] = ()
     selinux: Mapping[str, str] | None = None
     tolerations: tuple[Mapping[str, Any], ...] = ()
+    node_affinity: Mapping[str, Any] | None = None
+    """What it asks of its node, be it by a selector, as the required terms of an affinity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +90,46 @@ class ClaimFacts:
         return "ReadWriteOncePod" in self.access_modes
 
     @property
+    def tolerations(self) -> tuple[Mapping[str, Any], ...]:
+        """Of all pods that mount it, or will."""
+        return tuple(one for pod in self.consumers for one in pod.tolerations)
+
+    @property
     def writers(self) -> tuple[Consumer, ...]:
         """Pods that mount it and may write."""
         return tuple(one for one in self.consumers if not one.is_read_only)
+
+
+def as_recorded(consumer: Consumer) -> dict[str, Any]:
+    """What whoever restores the claim takes over of a pod; see `from_record`."""
+    used = asdict(consumer)
+    kept = {name: used[name] for name in ("user", "fs_group", "supplemental_groups")}
+    return {**kept, **{name: used[name] for name in _SINCE if used[name]}}
+
+
+def from_record(
+    recorded: Mapping[str, Any], *, is_at_home: bool, tolerations: Sequence[Mapping[str, Any]] = ()
+) -> Consumer:
+    """A pod like the one that was recorded, to be like.
+
+    Only `is_at_home`, in the same namespace of the same cluster, are its SELinux level and its wishes for a
+    node: others have their own. `tolerations` are those of pods that are there now.
+    """
+    group = recorded.get("fs_group")
+    of_then = [one for one in recorded.get("tolerations") or () if one not in tolerations]
+    return Consumer(
+        pod="",
+        node=None,
+        is_read_only=False,
+        is_running=False,
+        user=recorded.get("user"),
+        # Some group, to write at all.
+        fs_group=limits.MOVER_GROUP if group is None else group,
+        supplemental_groups=tuple(recorded.get("supplemental_groups") or ()),
+        selinux=recorded.get("selinux") if is_at_home else None,
+        tolerations=(*of_then, *tolerations),
+        node_affinity=recorded.get("node_affinity") if is_at_home else None,
+    )
 
 
 def load_claim(cluster: "Cluster", claim: Claim) -> ClaimFacts:
@@ -84,6 +137,12 @@ def load_claim(cluster: "Cluster", claim: Claim) -> ClaimFacts:
     body = cluster.get(CLAIM, claim.name, namespace=claim.namespace)
     pods = cluster.list(POD, namespace=claim.namespace)
     return _load(cluster, body, pods, {})
+
+
+def pods_of(cluster: "Cluster", claim: Claim) -> list[str]:
+    """Pods that name a claim, be it there or not, and are not over. Raises ClusterError."""
+    pods = cluster.list(POD, namespace=claim.namespace)
+    return sorted(one["metadata"]["name"] for one in pods if _uses(one, claim) and not _is_over(one))
 
 
 def list_claims(cluster: "Cluster", *, namespace: str | None, labels: str | None = None) -> list[ClaimFacts]:
@@ -175,7 +234,31 @@ def _consumer(pod: Body, claim: Claim) -> Consumer:
         supplemental_groups=tuple(security.get("supplementalGroups") or ()),
         selinux=own.get("seLinuxOptions") or security.get("seLinuxOptions"),
         tolerations=tuple(spec.get("tolerations") or ()),
+        node_affinity=_node_affinity_of(spec),
     )
+
+
+def _node_affinity_of(spec: Body) -> dict[str, Any] | None:
+    """One of these terms has to be met, and in each of them the whole selector."""
+    selector = spec.get("nodeSelector") or {}
+    wanted = [{"key": key, "operator": "In", "values": [value]} for key, value in sorted(selector.items())]
+    affinity = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = affinity.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms = required.get("nodeSelectorTerms") or ([{}] if wanted else [])
+    both = [[*(one.get("matchExpressions") or ()), *wanted] for one in terms]
+    made = [{**one, "matchExpressions": more} for one, more in zip(terms, both, strict=True)]
+    return {"nodeSelectorTerms": made} if made else None
+
+
+def has_begun(pod: Body) -> bool:
+    """Whether a container of a pod has ever run, as far as its node has said."""
+    states = [
+        state
+        for one in pod.get("status", {}).get("containerStatuses", ())
+        for state in (one.get("state") or {}, one.get("lastState") or {})
+    ]
+    # One that its node never had ends, too, when its pod goes: without a beginning.
+    return any("running" in one or (one.get("terminated") or {}).get("startedAt") for one in states)
 
 
 def _volumes_of(spec: Body, pod: str, claim: Claim) -> dict[str, bool]:

@@ -7,7 +7,7 @@ judge.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pvback import limits
@@ -67,6 +67,8 @@ class MoverSettings:
         memory_bytes, cpu: Limits of the container; cpu is a quantity, or None for no limit.
         cache_bytes: Of the emptyDir for the cache.
         deadline_seconds: When the Job is ended, done or not.
+        tolerations: Besides those of the pod that uses the claim.
+        node_selector: Labels of the nodes that movers may run on.
         is_privileged: Root with one more capability to read, or four to restore, where that is allowed.
     """
 
@@ -79,6 +81,8 @@ class MoverSettings:
     cpu: str | None = None
     cache_bytes: int = limits.MOVER_CACHE_BYTES
     deadline_seconds: int = limits.MOVER_DEADLINE_SECONDS
+    tolerations: tuple[Mapping[str, Any], ...] = ()
+    node_selector: Mapping[str, str] = field(default_factory=dict)
     is_privileged: bool = False
 
 
@@ -180,7 +184,10 @@ class MoverJob:
             "serviceAccountName": settings.service_account,
             "priorityClassName": settings.priority_class,
             "imagePullSecrets": [{"name": one} for one in settings.pull_secrets],
+            "nodeSelector": dict(settings.node_selector),
         }
+        place = placed(self.exposure.node, self.exposure.consumer, affinity=self.exposure.node_affinity)
+        tolerations = [*place.pop("tolerations", ()), *settings.tolerations]
         return {
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
@@ -189,7 +196,8 @@ class MoverJob:
             "securityContext": self._pod_security(),
             "containers": [self._container()],
             "volumes": self._volumes(),
-            **placed(self.exposure.node, self.exposure.consumer, affinity=self.exposure.node_affinity),
+            **place,
+            **({"tolerations": tolerations} if tolerations else {}),
             **{name: value for name, value in optional.items() if value},
         }
 

@@ -48,7 +48,7 @@ class StoppedWorkload:
     """A workload that we have stopped.
 
     Attributes:
-        replicas: How many it had.
+        replicas: How many it had; where somebody has started it meanwhile, how many they have asked for.
         claims: Names of the claims that it was stopped for, and the state of each: `held`, `exchanging` or
             `writing`.
     """
@@ -57,6 +57,11 @@ class StoppedWorkload:
     body: Body
     replicas: int
     claims: Mapping[str, str]
+
+    @property
+    def is_up(self) -> bool:
+        """Whether somebody has started it meanwhile."""
+        return _wanted(self.body) != 0
 
     def __str__(self) -> str:
         metadata = self.body["metadata"]
@@ -91,7 +96,8 @@ def stop_workloads(cluster: "Cluster", claim: Claim) -> list[str]:
 def mark(cluster: "Cluster", claim: Claim, *, state: str) -> None:
     """Write down, at each workload that was stopped for a claim, what state that is in.
 
-    A claim that is half restored stays so until it is whole, also when its exchange begins.
+    A claim that is half restored stays so until it is whole, also when its exchange begins. What somebody has
+    started meanwhile is stopped again.
     """
     for found in find_stopped(cluster, namespace=claim.namespace, claim=claim.name):
         _change(
@@ -173,13 +179,19 @@ def _parse(kind: Kind, body: Body) -> StoppedWorkload:
         claims = {str(name): str(state) for name, state in said.get("claims", {}).items()}
     except (ValueError, TypeError, AttributeError):
         replicas, claims = 0, {}
-    return StoppedWorkload(kind=kind, body=body, replicas=replicas, claims=claims)
+    # Somebody who has started it meanwhile has said how many they want.
+    return StoppedWorkload(kind=kind, body=body, replicas=_wanted(body) or replicas, claims=claims)
 
 
 def _hold(found: StoppedWorkload, claim: str) -> StoppedWorkload:
-    replicas = found.replicas if found.claims else found.body["spec"].get("replicas", 1)
+    replicas = found.replicas if found.claims else _wanted(found.body)
     # What is half restored stays so, whoever stops it again.
     return replace(found, replicas=replicas, claims={claim: HELD, **found.claims})
+
+
+def _wanted(body: Body) -> int:
+    """How many replicas a workload is to have, as it stands."""
+    return int(body["spec"].get("replicas", 1))
 
 
 def _change(
@@ -193,14 +205,13 @@ def _change(
     for _ in range(limits.SWAP_COUNT_MAX):
         before = _parse(kind, cluster.get(kind, name, namespace=claim.namespace))
         after = edit(before)
-        if after.claims == before.claims:
+        if after.claims == before.claims and not (after.claims and before.is_up):
             return None
         said = json.dumps({"replicas": after.replicas, "claims": dict(after.claims)}, sort_keys=True)
         spec: dict[str, Any] = {}
         if after.claims:
             spec = {"replicas": 0}
-        elif before.body["spec"].get("replicas") == 0:
-            # Somebody who has started it meanwhile has said how many they want.
+        elif not before.is_up:
             spec = {"replicas": before.replicas}
         change = {
             "metadata": {

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pvback import limits
-from pvback.cluster.claims import ClaimFacts, Consumer
+from pvback.cluster.claims import ClaimFacts, Consumer, as_recorded
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.hook_runs import HookResult, HookRun
 from pvback.cluster.hooks import Hook, PlannedHook
@@ -190,8 +190,7 @@ def _manifests(facts: ClaimFacts, consumer: Consumer | None) -> dict[str, Any]:
     if facts.volume_body is not None:
         manifests["volume"] = pruned(facts.volume_body)
     if consumer is not None:
-        used = asdict(consumer)
-        manifests["consumer"] = {name: used[name] for name in ("user", "fs_group", "supplemental_groups")}
+        manifests["consumer"] = as_recorded(consumer)
     return manifests
 
 

@@ -272,7 +272,7 @@ class _Filling:
             target=Target(
                 claim=target,
                 mounted=object_name("prime", target.name, run=run),
-                tolerations=tuple(one for pod in facts.consumers for one in pod.tolerations),
+                tolerations=facts.tolerations,
             ),
             settings=settings,
             run=run,

@@ -1,11 +1,12 @@
 """Restoring a claim: to a new claim made from the recorded manifest, or into one that is there.
 
 Guarantees: a new claim whose restore fails is removed again, so that nothing empty looks restored; one that
-is there is written to only while no pod has it mounted; size is checked before the first byte; the key that
-the mover gets reads one scope, and is removed from the repository when the run ends.
+is there is written to only while no pod has it mounted, and one that a pod takes meanwhile is not called
+restored; size is checked before the first byte; the key that the mover gets reads one scope, and is removed
+from the repository when the run ends.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -24,11 +25,13 @@ from pvback.errors import ClusterError, PartlyDone, UsageError
 from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
 from pvback.ops.claim_targets import (
+    SoleUse,
     being_written,
     exchange,
     is_whole,
     made_claim,
     require_unused,
+    require_unwanted,
     restored_claim,
     workloads_held,
 )
@@ -123,7 +126,7 @@ def restore_claim(
     secret = load_repository_secret(work.cluster, target.namespace, name=options.settings.secret)
     settings = settings_for(work.cluster, target.namespace, settings=options.settings, secret=secret)
     there = None if options.way == "new" else _existing(work, details, options)
-    job = _plan_job(snapshot, secret, replace(options, settings=settings))
+    job = _plan_job(snapshot, secret, there=there, options=replace(options, settings=settings))
     try_pod(work.cluster, job)
     run = ClaimRun.begin(
         work.cluster, target, run=job.run, what=f"restore of snapshot {snapshot.id[:8]}", clock=work.clock
@@ -158,13 +161,18 @@ class _Restoring:
     def to(self, there: ClaimFacts | None, details: RecordDetails) -> tuple[MoverEnd, list[str]]:
         """How the mover ended, and what was stopped meanwhile and runs again."""
         if there is None:
-            with restored_claim(self.work, self.run, body=_new_claim(details, self.options)):
-                return self._move(), []
+            body = _new_claim(details, self.options)
+            require_unwanted(self.work, self.options.target)
+            with restored_claim(self.work, self.run, body=body):
+                alone = SoleUse(self.work, self.run, claim=self.options.target)
+                end = self._move(check=alone.look)
+                alone.require()
+                return end, []
         if self.options.way == "replace":
             return self._replace(there)
         with workloads_held(self.work, there.claim, may_stop=self.options.scale_down) as back:
-            being_written(self.work, there.claim)
-            end = self._move()
+            with being_written(self.work, self.run, claim=there.claim) as alone:
+                end = self._move(check=alone.look)
             if end.exit_code == 0:
                 is_whole(self.work, there.claim)
         return end, back
@@ -188,8 +196,9 @@ class _Restoring:
                 exchange(self.work, there.claim, mounted=self.job.mounted, snapshot=snapshot)
         return end, back
 
-    def _move(self) -> MoverEnd:
-        end = move(self.work, self.run, job=self.job, wedged_seconds=self.options.wedged_seconds)
+    def _move(self, *, check: Callable[[], None] = lambda: None) -> MoverEnd:
+        wedged_seconds = self.options.wedged_seconds
+        end = move(self.work, self.run, job=self.job, wedged_seconds=wedged_seconds, check=check)
         self.run.check()
         return end
 
@@ -258,7 +267,11 @@ def _new_claim(details: RecordDetails, options: ClaimRestoreOptions) -> Body:
 
 
 def _plan_job(
-    snapshot: CommittedSnapshot, secret: RepositorySecret, options: ClaimRestoreOptions
+    snapshot: CommittedSnapshot,
+    secret: RepositorySecret,
+    *,
+    there: ClaimFacts | None,
+    options: ClaimRestoreOptions,
 ) -> MoverJob:
     is_block = snapshot.require_details().source.kind == "device"
     is_in_place = options.way == "in-place"
@@ -271,6 +284,8 @@ def _plan_job(
             claim=options.target,
             mounted=object_name("new", name, run=run) if options.way == "replace" else name,
             is_mirrored=is_in_place and not options.keep_extra and not is_block,
+            tolerations=there.tolerations if there is not None else (),
+            is_made=not is_in_place,
         ),
         settings=options.settings,
         run=run,

@@ -8,15 +8,18 @@ whole.
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from pvback import limits
 from pvback.cluster import replacing
 from pvback.cluster.claim_runs import ClaimRun
-from pvback.cluster.claims import ClaimFacts, load_claim
+from pvback.cluster.claims import ClaimFacts, has_begun, load_claim, pods_of
 from pvback.cluster.kinds import CLAIM, Body
+from pvback.cluster.names import RUN
 from pvback.cluster.replacing import Replacement
 from pvback.cluster.scaling import (
     EXCHANGING,
     HELD,
     WRITING,
+    StoppedWorkload,
     bring_back,
     find_stopped,
     mark,
@@ -28,6 +31,7 @@ from pvback.model import Claim
 from pvback.ops.claim_mover import ClaimWork
 
 __all__ = [
+    "SoleUse",
     "being_written",
     "complete_exchange",
     "exchange",
@@ -35,6 +39,7 @@ __all__ = [
     "is_whole",
     "made_claim",
     "require_unused",
+    "require_unwanted",
     "restored_claim",
     "workloads_held",
 ]
@@ -48,6 +53,17 @@ def require_unused(facts: ClaimFacts, *, may_stop: bool) -> None:
             f"pods have the claim: {pods}",
             key=str(facts.claim),
             hint="stop them first; `--scale-down` stops Deployments and StatefulSets",
+        )
+
+
+def require_unwanted(work: ClaimWork, claim: Claim) -> None:
+    """Raise ConflictError for pods that wait for a claim which is to be made, and would take it empty."""
+    pods = pods_of(work.cluster, claim)
+    if pods and work.cluster.find(CLAIM, claim.name, namespace=claim.namespace) is None:
+        raise ConflictError(
+            f"pods wait for the claim, and would take it before it is whole: {', '.join(pods)}",
+            key=str(claim),
+            hint="stop them first, or restore to another name with `--to`",
         )
 
 
@@ -139,21 +155,75 @@ def _let_go(work: ClaimWork, claim: Claim) -> list[str]:
     """Bring back what may be, and say what stays down."""
     back = bring_back(work.cluster, claim)
     for one in find_stopped(work.cluster, namespace=claim.namespace, claim=claim.name):
-        work.progress.warn(f"{one} stays down: {half_done(claim)}")
+        work.progress.warn(half_done(one, claim))
     return back
 
 
-def half_done(claim: Claim) -> str:
+def half_done(workload: StoppedWorkload, claim: Claim) -> str:
     """Why a workload is not started, and what to do."""
+    how = "was started by somebody" if workload.is_up else "stays down"
     return (
-        f"claim {claim} is half restored, or its volume half exchanged: `pvback pvc cleanup` completes an"
-        " exchange; else restore it again, or start it all the same with `--scale-up`"
+        f"{workload} {how}: claim {claim} is half restored, or its volume half exchanged: `pvback pvc"
+        " cleanup` completes an exchange; else restore it again, or start it all the same with `--scale-up`"
     )
 
 
-def being_written(work: ClaimWork, claim: Claim) -> None:
-    """From now on its workloads do not come back, whoever finds them, until it `is_whole`."""
+@contextmanager
+def being_written(work: ClaimWork, run: ClaimRun, *, claim: Claim) -> Iterator["SoleUse"]:
+    """A claim is written by the run's mover. Its workloads do not come back, whoever finds them, until it
+    `is_whole`, but where what follows fails before the mover had begun: then all is as it was.
+
+    Raises ConflictError, at the latest at the end, for another pod that has taken the claim.
+    """
+    stopped = find_stopped(work.cluster, namespace=claim.namespace, claim=claim.name)
+    was_half_restored = any(one.claims[claim.name] != HELD for one in stopped)
     mark(work.cluster, claim, state=WRITING)
+    alone = SoleUse(work, run, claim=claim)
+    try:
+        yield alone
+    except PvbackError:
+        if not was_half_restored:
+            _unmark_unwritten(work, run, claim)
+        raise
+    # Whoever comes later comes to what is written.
+    alone.require()
+
+
+def _unmark_unwritten(work: ClaimWork, run: ClaimRun, claim: Claim) -> None:
+    """End the mover. What went wrong is the better thing to raise."""
+    try:
+        if not any(has_begun(one) for one in run.end_pods()):
+            is_whole(work, claim)
+    except PvbackError as exc:
+        work.progress.warn(f"whether claim {claim} was written to is not known: {exc}")
+
+
+class SoleUse:
+    """Whether pods other than a run's have its claim, looked at now and then."""
+
+    def __init__(self, work: ClaimWork, run: ClaimRun, *, claim: Claim) -> None:
+        self._work, self._run, self._claim = work, run, claim
+        self._due = work.clock.monotonic()
+
+    def look(self) -> None:
+        """`require` it when it is time to. For who asks again and again."""
+        now = self._work.clock.monotonic()
+        if now >= self._due:
+            self._due = now + limits.SOLE_USE_SECONDS
+            self.require()
+
+    def require(self) -> None:
+        """Raise ConflictError where another pod has been given a node. Raises ClusterError."""
+        facts = load_claim(self._work.cluster, self._claim)
+        others = [one for one in facts.consumers if one.labels.get(RUN) != self._run.id]
+        taken = [one.pod for one in others if one.node is not None]
+        # A claim for one pod alone is kept from others by the cluster; they wait, and come when we go.
+        if taken and not facts.is_for_one_pod:
+            raise ConflictError(
+                f"pods have taken the claim while it was written: {', '.join(taken)}",
+                key=str(self._claim),
+                hint="its data is half restored: stop them, and what brings them back, and restore it again",
+            )
 
 
 def is_whole(work: ClaimWork, claim: Claim) -> None:

@@ -116,7 +116,7 @@ def complete_unfinished(work: ClaimWork, unfinished: Unfinished, *, scale_up: bo
         return [f"claim {claim}: {exc.what}"]
     finally:
         _end(work, run)
-    return [f"{one} stays down: {half_done(claim)}" for one in left]
+    return [half_done(one, claim) for one in left]
 
 
 def _require(cluster: "Cluster", claim: Claim) -> Replacement:

@@ -5,19 +5,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from pvback import datapath, limits
+from pvback import datapath
 from pvback.cluster.claim_runs import ClaimRun
-from pvback.cluster.claims import Consumer
+from pvback.cluster.claims import from_record
 from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import SECRET
 from pvback.cluster.mover import DEVICE_PATH, VOLUME_FOLDER, MoverJob, MoverSettings
 from pvback.cluster.names import object_name
 from pvback.cluster.quantity import as_quantity, parse_quantity
 from pvback.cluster.secrets import RepositorySecret, key_secret_body
-from pvback.errors import ClusterError, FileError, UsageError
+from pvback.errors import ClusterError, FileError, PvbackError, UsageError
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_mover import ClaimWork
 from pvback.ops.mover import MoverSpec
+from pvback.ops.sources import claim_string
 from pvback.repository.keys import NewWay, add_key
 from pvback.repository.layout import key_object_key
 from pvback.repository.records import RecordDetails
@@ -36,12 +37,14 @@ class Target:
         mounted: The claim that it mounts: that one, or one of ours that stands for it.
         is_mirrored: Whether what the snapshot does not have is removed.
         tolerations: Of the pods that will use the claim.
+        is_made: Whether its volume comes to be where the mover runs, which is to be where it can be used.
     """
 
     claim: Claim
     mounted: str
     is_mirrored: bool = False
     tolerations: tuple[Mapping[str, Any], ...] = ()
+    is_made: bool = False
 
 
 def check_size(details: RecordDetails, size: int, *, where: str) -> None:
@@ -89,32 +92,27 @@ def plan_job(
         options={"delete": target.is_mirrored},
         manifests={},
     )
-    consumer = _consumer(details, target.tolerations)
+    home = claim_string(Claim(target.claim.namespace, ""), cluster=secret.cluster)
+    consumer = from_record(
+        details.manifests.get("consumer") or {},
+        is_at_home=details.source.string.startswith(home),
+        tolerations=target.tolerations,
+    )
+    is_placed = target.is_made and not settings.node_selector
     return MoverJob(
         work="restore",
         claim=target.claim,
         mounted=target.mounted,
         is_block=is_block,
         run=run,
-        exposure=Exposure(method="live", grade=Consistency.COLD, consumer=consumer),
+        exposure=Exposure(
+            method="live",
+            grade=Consistency.COLD,
+            node_affinity=consumer.node_affinity if is_placed else None,
+            consumer=consumer,
+        ),
         spec=spec.as_json(),
         settings=settings,
-    )
-
-
-def _consumer(details: RecordDetails, tolerations: tuple[Mapping[str, Any], ...]) -> Consumer:
-    """The user and groups that the data was used with, for the mover to be; and some group, to write."""
-    used = details.manifests.get("consumer") or {}
-    group = used.get("fs_group")
-    return Consumer(
-        pod="",
-        node=None,
-        is_read_only=False,
-        is_running=False,
-        user=used.get("user"),
-        fs_group=limits.MOVER_GROUP if group is None else group,
-        supplemental_groups=tuple(used.get("supplemental_groups") or ()),
-        tolerations=tolerations,
     )
 
 
@@ -135,7 +133,14 @@ def restorer_key(work: ClaimWork, run: ClaimRun, *, access: RepositoryAccess) ->
         with _key_secret(work, run, private.hex().encode()) as name:
             yield name
     finally:
-        access.twins.remove(key_object_key(principal))
+        try:
+            access.twins.remove(key_object_key(principal))
+        except PvbackError as exc:
+            # What became of the restore is the better thing to say.
+            work.progress.warn(
+                f"the key of this restore's mover stays in the repository: {exc};"
+                f" `pvback key remove {principal}` takes it away"
+            )
 
 
 def _own_key(access: RepositoryAccess) -> bytes:

@@ -22,12 +22,13 @@ def make_slow(fleet: Fleet, namespace: Namespace, **wishes: Any) -> None:
     writer_pod(namespace, "app", "data", FILL, **wishes)
 
 
-def set_rate(namespace: Namespace, rate: int | None) -> None:
-    """Let the movers of a namespace send so fast."""
+def set_rate(namespace: Namespace, rate: int | None, *, way: str = "upload") -> None:
+    """Let the movers of a namespace send so fast, or fetch (`download`)."""
+    option = f"{way}_bytes_per_second"
     secret = namespace.get("v1", "Secret", "pvback-repository")
     lines = base64.b64decode(secret.data["config.toml"]).decode().splitlines()
-    kept = [line for line in lines if not line.startswith("upload_bytes_per_second")]
-    config = "\n".join([*([f"upload_bytes_per_second = {rate}"] if rate else []), *kept])
+    kept = [line for line in lines if not line.startswith(option)]
+    config = "\n".join([*([f"{option} = {rate}"] if rate else []), *kept])
     change = {"data": {"config.toml": base64.b64encode(config.encode()).decode()}}
     namespace.cluster.kind("v1", "Secret").patch(
         name="pvback-repository",

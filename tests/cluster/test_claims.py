@@ -457,9 +457,7 @@ def test_many_at_once(fleet: Fleet, connected: Namespace) -> None:
     assert "none" in table.out
 
 
-def test_to_another_namespace_class_and_size(
-    fleet: Fleet, connected: Namespace, namespace_names: list[str], cluster: Cluster
-) -> None:
+def test_of_another_size_and_other_labels(fleet: Fleet, connected: Namespace) -> None:
     make_claim(connected, "data")
     writer_pod(connected, "app", "data", FILL.format("data"))
     target = f"{connected.name}/data"

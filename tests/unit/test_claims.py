@@ -1,13 +1,16 @@
 """What is decided about claims without a cluster: how they are read, by what pod, what is kept of them."""
 
 import itertools
+import json
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from pvback import limits
 from pvback.cli import main
-from pvback.cluster.claims import facts_of
+from pvback.cli.values import parse_toleration
+from pvback.cluster.claims import Consumer, as_recorded, facts_of, from_record, has_begun
 from pvback.cluster.exposure import Exposure, is_never_bound, plan_exposure
 from pvback.cluster.kinds import CLAIM, POD
 from pvback.cluster.manifests import pruned
@@ -199,6 +202,91 @@ def test_the_mover_is_like_the_pod_that_uses_the_claim() -> None:
     assert "nodeName" not in spec
 
 
+AFFINITY = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
+def recorded(**spec: Any) -> Any:
+    """What a snapshot has of a pod with this specification."""
+    (consumer,) = facts(pod_body("app", spec=spec)).consumers
+    return json.loads(json.dumps(as_recorded(consumer)))
+
+
+def test_a_restore_is_like_the_pod_that_was_recorded() -> None:
+    security = {"runAsUser": 1, "fsGroup": 5, "supplementalGroups": [7], "seLinuxOptions": {"level": "s0:c1"}}
+    tolerations = [{"key": "dedicated", "operator": "Exists"}]
+    then = recorded(securityContext=security, tolerations=tolerations, nodeSelector={"disk": "fast"})
+    now = [*tolerations, {"key": "new", "operator": "Exists"}]
+    made = from_record(then, is_at_home=True, tolerations=now)
+    assert (made.user, made.fs_group, made.supplemental_groups) == (1, 5, (7,))
+    assert made.selinux == {"level": "s0:c1"}
+    assert list(made.tolerations) == now
+    term = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["fast"]}]}
+    assert made.node_affinity == {"nodeSelectorTerms": [term]}
+    elsewhere = from_record(then, is_at_home=False)
+    assert (elsewhere.selinux, elsewhere.node_affinity) == (None, None)
+    assert (elsewhere.user, list(elsewhere.tolerations)) == (1, tolerations)
+
+
+def test_snapshots_of_before_that_was_recorded() -> None:
+    assert recorded() == {"user": None, "fs_group": None, "supplemental_groups": []}
+    for old in ({}, {"user": 1, "fs_group": None, "supplemental_groups": [7]}):
+        made = from_record(old, is_at_home=True)
+        assert (made.selinux, made.tolerations, made.node_affinity) == (None, (), None)
+        assert made.fs_group == limits.MOVER_GROUP
+
+
+def test_what_a_pod_asks_of_its_node() -> None:
+    """A selector, and one of several terms."""
+
+    def asked(**spec: Any) -> Any:
+        (consumer,) = facts(pod_body("app", spec=spec)).consumers
+        return consumer.node_affinity
+
+    zones = [{"key": "zone", "operator": "In", "values": [name]} for name in ("a", "b")]
+    fields = [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]
+    terms = [{"matchExpressions": [zones[0]]}, {"matchExpressions": [zones[1]], "matchFields": fields}]
+    affinity = {"nodeAffinity": {AFFINITY: {"nodeSelectorTerms": terms}}}
+    disk = {"key": "disk", "operator": "In", "values": ["fast"]}
+    assert asked() is None
+    assert asked(affinity={"podAffinity": {}}) is None
+    assert asked(affinity=affinity) == {"nodeSelectorTerms": terms}
+    both = asked(affinity=affinity, nodeSelector={"disk": "fast"})["nodeSelectorTerms"]
+    assert both[0] == {"matchExpressions": [zones[0], disk]}
+    assert both[1] == {"matchExpressions": [zones[1], disk], "matchFields": fields}
+
+
+def test_movers_are_told_where_they_may_run() -> None:
+    mine = {"key": "mine", "operator": "Exists"}
+    settings = MoverSettings(image="i", secret=SECRET, tolerations=(mine,), node_selector={"disk": "fast"})
+    taint = {"key": "dedicated", "operator": "Exists"}
+    consumer = Consumer(pod="", node=None, is_read_only=False, is_running=False, tolerations=(taint,))
+    live = Exposure(method="live", grade=Consistency.COLD, consumer=consumer)
+    spec = make_job(live, settings=settings).pod_spec()
+    assert spec["tolerations"] == [taint, mine]
+    assert spec["nodeSelector"] == {"disk": "fast"}
+    plain = make_job(Exposure(method="live", grade=Consistency.COLD)).pod_spec()
+    assert not {"tolerations", "nodeSelector", "affinity"} & plain.keys()
+
+
+@pytest.mark.parametrize(
+    ("word", "made"),
+    [
+        ("a", {"key": "a", "operator": "Exists"}),
+        ("a=b", {"key": "a", "operator": "Equal", "value": "b"}),
+        ("a=:NoExecute", {"key": "a", "operator": "Equal", "value": "", "effect": "NoExecute"}),
+        ("x.y/a:NoSchedule", {"key": "x.y/a", "operator": "Exists", "effect": "NoSchedule"}),
+    ],
+)
+def test_tolerations_as_taints_are_written(word: str, made: dict[str, str]) -> None:
+    assert parse_toleration(word) == made
+
+
+@pytest.mark.parametrize("word", ["", "=b", ":NoSchedule", "a:", "a:Never", "a=b:NoSchedule:"])
+def test_words_that_are_no_tolerations(word: str) -> None:
+    with pytest.raises(UsageError, match="not a toleration"):
+        parse_toleration(word)
+
+
 @pytest.mark.parametrize(("is_block", "work"), list(itertools.product((False, True), ("backup", "restore"))))
 def test_the_mover_is_restricted(is_block: bool, work: str) -> None:
     live = Exposure(method="live", grade=Consistency.COLD)
@@ -288,3 +376,20 @@ def test_what_is_kept_of_a_claim() -> None:
     assert "status" not in kept
     assert "volumeName" not in kept["spec"]
     assert "volumeName" in body["spec"], "the object itself is left alone"
+
+
+@pytest.mark.parametrize(
+    ("states", "is_begun"),
+    [
+        ([], False),
+        ([{"state": {"waiting": {"reason": "ErrImagePull"}}, "lastState": {}}], False),
+        # What the node says of a container that it never had, when its pod goes.
+        ([{"state": {"terminated": {"exitCode": 137, "reason": "ContainerStatusUnknown"}}}], False),
+        ([{"state": {"running": {"startedAt": "2026-03-01T00:00:00Z"}}}], True),
+        ([{"state": {"running": {}}}], True),
+        ([{"state": {"terminated": {"exitCode": 0, "startedAt": "2026-03-01T00:00:00Z"}}}], True),
+        ([{"state": {"waiting": {}}, "lastState": {"terminated": {"startedAt": "2026"}}}], True),
+    ],
+)
+def test_whether_a_mover_may_have_written(states: list[dict[str, Any]], is_begun: bool) -> None:
+    assert has_begun({"status": {"containerStatuses": states}}) is is_begun
