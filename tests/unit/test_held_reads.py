@@ -276,8 +276,8 @@ def test_its_end_is_told_late(monkeypatch: pytest.MonkeyPatch) -> None:
     peers: list[Peer] = []
 
     def late(peer: Peer) -> None:
-        peer.send(stdout(b"frozen\n"))
         peers.append(peer)
+        peer.send(stdout(b"frozen\n"))
         assert peer.read() is None, "it is not asked for anything"
 
     with reading(monkeypatch, late) as (_, stage):
