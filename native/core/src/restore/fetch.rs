@@ -50,7 +50,11 @@ pub(super) fn fetch(run: &Run, ranges: &Receiver<Option<RangeJob>>) {
             continue;
         }
         let Range { start, end } = range.bytes;
-        let permit = run.fetch_budget.acquire((end - start) * COPIES);
+        // What was brought before a failure may lie in a queue that nobody empties any more.
+        let cost = (end - start) * COPIES;
+        let Ok(permit) = run.fetch_budget.acquire_while(cost, || run.check()) else {
+            continue;
+        };
         let bytes = run.blobs.read(&range);
         Counters::add(&run.counters.ranges_fetched, 1);
         Counters::add(&run.counters.bytes_fetched, end - start);

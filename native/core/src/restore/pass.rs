@@ -61,8 +61,9 @@ impl Passes<'_> {
         let read = &self.options.read;
         let (workers, fetchers) = (read.workers(), read.fetchers());
         let fetch_bytes = read.memory() / 2;
-        // Half of the fetchers fill the memory with the longest ranges: fewer could not hide a store's latency.
-        let share = 2 * fetch_bytes / fetchers as u64;
+        // Half of the fetchers fill the memory with the longest ranges, which count twice there: fewer might
+        // not hide a store's latency.
+        let share = fetch_bytes / fetchers as u64;
         let snapshot = self.snapshot;
         let run = Run::new(RunParts {
             broker: Arc::clone(&snapshot.scope.broker),
