@@ -93,7 +93,7 @@ def lost_state_of_this_generation(patch: Patch) -> None:
     patch.setattr(limits, "GENERATIONS_WITHOUT_TRACE", 0)
 
 
-@canary("lost-state-kills", seeds_max=1500)
+@canary("lost-state-kills", seeds_max=9000)
 def runs_of_a_killed_repair_count(patch: Patch) -> None:
     """What a repair has left that was killed is believed under another one's `gc/state`."""
     patch.setattr(GcState, "is_of_lost_repair", lambda _self, _name: False)
