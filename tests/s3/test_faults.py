@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
 from tests.support.s3_servers import BUCKET, S3Server, client_of
 
 PASSWORD = "correct horse"
+READ_SECONDS = 2
 COMMAND_SECONDS_MAX = 120
 pytestmark = pytest.mark.timeout(600)
 
@@ -56,7 +58,7 @@ class Client:
             "PVBACK_PASSWORD": PASSWORD,
             "PVBACK_S3_ENDPOINT": self.proxy.server.endpoint,
             "PVBACK_S3_CONNECT_SECONDS": "2",
-            "PVBACK_S3_READ_SECONDS": "2",
+            "PVBACK_S3_READ_SECONDS": str(READ_SECONDS),
             **self.proxy.server.environment,
             **self.variables,
         }
@@ -168,11 +170,15 @@ def test_what_passes_is_survived_and_counted(name: str, client: Client, source: 
             client.run("forget", "--keep-last", "1")
         rule = replace(TRANSIENT[name])
         client.proxy.obey(rule)
+        began = time.monotonic()
         counted = client.count(*words)
+        seconds = time.monotonic() - began
         client.proxy.obey(None)
         if rule.hit_count:
             hit.add(verb)
-            assert counted["retry_count"] > 0, verb
+            # Nobody waits for what was asked ahead and is not needed: if that stands still it costs no time.
+            is_unneeded = name == "stalled-read" and seconds < READ_SECONDS
+            assert counted["retry_count"] > 0 or is_unneeded, (verb, counted)
     assert hit == MEETS.get(TRANSIENT[name].methods, {"backup", "restore", "check", "prune"})
     assert same_files(source, tmp_path / "target")
     assert "sound" in client.run("check", "--read-data")
