@@ -73,6 +73,7 @@ def test_a_privileged_mover_reads_what_is_closed_and_restores_owners(
     make_claim(allowed, "data")
     stays = f"{FOREIGN}; echo written; while true; do sleep 1; done"
     allowed.create(root_pod(allowed, "app", stays, "data"))
+    allowed.wait_phase("app", "Running")
     wait_for(lambda: "written" in allowed.log("app"), lambda: f"app says: {allowed.log('app')}")
     target = f"{allowed.name}/data"
     # As a plain user it is told what could not be read, so there is something to be shown.
