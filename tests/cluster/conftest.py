@@ -17,10 +17,12 @@ import pytest
 
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, connect, new_namespace, wait_until_gone
-from tests.cluster.fleet import Fleet
+from tests.cluster.fleet import Fleet, wait_nothing_left
 from tests.cluster.local import layout, storage
 from tests.cluster.local.images import BUSYBOX, load_image
 from tests.cluster.local.programs import find_programs
+from tests.cluster.restores import install_kind
+from tests.cluster.saved import Saved, save
 from tests.support.s3_servers import BUCKET, seaweedfs
 
 HERE = Path(__file__).parent
@@ -168,4 +170,25 @@ def fleet(
     with seaweedfs(folder, address=host_address, policies=policies) as server:
         made = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=mover_image)
         made.good("init", "-q")
+        yield made
+
+
+@pytest.fixture
+def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
+    """A namespace whose movers have what they need; nothing of any run is left in it afterwards."""
+    fleet.connect(namespace)
+    yield namespace
+    wait_nothing_left(namespace)
+
+
+@pytest.fixture(scope="session")
+def kind(cluster: Cluster) -> None:
+    """The kind `Restore`."""
+    install_kind(str(cluster.kubeconfig))
+
+
+@pytest.fixture
+def saved(fleet: Fleet, namespace: Namespace, kind: None) -> Iterator[Saved]:
+    """A claim that was backed up, in a namespace where claims can be filled."""
+    with save(fleet, namespace) as made:
         yield made

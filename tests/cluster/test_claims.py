@@ -36,14 +36,6 @@ FILL = (
 )
 
 
-@pytest.fixture
-def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
-    """A namespace whose movers have what they need; nothing of any run is left in it afterwards."""
-    fleet.connect(namespace)
-    yield namespace
-    wait_nothing_left(namespace)
-
-
 @pytest.mark.parametrize("method", ["live", "snapshot", "clone"])
 def test_there_and_back(fleet: Fleet, connected: Namespace, method: str) -> None:
     make_claim(connected, "data")

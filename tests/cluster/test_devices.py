@@ -2,27 +2,20 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.cluster import objects
 from tests.cluster.client import Namespace
-from tests.cluster.fleet import Fleet, make_claim, wait_nothing_left
+from tests.cluster.fleet import Fleet, make_claim
 
 pytestmark = pytest.mark.timeout(600)
 MIB = 1 << 20
 SECTOR = 512
 SIZE_MIB = 64
 Made = Callable[..., str]
-
-
-@pytest.fixture
-def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
-    fleet.connect(namespace)
-    yield namespace
-    wait_nothing_left(namespace)
 
 
 def work(namespace: Namespace, claim: str, script: str) -> str:

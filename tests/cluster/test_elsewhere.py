@@ -1,6 +1,5 @@
 """Restores to other places than the data comes from: namespaces, classes, clusters, nodes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,13 +11,6 @@ from tests.cluster.fleet import Fleet, digest_of, make_claim, wait_nothing_left,
 pytestmark = pytest.mark.timeout(600)
 FILL = "mkdir /data/d; for i in $(seq 1 50); do echo file $i > /data/d/f$i; done"
 HOST = "kubernetes.io/hostname"
-
-
-@pytest.fixture
-def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
-    fleet.connect(namespace)
-    yield namespace
-    wait_nothing_left(namespace)
 
 
 def test_to_another_namespace_and_class(fleet: Fleet, connected: Namespace, other: Namespace) -> None:

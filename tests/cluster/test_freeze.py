@@ -273,15 +273,20 @@ def capabilities_of(namespace: Namespace) -> list[list[str]]:
     return [list(one.spec.containers[0].securityContext.capabilities.add) for one in found.items]
 
 
-def test_a_folder_that_only_its_owner_may_open(fleet: Fleet, allowed: Namespace) -> None:
-    """Root without any other capability is nobody special there: a pod with one more takes its place."""
-    make_claim(allowed, "data", storage_class="csi-ext4")
+def make_closed(namespace: Namespace, *, storage_class: str) -> None:
+    """A claim whose root folder another user has closed, and the pod that writes into it."""
+    make_claim(namespace, "data", storage_class=storage_class)
     script = f"chown 5:5 /data; chmod 700 /data; {WRITE}"
-    body = objects.pod("app", script, image=allowed.cluster.image, claims=["data"])
+    body = objects.pod("app", script, image=namespace.cluster.image, claims=["data"])
     body["spec"]["securityContext"] = {"runAsUser": 0}
     body["spec"]["containers"][0]["securityContext"] = {}
-    allowed.create(body)
-    allowed.wait_phase("app", "Running")
+    namespace.create(body)
+    namespace.wait_phase("app", "Running")
+
+
+def test_a_folder_that_only_its_owner_may_open(fleet: Fleet, allowed: Namespace) -> None:
+    """Root without any other capability is nobody special there: a pod with one more takes its place."""
+    make_closed(allowed, storage_class="csi-ext4")
     app = Writer(allowed)
     wait_for(lambda: app.run("ls /data").find("times") >= 0, lambda: "it does not write")
     with fleet.start("pvc", "backup", app.claim, *NEVER) as process:
@@ -301,13 +306,7 @@ def test_a_folder_that_only_its_owner_may_open(fleet: Fleet, allowed: Namespace)
 
 def test_a_closed_folder_of_the_node_is_refused(fleet: Fleet, allowed: Namespace) -> None:
     """Who may read more is kept from freezing the node as everybody else is."""
-    make_claim(allowed, "data", storage_class="csi")
-    script = f"chown 5:5 /data; chmod 700 /data; {WRITE}"
-    body = objects.pod("app", script, image=allowed.cluster.image, claims=["data"])
-    body["spec"]["securityContext"] = {"runAsUser": 0}
-    body["spec"]["containers"][0]["securityContext"] = {}
-    allowed.create(body)
-    allowed.wait_phase("app", "Running")
+    make_closed(allowed, storage_class="csi")
     done = fleet.run("pvc", "backup", f"{allowed.name}/data", "--freeze", "--method", "snapshot").ended(40)
     assert "not frozen: it is the folder " in done.err
     assert fleet.snapshots(allowed) == []

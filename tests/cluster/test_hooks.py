@@ -5,7 +5,6 @@ The applications here are shells. What is done to them they write into a journal
 
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,6 @@ class Application:
 
     def uptime(self) -> float:
         return float(self.run("cut -d' ' -f1 /proc/uptime"))
-
-
-@pytest.fixture
-def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
-    fleet.connect(namespace)
-    yield namespace
-    wait_nothing_left(namespace)
 
 
 @pytest.fixture

@@ -60,13 +60,6 @@ def allowed(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
     wait_nothing_left(namespace)
 
 
-@pytest.fixture
-def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
-    fleet.connect(namespace)
-    yield namespace
-    wait_nothing_left(namespace)
-
-
 def test_a_privileged_mover_reads_what_is_closed_and_restores_owners(
     fleet: Fleet, allowed: Namespace
 ) -> None:

@@ -15,12 +15,11 @@ from kubernetes.dynamic.exceptions import UnprocessibleEntityError
 
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, wait_for
-from tests.cluster.fleet import Fleet, die, digest_of, left_behind, make_claim, wait_nothing_left
+from tests.cluster.fleet import die, digest_of, left_behind, make_claim, wait_nothing_left
 from tests.cluster.restores import (
     claim_of,
     claim_status,
     events_of,
-    install_kind,
     is_unbound,
     passage,
     remove_populators_rights,
@@ -29,22 +28,11 @@ from tests.cluster.restores import (
     status_of,
     volumes_of,
 )
-from tests.cluster.saved import Saved, logs_of, save
+from tests.cluster.saved import Saved, logs_of
 
 pytestmark = pytest.mark.timeout(600)
 NOBODY = ("--image", "localhost/none:1")
 """A mover that never starts."""
-
-
-@pytest.fixture(scope="session")
-def kind(cluster: Cluster) -> None:
-    install_kind(str(cluster.kubeconfig))
-
-
-@pytest.fixture
-def saved(fleet: Fleet, namespace: Namespace, kind: None) -> Iterator[Saved]:
-    with save(fleet, namespace) as made:
-        yield made
 
 
 def test_filled(saved: Saved) -> None:

@@ -1,6 +1,6 @@
 """A populator of a whole cluster, as it is installed, and restores of which something is missing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -14,28 +14,16 @@ from tests.cluster.restores import (
     claim_of,
     claim_status,
     events_of,
-    install_kind,
     is_unbound,
     restore,
     says,
     status_of,
     volumes_of,
 )
-from tests.cluster.saved import Saved, logs_of, save
+from tests.cluster.saved import Saved, logs_of
 from tests.support.s3_servers import BUCKET, client_of
 
 pytestmark = pytest.mark.timeout(600)
-
-
-@pytest.fixture(scope="session")
-def kind(cluster: Cluster) -> None:
-    install_kind(str(cluster.kubeconfig))
-
-
-@pytest.fixture
-def saved(fleet: Fleet, namespace: Namespace, kind: None) -> Iterator[Saved]:
-    with save(fleet, namespace) as made:
-        yield made
 
 
 @pytest.mark.alone

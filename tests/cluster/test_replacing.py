@@ -1,6 +1,6 @@
 """Claims that are there, restored: workloads stopped and started, volumes exchanged; killed half-way."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,13 +23,6 @@ from tests.cluster.fleet import Fleet, die, digest_of, left_behind, make_claim, 
 pytestmark = pytest.mark.timeout(600)
 SPOIL = "rm /data/f1; echo other > /data/f2; echo more > /data/extra"
 FILL = "for i in $(seq 1 50); do echo file $i > /data/f$i; done"
-
-
-@pytest.fixture
-def connected(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
-    fleet.connect(namespace)
-    yield namespace
-    wait_nothing_left(namespace)
 
 
 def work(namespace: Namespace, script: str, *, name: str = "work", is_kept: bool = False) -> None:

@@ -73,3 +73,14 @@ def _config(cache_dir: Path | None) -> Config:
     return Config(
         repository=LocalAddress(Path("/memory")), password=Secret("correct horse"), cache_dir=cache_dir
     )
+
+
+@pytest.fixture
+def local_owner(tmp_path: Path) -> Iterator[RepositoryAccess]:
+    """An owner's access to a new repository in a folder, over the real data path."""
+    address = LocalAddress(tmp_path / "repository")
+    config = Config(repository=address, password=Secret("correct horse"), cache_dir=tmp_path / "cache")
+    create_repository(config)
+    access = open_repository_access(config, is_writer=True)
+    yield access
+    access.close()

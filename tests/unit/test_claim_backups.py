@@ -86,7 +86,8 @@ def counted(
     movers = Movers(worker_count)
     node_of = {one.claim: one.consumers[0].node for one in chosen.claims if one.consumers}
     members_of = dict(chosen.groups)
-    work: Any = ClaimWork(cluster=Any, progress=NoProgress(), cancel=movers, clock=SystemClock())  # type: ignore[arg-type]
+    nothing: Any = None
+    work = ClaimWork(cluster=nothing, progress=NoProgress(), cancel=movers, clock=SystemClock())
 
     def one(_: ClaimWork, claim: Claim, **__: Any) -> ClaimOutcome:
         with movers.moving(node_of.get(claim) or "nowhere"):
@@ -99,7 +100,7 @@ def counted(
 
     monkeypatch.setattr(claim_backups, "backup_claim", one)
     monkeypatch.setattr(claim_backups, "backup_group", group)
-    options = ClaimBackupOptions(settings=None)  # type: ignore[arg-type]
+    options = ClaimBackupOptions(settings=nothing)
     outcomes = backup_claims(work, chosen, options=options, progress_of=lambda _: NoProgress(), pace=pace)
     assert {found.state for found in outcomes} == {"done"}
     return movers

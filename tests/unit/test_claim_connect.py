@@ -2,7 +2,6 @@
 
 import base64
 import tomllib
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import pytest
 
 from pvback.cluster.kinds import SECRET, Body, Kind
-from pvback.config import Config, Secret, load_config
+from pvback.config import load_config
 from pvback.errors import ClusterRefusal, ConflictError
-from pvback.model import LocalAddress, S3Address
+from pvback.model import S3Address
 from pvback.ops.claim_connect import ConnectOptions, connect_namespace
 from pvback.repository.keys import list_keys
-from pvback.repository.repository import RepositoryAccess, create_repository, open_repository_access
+from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import add_scope
 from pvback.s3_options import S3Options
 from tests.support.cluster_objects import Objects
@@ -50,14 +49,9 @@ class Refusing(Objects):
 
 
 @pytest.fixture
-def owner(tmp_path: Path) -> Iterator[RepositoryAccess]:
-    address = LocalAddress(tmp_path / "repository")
-    config = Config(repository=address, password=Secret("correct horse"), cache_dir=tmp_path / "cache")
-    create_repository(config)
-    access = open_repository_access(config, is_writer=True)
+def owner(local_owner: RepositoryAccess) -> RepositoryAccess:
     # Pods reach no folder; the objects of this one lie there all the same.
-    yield in_service(add_scope(access, "team"))
-    access.close()
+    return in_service(add_scope(local_owner, "team"))
 
 
 def in_service(access: RepositoryAccess, **more: Any) -> RepositoryAccess:

@@ -1,6 +1,5 @@
 """Snapshots of a claim come from the scope of its namespace: another that has some proves nothing."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,15 +7,14 @@ import pytest
 
 from pvback.cluster.kinds import CLAIM, SECRET, Kind
 from pvback.cluster.secrets import repository_secret_body
-from pvback.config import Config, Secret
 from pvback.errors import UsageError
-from pvback.model import Claim, LocalAddress
+from pvback.model import Claim
 from pvback.ops.backup import BackupOptions, backup
 from pvback.ops.claim_list import list_coverage, snapshots_of_claim
 from pvback.ops.claim_scopes import SECRET_NAME, ScopeChoice
 from pvback.ops.export_read import find_export
 from pvback.ops.sources import claim_source, export_source
-from pvback.repository.repository import RepositoryAccess, create_repository, open_repository_access
+from pvback.repository.repository import RepositoryAccess
 from pvback.repository.scopes import add_scope
 from tests.support.cluster_objects import Objects, bound, claim
 
@@ -24,13 +22,8 @@ ORDERS = Claim("shop", "orders")
 
 
 @pytest.fixture
-def owner(tmp_path: Path) -> Iterator[RepositoryAccess]:
-    address = LocalAddress(tmp_path / "repository")
-    config = Config(repository=address, password=Secret("correct horse"), cache_dir=tmp_path / "cache")
-    create_repository(config)
-    access = open_repository_access(config, is_writer=True)
-    yield access
-    access.close()
+def owner(local_owner: RepositoryAccess) -> RepositoryAccess:
+    return local_owner
 
 
 @pytest.fixture

@@ -187,7 +187,8 @@ class Stage:
         self.told = told
         self.hooks = scene.hooks(HOOK)
         self.hooks.begin()
-        scene.clock.sleep = self._sleep  # type: ignore[method-assign]
+        clock: Any = scene.clock
+        clock.sleep = self._sleep
         self.slept: list[float] = []
         work: Any = SimpleNamespace(
             cluster=scene.cluster,

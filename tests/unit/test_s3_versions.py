@@ -94,8 +94,9 @@ def test_after_an_error_nothing_more_is_begun(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr("pvback.ops.versions.ThreadPoolExecutor", Pool)
     plan = VersionPlan(hidden=[version(str(number)) for number in range(COUNT)])
+    store: Any = Store()
     with pytest.raises(StorageError, match="access denied"):
-        apply_versions(Store(), plan, cancel=Cancel())  # type: ignore[arg-type] # as much of one as it needs
+        apply_versions(store, plan, cancel=Cancel())
     assert len(begun) <= limits.READS_IN_FLIGHT + 1
 
 
