@@ -1,7 +1,7 @@
 """What the credentials of each role need at an S3 service, as a policy to attach to them. Pure.
 
 Keys protect what is read and forged; these policies protect what is deleted and overwritten, which no key
-can. They allow, and everything else is denied by default.
+can. What they do not allow is denied by default.
 """
 
 from collections.abc import Sequence
@@ -35,18 +35,12 @@ def render_policy(
     """
     place = _Place(address, ScopeLayout(scope))
     if role == "owner":
-        statements = [
-            *_look(place, [""]),
-            _allow("Change", ["s3:PutObject", "s3:DeleteObject", *_MULTIPART], place.objects([""])),
-        ]
+        statements = [*_look(place, [""]), *_change(place.objects([""]), style)]
     elif role == "restorer":
         statements = _look(place, [*_SHARED, place.layout.prefix])
     elif role == "maintainer":
-        changed = place.objects([place.layout.prefix])
-        statements = [
-            *_look(place, [*_SHARED, place.layout.prefix]),
-            _allow("Change", ["s3:PutObject", "s3:DeleteObject", *_MULTIPART], changed),
-        ]
+        readable = [*_SHARED, place.layout.prefix]
+        statements = [*_look(place, readable), *_change(place.objects([place.layout.prefix]), style)]
     elif role == "writer":
         statements = _writer(place, style)
     else:
@@ -75,6 +69,14 @@ class _Place:
     def areas(self, areas: Sequence[Area]) -> list[str]:
         """Prefixes of folders of the scope."""
         return [self.layout.area(area) for area in areas]
+
+
+def _change(changed: list[str], style: BucketStyle) -> list[dict[str, Any]]:
+    statements = [_allow("Change", ["s3:PutObject", "s3:DeleteObject", *_MULTIPART], changed)]
+    if style == "minio":
+        # There the right to delete reaches what an object was before, unless that is denied.
+        statements.append(_allow("KeepVersions", ["s3:DeleteObjectVersion"], changed) | {"Effect": "Deny"})
+    return statements
 
 
 def _writer(place: _Place, style: BucketStyle) -> list[dict[str, Any]]:

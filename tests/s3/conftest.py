@@ -9,7 +9,7 @@ import pytest
 from pvback.model import S3Address
 from pvback.s3_options import S3Options
 from pvback.storage import ObjectStore, open_store
-from tests.support.s3_servers import BUCKET, S3Server, moto, rclone, seaweedfs
+from tests.support.s3_servers import BUCKET, S3Server, minio, moto, rclone, seaweedfs
 
 HERE = Path(__file__).parent
 
@@ -18,6 +18,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.s3)
+
+
+@pytest.fixture(scope="session")
+def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with minio(tmp_path_factory.mktemp("minio")) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +71,7 @@ def store_on(server: S3Server, **options: object) -> ObjectStore:
 
 
 @pytest.fixture
-def sea(seaweedfs_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+def service(minio_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The most complete server, with its credentials in the environment."""
-    use_credentials(monkeypatch, seaweedfs_server)
-    return seaweedfs_server
+    use_credentials(monkeypatch, minio_server)
+    return minio_server

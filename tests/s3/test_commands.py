@@ -14,7 +14,7 @@ from tests.support.s3_servers import S3Server
 pytestmark = pytest.mark.timeout(300)  # a server starts within it
 
 
-def test_the_way_from_init_to_check(sea: S3Server, tmp_path: Path) -> None:
+def test_the_way_from_init_to_check(service: S3Server, tmp_path: Path) -> None:
     source = tmp_path / "data"
     (source / "inner").mkdir(parents=True)
     (source / "a.txt").write_text("alpha")
@@ -22,10 +22,10 @@ def test_the_way_from_init_to_check(sea: S3Server, tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
-        "PVBACK_REPOSITORY": str(new_address(sea)),
+        "PVBACK_REPOSITORY": str(new_address(service)),
         "PVBACK_PASSWORD": "correct horse",
-        "PVBACK_S3_ENDPOINT": sea.endpoint,
-        **sea.environment,
+        "PVBACK_S3_ENDPOINT": service.endpoint,
+        **service.environment,
     }
     printed = ""
 
@@ -58,5 +58,5 @@ def test_the_way_from_init_to_check(sea: S3Server, tmp_path: Path) -> None:
     wrong = "wrong-secret-of-a-test"
     run("snapshots", "-v", code=30, AWS_SECRET_ACCESS_KEY=wrong)
     assert "hint:" in printed
-    for secret in (sea.secret_key, sea.access_key, wrong):
+    for secret in (service.secret_key, service.access_key, wrong):
         assert secret not in printed

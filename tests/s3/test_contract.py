@@ -21,6 +21,7 @@ from tests.s3.conftest import server_named, store_on, use_credentials
 pytestmark = pytest.mark.timeout(300)  # a server starts within it
 
 CONDITIONS = {
+    "minio": Conditions(creates=True, swaps=True),
     "seaweedfs": Conditions(creates=True, swaps=True),
     "moto": Conditions(creates=True, swaps=True),
     "rclone": Conditions(creates=False, swaps=False),
@@ -35,12 +36,13 @@ RESTS_ON_CONDITIONS = {
 }
 Make = Callable[..., ObjectStore]
 KINDS: dict[str, tuple[str, Make]] = {
-    "seaweedfs": ("seaweedfs", lambda server, _: store_on(server)),
-    "seaweedfs-wrapped": ("seaweedfs", lambda server, seed: MeteredStore(settling(store_on(server), seed))),
-    "seaweedfs-parts": (
-        "seaweedfs",
+    "minio": ("minio", lambda server, _: store_on(server)),
+    "minio-wrapped": ("minio", lambda server, seed: MeteredStore(settling(store_on(server), seed))),
+    "minio-parts": (
+        "minio",
         lambda server, _: store_on(server, multipart_bytes=1, part_bytes=limits.S3_PART_BYTES_MIN),
     ),
+    "seaweedfs": ("seaweedfs", lambda server, _: store_on(server)),
     "moto": ("moto", lambda server, _: store_on(server)),
     "rclone": ("rclone", lambda server, _: store_on(server)),
 }
@@ -92,7 +94,7 @@ def test_the_probe_sees_what_a_server_keeps(
 def test_behaves_like_a_dictionary(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, steps: list[tuple[str, str]]
 ) -> None:
-    server = server_named(request, "seaweedfs")
+    server = server_named(request, "minio")
     use_credentials(monkeypatch, server)
     with_store = store_on(server)
     contract.check_like_a_dictionary(with_store, steps)

@@ -7,6 +7,7 @@ and without a secret in what is printed. Afterwards, without the fault, the repo
 import json
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from pvback.model import S3Address
 from pvback.runtime import SystemClock
 from tests.s3.conftest import new_address
 from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
-from tests.support.s3_servers import BUCKET, S3Server, client_of
+from tests.support.s3_servers import BUCKET, S3Server, client_of, make_bucket, minio_admin
 
 PASSWORD = "correct horse"
 READ_SECONDS = 2
@@ -97,15 +98,15 @@ class Client:
 
 
 @pytest.fixture
-def proxy(sea: S3Server) -> Iterator[FaultProxy]:
-    with fault_proxy(sea) as made:
+def proxy(service: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(service) as made:
         yield made
 
 
 @pytest.fixture
-def client(proxy: FaultProxy, tmp_path: Path, sea: S3Server) -> Client:
+def client(proxy: FaultProxy, tmp_path: Path, service: S3Server) -> Client:
     """A client of a place where nothing is yet."""
-    return Client(proxy, new_address(sea), tmp_path)
+    return Client(proxy, new_address(service), tmp_path)
 
 
 @pytest.fixture
@@ -220,6 +221,23 @@ def test_what_lasts_ends_with_what_to_do(name: str, client: Client, source: Path
         assert SAID[name] in errors, verb
         assert "hint:" in errors or name == "unavailable", errors
     client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
+
+
+def test_a_bucket_with_a_quota(service: S3Server, client: Client, source: Path, tmp_path: Path) -> None:
+    """The server's own words, not ours: packs are larger than all that may be in the bucket."""
+    client.address = S3Address(f"quota-{secrets.token_hex(4)}", "r", service.endpoint)
+    make_bucket(service, client.address.bucket)
+    client.run("init")
+    administrator = minio_admin(service)
+    administrator.bucket_quota_set(client.address.bucket, 500_000)
+    errors = client.run("backup", str(source), code=30)
+    assert "the bucket's quota is used up" in errors
+    assert "hint:" in errors
+    administrator.bucket_quota_clear(client.address.bucket)
+    client.run("backup", str(source))
+    client.run("restore", "latest", "--target", str(tmp_path / "target"))
+    assert same_files(source, tmp_path / "target")
     assert "sound" in client.run("check", "--read-data")
 
 
@@ -348,9 +366,9 @@ def certificate(folder: Path) -> tuple[Path, Path]:
     return paths
 
 
-def test_an_authority_that_nobody_knows(sea: S3Server, source: Path, tmp_path: Path) -> None:
+def test_an_authority_that_nobody_knows(service: S3Server, source: Path, tmp_path: Path) -> None:
     made = certificate(tmp_path)
-    with fault_proxy(sea, certificate=made) as proxy:
+    with fault_proxy(service, certificate=made) as proxy:
         client = Client(proxy, new_address(proxy.server), tmp_path)
         for words in (("init",), ("snapshots",), ("backup", str(source))):
             errors = client.run(*words, code=30)
@@ -397,9 +415,9 @@ def remove_all(server: S3Server, address: S3Address) -> None:
             client.delete_object(Bucket=BUCKET, Key=one["Key"])
 
 
-def test_a_repository_that_is_deleted_under_a_backup(sea: S3Server, client: Client, source: Path) -> None:
+def test_a_repository_that_is_deleted_under_a_backup(service: S3Server, client: Client, source: Path) -> None:
     client.run("init")
-    rule = Rule(fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: remove_all(sea, client.address))
+    rule = Rule(fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: remove_all(service, client.address))
     client.proxy.obey(rule)
     code, _, errors = client.finish(client.start("backup", str(source)))
     assert rule.hit_count == 1
@@ -408,15 +426,15 @@ def test_a_repository_that_is_deleted_under_a_backup(sea: S3Server, client: Clie
     client.run("snapshots", code=10)
 
 
-def test_an_old_client_on_a_new_format(sea: S3Server, client: Client, source: Path) -> None:
+def test_an_old_client_on_a_new_format(service: S3Server, client: Client, source: Path) -> None:
     client.run("init")
-    service = client_of(sea)
+    bucket = client_of(service)
     for name in ("config", "copies/config"):
         place = {"Bucket": BUCKET, "Key": f"{client.address.prefix}/{name}"}
-        config = service.get_object(**place)["Body"].read()
+        config = bucket.get_object(**place)["Body"].read()
         newer = config.replace(b'"min_reader":1', b'"min_reader":99')
         assert newer != config
-        service.put_object(**place, Body=newer)
+        bucket.put_object(**place, Body=newer)
     for words in (("snapshots",), ("backup", str(source)), ("check",), ("prune",)):
         assert "newer" in client.run(*words, code=13)
 

@@ -16,7 +16,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize("ceiling", [limits.MEMORY_BYTES_MIN, limits.MEMORY_BYTES_DEFAULT])
-def test_one_large_file(sea: S3Server, tmp_path: Path, seed: int, ceiling: int) -> None:
+def test_one_large_file(service: S3Server, tmp_path: Path, seed: int, ceiling: int) -> None:
     rng = random.Random(seed)
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
@@ -26,7 +26,7 @@ def test_one_large_file(sea: S3Server, tmp_path: Path, seed: int, ceiling: int) 
     environment = {
         **os.environ,
         "PVBACK_REPOSITORY": f"s3://{BUCKET}/memory/{tmp_path.name}",
-        "PVBACK_S3_ENDPOINT": sea.endpoint,
+        "PVBACK_S3_ENDPOINT": service.endpoint,
         "PVBACK_PASSWORD": "correct horse",
         "PVBACK_CACHE_DIR": str(tmp_path / "cache"),
         "PVBACK_MEMORY": f"{ceiling // MIB}MiB",

@@ -17,7 +17,7 @@ REQUESTS_MAX = 20
 SNAPSHOT_COUNT = 12
 
 
-def test_an_unchanged_backup_beside_many_snapshots(sea: S3Server, tmp_path: Path) -> None:
+def test_an_unchanged_backup_beside_many_snapshots(service: S3Server, tmp_path: Path) -> None:
     source = tmp_path / "source"
     for number in range(400):
         folder = source / f"{number // 100}"
@@ -25,9 +25,9 @@ def test_an_unchanged_backup_beside_many_snapshots(sea: S3Server, tmp_path: Path
         (folder / f"{number}").write_text(f"{number}\n" * 50)
     environment = {
         **os.environ,
-        **sea.environment,
-        "PVBACK_REPOSITORY": str(new_address(sea)),
-        "PVBACK_S3_ENDPOINT": sea.endpoint,
+        **service.environment,
+        "PVBACK_REPOSITORY": str(new_address(service)),
+        "PVBACK_S3_ENDPOINT": service.endpoint,
         "PVBACK_PASSWORD": "correct horse",
     }
 

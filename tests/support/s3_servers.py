@@ -1,7 +1,7 @@
 """Real S3 servers that nobody here wrote, each started for the tests on loopback with credentials of its own.
 
-`seaweedfs` is built from its Go module by `make servers`; `rclone` and `moto` are Python packages. A server
-that cannot be had fails the tests that want it: `make test-s3` says so before.
+`minio` and `seaweedfs` are built from their Go modules by `make servers`; `rclone` and `moto` are Python
+packages. A server that cannot be had fails the tests that want it: `make test-s3` says so before.
 
 Run as a program, builds what has to be built and prints where it is.
 """
@@ -27,8 +27,58 @@ STOP_SECONDS_MAX = 20.0
 BUILD_SECONDS_MAX = 3600
 BUCKET = "pvback-test"
 
-SEAWEEDFS_MODULE = "github.com/seaweedfs/seaweedfs"
-SEAWEEDFS_VERSION = "v0.0.0-20261109003541-7506e5f91cd6"
+
+@dataclass(frozen=True, kw_only=True)
+class GoServer:
+    """A server that is built from its Go module."""
+
+    name: str
+    module: str
+    version: str
+    package: str
+    """The directory of the module that holds the program."""
+
+    @property
+    def program(self) -> Path:
+        """Where the built one is kept."""
+        return tools_dir() / f"{self.name}-{self.version}" / self.name
+
+    def find(self) -> str:
+        """The built server. Raises FileNotFoundError that says how to get it."""
+        if not os.access(self.program, os.X_OK):
+            raise FileNotFoundError(f"{self.program} is missing; run `make servers`")
+        return str(self.program)
+
+    def build(self) -> str:
+        """The server, built unless it is there; beside its place, and renamed: it is whole or missing."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.find()
+        if shutil.which("go") is None:
+            raise FileNotFoundError("go is missing; install Go 1.26 or newer")
+        home = self.program.parent
+        home.mkdir(parents=True, exist_ok=True)
+        # Not `go install module@version`: a module with `replace` lines is refused by it.
+        wanted = f"{self.module}@{self.version}"
+        answer = json.loads(_run(["go", "mod", "download", "-json", wanted], cwd=home))
+        part = home / f"{self.name}.part-{os.getpid()}"
+        build = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(part)]
+        _run([*build, self.package], cwd=Path(answer["Dir"]), CGO_ENABLED="0")
+        part.rename(self.program)
+        return self.find()
+
+
+MINIO = GoServer(
+    name="minio",
+    module="github.com/minio/minio",
+    version="v0.0.0-20260212201848-7aac2a2c5b7c",
+    package=".",
+)
+SEAWEEDFS = GoServer(
+    name="seaweedfs",
+    module="github.com/seaweedfs/seaweedfs",
+    version="v0.0.0-20261109003541-7506e5f91cd6",
+    package="./weed",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,32 +112,6 @@ def tools_dir() -> Path:
     return Path(cache) / "pvback" / "tools"
 
 
-def find_seaweedfs() -> Path:
-    """The built server. Raises FileNotFoundError that says how to get it."""
-    program = tools_dir() / f"seaweedfs-{SEAWEEDFS_VERSION}" / "weed"
-    if not os.access(program, os.X_OK):
-        raise FileNotFoundError(f"{program} is missing; run `make servers`")
-    return program
-
-
-def build_seaweedfs() -> Path:
-    """The server, built unless it is there; beside its place, and renamed: it is whole or missing."""
-    with contextlib.suppress(FileNotFoundError):
-        return find_seaweedfs()
-    if shutil.which("go") is None:
-        raise FileNotFoundError("go is missing; install Go 1.26 or newer")
-    home = tools_dir() / f"seaweedfs-{SEAWEEDFS_VERSION}"
-    home.mkdir(parents=True, exist_ok=True)
-    # Not `go install module@version`: a module with `replace` lines is refused by it.
-    wanted = f"{SEAWEEDFS_MODULE}@{SEAWEEDFS_VERSION}"
-    answer = json.loads(_run(["go", "mod", "download", "-json", wanted], cwd=home))
-    part = home / f"weed.part-{os.getpid()}"
-    build = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(part), "./weed"]
-    _run(build, cwd=Path(answer["Dir"]), CGO_ENABLED="0")
-    part.rename(home / "weed")
-    return find_seaweedfs()
-
-
 def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
     done = subprocess.run(
         ["nice", "-n", "10", *argv],
@@ -99,6 +123,62 @@ def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
         check=True,
     )
     return done.stdout
+
+
+@contextlib.contextmanager
+def minio(
+    folder: Path,
+    *,
+    policies: Mapping[str, object] | None = None,
+    certificate: tuple[Path, Path] | None = None,
+    address: str = "127.0.0.1",
+) -> Generator[S3Server, None, None]:
+    """MinIO on one directory: conditional writes, versions, Object Lock, policies of users, quotas.
+
+    With `policies` (name -> document) each name is a user who may do what its document allows and nothing
+    else: see `S3Server.others`. What is in `folder` from an earlier run is there again. With (certificate,
+    key) over TLS. `address` is one of this machine that nobody else reaches.
+    """
+    port = free_ports(1)[0]
+    server = _identity("minio", port, certificate=certificate, address=address)
+    names = policies or {}
+    others = {name: replace(_identity(name, port, address=address), name="minio") for name in names}
+    server = replace(server, others=others)
+    (folder / "data").mkdir(exist_ok=True)
+    certificates = folder / "certificates"
+    certificates.mkdir(exist_ok=True)
+    if certificate:
+        for name, file in zip(("public.crt", "private.key"), certificate, strict=True):
+            shutil.copyfile(file, certificates / name)
+    listen = server.endpoint.partition("://")[2]
+    argv = [MINIO.find(), "server", "--address", listen, "--certs-dir", str(certificates)]
+    variables = {
+        "MINIO_ROOT_USER": server.access_key,
+        "MINIO_ROOT_PASSWORD": server.secret_key,
+        "MINIO_BROWSER": "off",
+        "MINIO_UPDATE": "off",
+        # It wants a disk of its own otherwise.
+        "MINIO_CI_CD": "on",
+    }
+    with _running([*argv, str(folder / "data")], folder=folder, server=server, variables=variables):
+        if policies:
+            administrator = minio_admin(server)
+            for name, document in policies.items():
+                other = server.others[name]
+                administrator.policy_add(name, policy=document)
+                administrator.user_add(other.access_key, other.secret_key)
+                administrator.policy_set(name, user=other.access_key)
+        yield server
+
+
+def minio_admin(server: S3Server):  # type: ignore[no-untyped-def] # noqa: ANN201 - the library's own client
+    """MinIO's client for what is not S3: users, policies, quotas."""
+    from minio import MinioAdmin  # noqa: PLC0415 - only these tests need it
+    from minio.credentials.providers import StaticProvider  # noqa: PLC0415
+
+    scheme, _, address = server.endpoint.partition("://")
+    provider = StaticProvider(server.access_key, server.secret_key)
+    return MinioAdmin(endpoint=address, credentials=provider, secure=scheme == "https")
 
 
 @contextlib.contextmanager
@@ -133,7 +213,7 @@ def seaweedfs(
     settings.write_text(json.dumps({"identities": identities, "policies": documents}))
     (folder / "data").mkdir(exist_ok=True)
     names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
-    argv = [str(find_seaweedfs()), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
+    argv = [SEAWEEDFS.find(), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
     argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.ip.bind={address}"]
     argv += ["-s3", "-filer", f"-s3.config={settings}"]
     argv += [
@@ -171,9 +251,6 @@ def moto(folder: Path) -> Generator[S3Server, None, None]:
     argv = [_script("moto_server"), "-H", "127.0.0.1", "-p", server.endpoint.rpartition(":")[2]]
     with _running(argv, folder=folder, server=server):
         yield server
-
-
-SERVERS = {"seaweedfs": seaweedfs, "rclone": rclone, "moto": moto}
 
 
 def make_bucket(server: S3Server, name: str = BUCKET, **settings: object) -> None:
@@ -285,4 +362,5 @@ def _wait_for_answer(process: "subprocess.Popen[bytes]", server: S3Server, log: 
 
 
 if __name__ == "__main__":
-    print(build_seaweedfs())
+    for one in (MINIO, SEAWEEDFS):
+        print(one.build())
