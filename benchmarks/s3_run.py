@@ -1,6 +1,6 @@
 """Time pvback and its peers against one real S3 server, over loopback and through a slow link.
 
-The server is SeaweedFS, started for each program with an empty disk. Over loopback each backs up and restores
+The server is MinIO, started for each program with an empty disk. Over loopback each backs up and restores
 the same corpus. Through the link of `link.py` (latency, a rate that all connections share, both printed) each
 backs up and restores many small files, and restores one large file that does not compress, which was backed
 up with nothing in the way. Shares of the link are bytes that crossed it by what it could have carried in that
@@ -31,7 +31,7 @@ from benchmarks.run import find_programs, work_dir
 from benchmarks.s3_requests import make_s3_tool
 from benchmarks.tools import Command, Restore, Tool
 from benchmarks.trees import compare_manifests, read_manifest, split_differences
-from tests.support.s3_servers import make_bucket, seaweedfs
+from tests.support.s3_servers import make_bucket, minio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -81,7 +81,7 @@ class Race:
         for name, program in self._programs.items():
             home = self._work / f"{name}-{corpus.name}-{'link' if is_slow else 'loopback'}"
             (home / "server").mkdir(parents=True)
-            with seaweedfs(home / "server", volume_mib=1024) as server, contextlib.ExitStack() as stack:
+            with minio(home / "server") as server, contextlib.ExitStack() as stack:
                 make_bucket(server, "bucket")
                 address = server.endpoint.partition("://")[2]
                 link = stack.enter_context(self._link(address))
