@@ -68,7 +68,7 @@ test-s3: build servers ## object storage against real S3 servers
 image: $(STAMP) ## build the container image and its SBOM into build/image; BASE_IMAGE= and BUILD_BASE= pin the bases
 	$(BIN)/python -m deploy.image.build
 
-test-image: image ## run the image as a restricted pod would
+test-image: servers image ## run the image as a restricted pod would
 	$(BIN)/python -m pytest -q tests/image
 
 cluster-programs: $(STAMP) ## build Kubernetes and what the test cluster runs beside it; kept in the cache

@@ -108,7 +108,12 @@ def key_files() -> Iterator[bytes]:
     }  # fmt: skip
     x25519 = {"type": "x25519", "kem": 32, "recipient": KEY, "sealed": b64(128)}
     command = {"type": "command", "name": "kms", "sealed": b64(9)}
-    for unlock in ([], [passphrase], [x25519, command], [{"type": "later", "x": [1, None]}]):
+    for unlock in (
+        [],
+        [passphrase],
+        [x25519, command],
+        [{"type": "later", "x": [1, None, 1.4089197702457888e-231]}],
+    ):
         yield dumps(
             {"pvback": "key", "v": 1, "repository": ID, "principal": ID, "serial": 7, "unlock": unlock}
             | {"salt": b64(16), "bundle": b64(40), "sig": b64(64)}
@@ -170,6 +175,7 @@ def globs() -> Iterator[bytes]:
     yield b"directory/file.tmp\n*.tmp\n/directory\n**/f?le.*\ndir[!a-c]*/{file,other}*"
     yield b"a/b/c\n/a/**/c\nb/\n\\*\na[]-]b"
     yield b"\xff/x y\n**"
+    yield b"..\n.."
 
 
 def options() -> Iterator[bytes]:

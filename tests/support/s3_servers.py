@@ -7,6 +7,7 @@ Run as a program, builds what has to be built and prints where it is.
 """
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -50,13 +51,21 @@ class GoServer:
         return str(self.program)
 
     def build(self) -> str:
-        """The server, built unless it is there; beside its place, and renamed: it is whole or missing."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.find()
-        if shutil.which("go") is None:
-            raise FileNotFoundError("go is missing; install Go 1.26 or newer")
+        """The server, built unless it is there; beside its place, and renamed: it is whole or missing.
+
+        Who comes meanwhile waits.
+        """
         home = self.program.parent
         home.mkdir(parents=True, exist_ok=True)
+        with (home / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                return self.find()
+            return self._build(home)
+
+    def _build(self, home: Path) -> str:
+        if shutil.which("go") is None:
+            raise FileNotFoundError("go is missing; install Go 1.26 or newer")
         # Not `go install module@version`: a module with `replace` lines is refused by it.
         wanted = f"{self.module}@{self.version}"
         answer = json.loads(_run(["go", "mod", "download", "-json", wanted], cwd=home))

@@ -30,7 +30,7 @@ fn literal(path: &[u8]) {
     let Ok(text) = str::from_utf8(path) else {
         return;
     };
-    let is_path = !text.is_empty() && text.split('/').all(|name| !name.is_empty());
+    let is_path = text.split('/').all(|name| !["", ".", ".."].contains(&name));
     if is_path {
         let escaped: String = text.chars().flat_map(|char| ['\\', char]).collect();
         let escaped = escaped.replace("\\/", "/");

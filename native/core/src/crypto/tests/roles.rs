@@ -309,6 +309,10 @@ fn slots() {
     let later = KeyFile::parse(later.as_bytes()).unwrap();
     assert_eq!(later.slots()[3].kind(), SlotKind::Unknown);
     assert!(String::from_utf8(later.to_bytes().unwrap()).unwrap().contains("telepathy"));
+    // Also the last digit of its numbers, which a quick reader gets wrong.
+    let later = text.replace("\"command\"", "\"telepathy\", \"odds\": 1.4089197702457888e-231");
+    let later = KeyFile::parse(later.as_bytes()).unwrap().to_bytes().unwrap();
+    assert!(String::from_utf8(later).unwrap().contains("1.4089197702457888e-231"));
 }
 
 #[test]
