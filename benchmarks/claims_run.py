@@ -2,7 +2,7 @@
 
 Usage: `make cluster-up image`, then `python -m benchmarks.claims_run`; `--help` says how much of what.
 Volumes are folders of node `n1`, so that the command reads the very same directory. Both write into one
-SeaweedFS, into repositories of their own. Prints a line of JSON for each measurement; nothing is left.
+MinIO, into repositories of their own. Prints a line of JSON for each measurement; nothing is left.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.cluster.fleet import Fleet, wait_nothing_left
 from tests.cluster.local import layout, storage
 from tests.cluster.local.images import BUSYBOX, load_image
 from tests.cluster.local.programs import find_programs
-from tests.support.s3_servers import seaweedfs
+from tests.support.s3_servers import minio
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PER_FOLDER = 1000
 NODE = layout.NODES[0]
-VOLUME_MIB = 1024
-"""Of the server, which has fifty of them."""
 WAYS = ("backup", "restore")
 
 
@@ -87,8 +85,7 @@ def prepared() -> Iterator[Place]:
         name = json.loads((image / "image.json").read_text())["name"]
         everything: Any = {"Effect": "Allow", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
         policies = {"mover": {"Version": "2012-10-17", "Statement": [everything]}}
-        roomy = {"address": cluster.host_address, "policies": policies, "volume_mib": VOLUME_MIB}
-        server = stack.enter_context(seaweedfs(folder, **roomy))
+        server = stack.enter_context(minio(folder, address=cluster.host_address, policies=policies))
         fleet = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=name)
         fleet.good("init", "-q")
         manifest: Any = objects.namespace(f"pvback-bench-{secrets.token_hex(4)}")

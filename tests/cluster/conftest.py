@@ -23,7 +23,7 @@ from tests.cluster.local.images import BUSYBOX, load_image
 from tests.cluster.local.programs import find_programs
 from tests.cluster.restores import install_kind
 from tests.cluster.saved import Saved, save
-from tests.support.s3_servers import BUCKET, seaweedfs
+from tests.support.s3_servers import BUCKET, minio
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -167,7 +167,7 @@ def fleet(
     # Movers never delete; what each role may do at all is in tests/s3/test_policies.py.
     allowed = {"Effect": "Allow", "Action": actions, "Resource": resources}
     policies = {"mover": {"Version": "2012-10-17", "Statement": [allowed]}}
-    with seaweedfs(folder, address=host_address, policies=policies) as server:
+    with minio(folder, address=host_address, policies=policies) as server:
         made = Fleet(folder=folder, server=server, kubeconfig=cluster.kubeconfig, image=mover_image)
         made.good("init", "-q")
         yield made

@@ -14,7 +14,7 @@ from pvback.ops.mover import MoverSpec
 from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace
 from tests.cluster.fleet import Fleet, make_claim, wait_nothing_left, writer_pod
-from tests.support.s3_servers import BUCKET, client_of, seaweedfs
+from tests.support.s3_servers import BUCKET, client_of, minio
 
 
 @pytest.fixture
@@ -22,7 +22,9 @@ def connected(
     cluster: Cluster, namespace: Namespace, host_address: str, mover_image: str, tmp_path: Path
 ) -> Iterator[tuple[Fleet, Namespace]]:
     """A namespace whose movers have what the rendered policies of writer and restorer allow, and no more."""
-    with seaweedfs(tmp_path, address=host_address, policies={"mover": {}}) as server:
+    nothing = {"Effect": "Deny", "Action": ["s3:*"], "Resource": ["arn:aws:s3:::*"]}
+    policies = {"mover": {"Version": "2012-10-17", "Statement": [nothing]}}
+    with minio(tmp_path, address=host_address, policies=policies) as server:
         fleet = Fleet(folder=tmp_path, server=server, kubeconfig=cluster.kubeconfig, image=mover_image)
         fleet.good("init", "-q")
         fleet.connect(namespace)
@@ -34,7 +36,7 @@ def connected(
     for number, document in enumerate(documents):
         statements += [{**one, "Sid": f"{one['Sid']}{number}"} for one in document["Statement"]]
     merged = {"Version": "2012-10-17", "Statement": statements}
-    with seaweedfs(tmp_path, address=host_address, policies={"mover": merged}) as server:
+    with minio(tmp_path, address=host_address, policies={"mover": merged}) as server:
         fleet = replace(fleet, server=server)
         fleet.connect(namespace, "--replace", "--mover-endpoint", server.endpoint)
         yield fleet, namespace

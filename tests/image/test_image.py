@@ -15,7 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from deploy.image.build import ROOT, Image
 from tests.image.conftest import ARBITRARY_UID
 from tests.support.container import Container, config_of
-from tests.support.s3_servers import BUCKET, S3Server, seaweedfs
+from tests.support.s3_servers import BUCKET, S3Server, minio
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -130,7 +130,7 @@ def test_backup_and_restore(container: Maker, tmp_path: Path, uid: int | None) -
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as running:
+    with minio(tmp_path_factory.mktemp("minio")) as running:
         yield running
 
 

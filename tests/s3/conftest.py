@@ -9,7 +9,7 @@ import pytest
 from pvback.model import S3Address
 from pvback.s3_options import S3Options
 from pvback.storage import ObjectStore, open_store
-from tests.support.s3_servers import BUCKET, S3Server, minio, moto, rclone, seaweedfs
+from tests.support.s3_servers import BUCKET, S3Server, minio, moto, rclone
 
 HERE = Path(__file__).parent
 
@@ -23,12 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def minio_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     with minio(tmp_path_factory.mktemp("minio")) as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def seaweedfs_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with seaweedfs(tmp_path_factory.mktemp("seaweedfs")) as server:
         yield server
 
 

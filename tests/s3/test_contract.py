@@ -22,7 +22,6 @@ pytestmark = pytest.mark.timeout(300)  # a server starts within it
 
 CONDITIONS = {
     "minio": Conditions(creates=True, swaps=True),
-    "seaweedfs": Conditions(creates=True, swaps=True),
     "moto": Conditions(creates=True, swaps=True),
     "rclone": Conditions(creates=False, swaps=False),
 }
@@ -42,7 +41,6 @@ KINDS: dict[str, tuple[str, Make]] = {
         "minio",
         lambda server, _: store_on(server, multipart_bytes=1, part_bytes=limits.S3_PART_BYTES_MIN),
     ),
-    "seaweedfs": ("seaweedfs", lambda server, _: store_on(server)),
     "moto": ("moto", lambda server, _: store_on(server)),
     "rclone": ("rclone", lambda server, _: store_on(server)),
 }

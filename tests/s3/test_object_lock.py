@@ -75,14 +75,14 @@ class Bucket:
         return last.astimezone(UTC)
 
 
-@pytest.fixture(params=["minio", "seaweedfs"])
-def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
+@pytest.fixture
+def bucket(minio_server: S3Server, tmp_path: Path) -> Bucket:
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "file").write_bytes(secrets.token_bytes(300_000))
-    return Bucket(server_named(request, request.param), tmp_path)
+    return Bucket(minio_server, tmp_path)
 
 
-@pytest.fixture(params=["minio", "seaweedfs", "moto"])
+@pytest.fixture(params=["minio", "moto"])
 def locked_store(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[S3Store, Any, str]]:

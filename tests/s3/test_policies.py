@@ -1,10 +1,10 @@
 """The rendered policies, attached to credentials at a server that evaluates them: what each role can do.
 
-MinIO and SeaweedFS evaluate actions, resources and `s3:prefix`; they know neither `s3:if-none-match` nor
-`s3:ObjectCreationOperation`: SeaweedFS refuses what a statement with an unknown key would allow. So the style
-for services without those conditions is what runs there, and the style for AWS is held against what a writer
-really sends: see `test_what_a_writer_sends_fits_its_policy_at_aws`. moto evaluates neither resources nor
-conditions, and says nothing here.
+MinIO evaluates actions, resources and `s3:prefix`; it knows neither `s3:if-none-match` nor
+`s3:ObjectCreationOperation`. So the style for services without those conditions is what runs there, and the
+style for AWS is held against what a writer really sends: see
+`test_what_a_writer_sends_fits_its_policy_at_aws`. moto evaluates neither resources nor conditions, and says
+nothing here.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from click.testing import CliRunner
 
 from pvback.cli import main as program
 from pvback.storage.s3 import S3Door
-from tests.support.s3_servers import BUCKET, S3Server, client_of, minio, seaweedfs
+from tests.support.s3_servers import BUCKET, S3Server, client_of, minio
 
 PREFIX = "fleet/one"
 ROLES = ("owner", "writer", "restorer", "maintainer")
@@ -111,15 +111,14 @@ def copy_of(tree: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in tree.iterdir()}
 
 
-@pytest.fixture(scope="module", params=[minio, seaweedfs])
-def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """One for all tests, which leave it whole: to make it takes longer than to use it."""
     tmp_path = tmp_path_factory.mktemp("policies")
     for role in ROLES:
         (tmp_path / f"{role}.password").write_text(f"the password of a {role}\n")
     write_tree(tmp_path / "source", 1)
-    serve = request.param
-    with serve(tmp_path) as server:
+    with minio(tmp_path) as server:
         run(tmp_path, server, "owner", "init")
         for role in ROLES[1:]:
             password = str(tmp_path / f"{role}.password")
@@ -133,7 +132,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         }
     resources = [name for one in policies["restorer"]["Statement"] for name in one["Resource"]]
     scope = next(name.split("/s/")[1].split("/")[0] for name in resources if "/s/" in name)
-    with serve(tmp_path, policies=policies) as server:
+    with minio(tmp_path, policies=policies) as server:
         client_of(server).put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
         yield World(tmp_path, server, scope)
 

@@ -1,7 +1,7 @@
 """Real S3 servers that nobody here wrote, each started for the tests on loopback with credentials of its own.
 
-`minio` and `seaweedfs` are built from their Go modules by `make servers`; `rclone` and `moto` are Python
-packages. A server that cannot be had fails the tests that want it: `make test-s3` says so before.
+`minio` is built from its Go module by `make servers`; `rclone` and `moto` are Python packages. A server that
+cannot be had fails the tests that want it: `make test-s3` says so before.
 
 Run as a program, builds what has to be built and prints where it is.
 """
@@ -27,67 +27,8 @@ START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 BUILD_SECONDS_MAX = 3600
 BUCKET = "pvback-test"
-
-
-@dataclass(frozen=True, kw_only=True)
-class GoServer:
-    """A server that is built from its Go module."""
-
-    name: str
-    module: str
-    version: str
-    package: str
-    """The directory of the module that holds the program."""
-
-    @property
-    def program(self) -> Path:
-        """Where the built one is kept."""
-        return tools_dir() / f"{self.name}-{self.version}" / self.name
-
-    def find(self) -> str:
-        """The built server. Raises FileNotFoundError that says how to get it."""
-        if not os.access(self.program, os.X_OK):
-            raise FileNotFoundError(f"{self.program} is missing; run `make servers`")
-        return str(self.program)
-
-    def build(self) -> str:
-        """The server, built unless it is there; beside its place, and renamed: it is whole or missing.
-
-        Who comes meanwhile waits.
-        """
-        home = self.program.parent
-        home.mkdir(parents=True, exist_ok=True)
-        with (home / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                return self.find()
-            return self._build(home)
-
-    def _build(self, home: Path) -> str:
-        if shutil.which("go") is None:
-            raise FileNotFoundError("go is missing; install Go 1.26 or newer")
-        # Not `go install module@version`: a module with `replace` lines is refused by it.
-        wanted = f"{self.module}@{self.version}"
-        answer = json.loads(_run(["go", "mod", "download", "-json", wanted], cwd=home))
-        part = home / f"{self.name}.part-{os.getpid()}"
-        build = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(part)]
-        _run([*build, self.package], cwd=Path(answer["Dir"]), CGO_ENABLED="0")
-        part.rename(self.program)
-        return self.find()
-
-
-MINIO = GoServer(
-    name="minio",
-    module="github.com/minio/minio",
-    version="v0.0.0-20260212201848-7aac2a2c5b7c",
-    package=".",
-)
-SEAWEEDFS = GoServer(
-    name="seaweedfs",
-    module="github.com/seaweedfs/seaweedfs",
-    version="v0.0.0-20261109003541-7506e5f91cd6",
-    package="./weed",
-)
+MINIO_MODULE = "github.com/minio/minio"
+MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +60,37 @@ def tools_dir() -> Path:
     """Where built servers are kept, outside the tree."""
     cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(cache) / "pvback" / "tools"
+
+
+def find_minio() -> Path:
+    """The built server. Raises FileNotFoundError that says how to get it."""
+    program = tools_dir() / f"minio-{MINIO_VERSION}" / "minio"
+    if not os.access(program, os.X_OK):
+        raise FileNotFoundError(f"{program} is missing; run `make servers`")
+    return program
+
+
+def build_minio() -> Path:
+    """The server, built unless it is there; beside its place, and renamed: it is whole or missing.
+
+    Who comes meanwhile waits.
+    """
+    home = tools_dir() / f"minio-{MINIO_VERSION}"
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with contextlib.suppress(FileNotFoundError):
+            return find_minio()
+        if shutil.which("go") is None:
+            raise FileNotFoundError("go is missing; install Go 1.26 or newer")
+        answer = json.loads(
+            _run(["go", "mod", "download", "-json", f"{MINIO_MODULE}@{MINIO_VERSION}"], cwd=home)
+        )
+        part = home / f"minio.part-{os.getpid()}"
+        build = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(part)]
+        _run(build, cwd=Path(answer["Dir"]), CGO_ENABLED="0")
+        part.rename(home / "minio")
+        return find_minio()
 
 
 def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
@@ -160,7 +132,7 @@ def minio(
         for name, file in zip(("public.crt", "private.key"), certificate, strict=True):
             shutil.copyfile(file, certificates / name)
     listen = server.endpoint.partition("://")[2]
-    argv = [MINIO.find(), "server", "--address", listen, "--certs-dir", str(certificates)]
+    argv = [str(find_minio()), "server", "--address", listen, "--certs-dir", str(certificates)]
     variables = {
         "MINIO_ROOT_USER": server.access_key,
         "MINIO_ROOT_PASSWORD": server.secret_key,
@@ -188,54 +160,6 @@ def minio_admin(server: S3Server):  # type: ignore[no-untyped-def] # noqa: ANN20
     scheme, _, address = server.endpoint.partition("://")
     provider = StaticProvider(server.access_key, server.secret_key)
     return MinioAdmin(endpoint=address, credentials=provider, secure=scheme == "https")
-
-
-@contextlib.contextmanager
-def seaweedfs(
-    folder: Path,
-    *,
-    policies: Mapping[str, object] | None = None,
-    volume_mib: int = 64,
-    address: str = "127.0.0.1",
-) -> Generator[S3Server, None, None]:
-    """SeaweedFS: conditional writes, versions, Object Lock, policies of identities.
-
-    With `policies` (name -> document) each name is an identity that may do what its document allows and
-    nothing else: see `S3Server.others`. What is in `folder` from an earlier run is there again. There is room
-    for 50 volumes of `volume_mib`. `address` is one of this machine that nobody else reaches.
-    """
-    ports = free_ports(8)
-    server = _identity("seaweedfs", ports[0], address=address)
-    others = {
-        name: replace(_identity(name, ports[0], address=address), name="seaweedfs") for name in policies or {}
-    }
-    server = replace(server, others=others)
-    everything = ["Admin", "Read", "Write", "List", "Tagging"]
-    identities = [{"name": "test", "credentials": [_credentials(server)], "actions": everything}]
-    identities += [
-        {"name": name, "credentials": [_credentials(one)], "policyNames": [name]}
-        for name, one in others.items()
-    ]
-    documents = [{"name": name, "content": json.dumps(one)} for name, one in (policies or {}).items()]
-    settings = folder / "s3.json"
-    settings.touch(0o600)
-    settings.write_text(json.dumps({"identities": identities, "policies": documents}))
-    (folder / "data").mkdir(exist_ok=True)
-    names = [f"{part}.port{kind}" for part in ("s3", "filer", "master", "volume") for kind in ("", ".grpc")]
-    argv = [SEAWEEDFS.find(), "-logtostderr=true", "server", f"-dir={folder / 'data'}"]
-    argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-s3.ip.bind={address}"]
-    argv += ["-s3", "-filer", f"-s3.config={settings}"]
-    argv += [
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        f"-master.volumeSizeLimitMB={volume_mib}",
-        "-volume.max=50",
-    ]
-    argv += ["-master.telemetry=false", "-s3.iam=false"]
-    argv += [f"-{name}={port}" for name, port in zip(names, ports, strict=True)]
-    # Asked to end, it tries for half a minute to write to the part of it that has ended first.
-    with _running(argv, folder=folder, server=server, kindly=False):
-        yield server
 
 
 @contextlib.contextmanager
@@ -300,10 +224,6 @@ def _identity(
     )
 
 
-def _credentials(server: S3Server) -> dict[str, str]:
-    return {"accessKey": server.access_key, "secretKey": server.secret_key}
-
-
 def _script(name: str) -> str:
     """A program of this environment. Raises FileNotFoundError."""
     program = Path(sys.executable).parent / name
@@ -319,9 +239,8 @@ def _running(
     folder: Path,
     server: S3Server,
     variables: Mapping[str, str] | None = None,
-    kindly: bool = True,
 ) -> Generator[None, None, None]:
-    """The process, from the moment it answers S3 requests until the body ends; it is asked to end, or not."""
+    """The process, from the moment it answers S3 requests until the body ends."""
     log = folder / "log"
     home = {"HOME": str(folder), "PATH": os.environ.get("PATH", "")}
     with log.open("wb") as output:
@@ -337,10 +256,7 @@ def _running(
         _wait_for_answer(process, server, log)
         yield
     finally:
-        if kindly:
-            process.terminate()
-        else:
-            process.kill()
+        process.terminate()
         try:
             process.wait(STOP_SECONDS_MAX)
         except subprocess.TimeoutExpired:
@@ -371,5 +287,4 @@ def _wait_for_answer(process: "subprocess.Popen[bytes]", server: S3Server, log: 
 
 
 if __name__ == "__main__":
-    for one in (MINIO, SEAWEEDFS):
-        print(one.build())
+    print(build_minio())
