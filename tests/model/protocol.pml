@@ -29,6 +29,8 @@
  *   REPAIR             snapshot 0's register is lost and made again from its record
  *   ABANDON            somebody abandons the cycle that is under way, once
  *   REVIVE             snapshot 0's register is lost and made anew, committed, under a new generation
+ *   REOPEN             snapshot 0's register is lost and comes back OPEN, as its create lands a second time
+ *   FINISH             a repair commits a register that is OPEN beside the record of its snapshot
  *   CRASHES=0..n       explicit crashes, which only DRAIN needs to know of (0)
  *   DRAIN              when nobody can move: undisturbed prunes must leave no garbage
  *   COARSE=0..3        steps taken together, for scopes that are too large otherwise (README.md)
@@ -109,6 +111,12 @@ init {
 #ifdef REPAIR
     run Accident();
     run Repair();
+#endif
+#ifdef REOPEN
+    run Reopen();
+#endif
+#ifdef FINISH
+    run Finish();
 #endif
 #if WRITERS > 0
     run Writer(0, 1, 5);

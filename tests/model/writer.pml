@@ -132,7 +132,7 @@ inline commit() {
   od;
 #ifndef BUG_TOLD_UNSEEN
   if
-  :: d_step { REG_VALID(sid, gc_floor, gc_roster) -> told = told | BIT(sid); check(); printf("W%d finds %d valid: saved\n", me, sid) } -> goto end
+  :: d_step { REG_VALID(sid, gc_floor, gc_roster) -> told = told | (BIT(sid) & ~REOPENED); check(); printf("W%d finds %d valid: saved\n", me, sid) } -> goto end
   :: d_step { !REG_VALID(sid, gc_floor, gc_roster) -> printf("W%d finds %d void\n", me, sid) } -> goto again
   fi
 #else
