@@ -256,7 +256,7 @@ class _Prune:
         alive = frozenset(registers.alive())
         gone = state.counted - alive
         generation, work = state.n, self._seams.work
-        if state.counted and gone <= registers.found.keys():
+        if state.counted and registers.has_refs(gone):
             add, remove = registers.refs(alive - state.counted), registers.refs(gone)
             if not add and not remove:
                 return state.marks
