@@ -191,6 +191,9 @@ end:
  * that a writer may trust, or gives up; it answers for its packs while prune runs; it commits by swap. */
 proctype Repair() {
   byte me = 2, sid = 7, want = 3, ack, new_ack, etag, shun, new_shun, from, used, need, keep; short named; bool has_pack;
+#ifdef LIST_BESIDE
+  short beside;
+#endif
   reg_state[0] == ABSENT;
 #ifdef OBJECTS
   if :: IN(records, 0) && IN(refs, 0) :: !(IN(records, 0) && IN(refs, 0)) -> goto end fi;

@@ -22,6 +22,7 @@
  *   MERGE              a session merges index runs
  *   REFUSED            its deletes may be refused
  *   LAG                a LIST may miss what is new
+ *   LIST_BESIDE        a writer lists runs beside its second look at gc/state, and not after it
  *   OBJECTS            reference sets and records are objects of their own
  *   RESUME             the first writer makes a checkpoint; the second, of the same source, goes on from it
  *   BASES              a doom may add a base run to those that there are, and carry `dead` on

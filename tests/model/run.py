@@ -198,6 +198,17 @@ CLEAN = (
         seconds_max=3600,
     ),
     Row(name="unfinished-drain", options="REOPEN OBJECTS DRAIN CRASHES=1 RESTARTS=1", search="drain"),
+    # Runs that are listed beside the second look at gc/state.
+    Row(name="list-beside", options="LIST_BESIDE FORGET"),
+    Row(name="list-beside-late", options="LIST_BESIDE FORGET LATE=1 COARSE=1 RESTARTS=0"),
+    Row(name="list-beside-lag", options="LIST_BESIDE FORGET LAG"),
+    Row(name="list-beside-merge", options="LIST_BESIDE MERGE REFUSED BASES COARSE=1 RESTARTS=0"),
+    Row(name="list-beside-writers", options="LIST_BESIDE WRITERS=2 RESTARTS=1 FORGET COARSE=2"),
+    Row(
+        name="list-beside-two-prunes",
+        options="LIST_BESIDE BASES MARKS PRUNES=2 REPACKS=1 FORGET COARSE=3 RESTARTS=0",
+    ),
+    Row(name="list-beside-drain", options="LIST_BESIDE FORGET DRAIN CRASHES=1", search="drain"),
     # Another pod goes on from a checkpoint.
     Row(name="resume", options="RESUME WRITERS=2 RESTARTS=0 COARSE=1"),
     Row(
