@@ -348,7 +348,7 @@ def no_second_look(patch: Patch) -> None:
         stored = registers.create_register(objects, register, clock=clock)
         if stored is None:
             return start(objects, source, clock=clock)
-        return state, stored, View.begin(clock)
+        return state, stored, View.begin(clock), None
 
     patch.setattr(session, "_start", start)
 
