@@ -114,6 +114,7 @@ class Oracle:
             place[name] = value
 
     def _follow_register(self, name: str, body: Any, seconds: float) -> None:
+        old = self._registers.get(name)
         self._put(self._registers, name, body)
         if body is None:
             return
@@ -121,6 +122,10 @@ class Oracle:
         if name in self._last and self._is_valid(name, "roster"):
             before, since = self._last[name]
             is_back = name[17:] in self._ledger.reopened and (before, state) == ("COMMITTED", "OPEN")
+            is_ended = state == "COMMITTED" and before == "FENCED" and not self._is_timed
+            if is_ended and old is not None and old["runs"] != body["runs"]:
+                # Who finds a record knows no runs: this is its session, which has overwritten its fence.
+                self._fail(f"M: the session of register {name} commits although it was fenced")
             if state not in self._next[before] and not is_back:
                 self._fail(f"M: register {name} goes from {before} to {state}")
             if before == "FORGOTTEN" and state == "DEAD" and seconds < since + self._grace_seconds:
