@@ -5,6 +5,7 @@ Pure, but for listing and reading small objects.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pvback import datapath, limits
 from pvback.errors import DamagedError, ObjectNotFound, PvbackError
@@ -20,7 +21,7 @@ from pvback.repository.layout import (
     split_generation,
 )
 from pvback.repository.reading_each import read_each
-from pvback.repository.registers import Register, RegisterState
+from pvback.repository.registers import Register, RegisterState, read_register
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.sealed import Named
 from pvback.repository.snapshots import Catalog, CommittedSnapshot
@@ -30,6 +31,7 @@ __all__ = [
     "compare_records",
     "compare_refs",
     "find_lost_registers",
+    "find_open_registers",
     "judge_chain",
     "judge_copies",
     "judge_damaged",
@@ -177,6 +179,30 @@ def find_lost_registers(access: RepositoryAccess, listing: Listing) -> Iterator[
         if name not in known:
             what = f"snapshot {name[:8]} has a record and no register"
             yield Finding(FindingSeverity.REPAIRABLE, "register-missing", what, key=key)
+
+
+def find_open_registers(access: RepositoryAccess, catalog: Catalog, *, listing: Listing) -> Iterator[Finding]:
+    """Registers that are OPEN although their snapshot's record is there, and not because it is just now made.
+
+    A prune counted the snapshot, or the register was written after the record was, or nothing has been heard
+    for so long that nobody can be about to commit.
+    """
+    records = listing.areas[Area.RECORDS]
+    for register, mtime in catalog.registers:
+        if register.state is not RegisterState.OPEN or register.snapshot not in records:
+            continue
+        try:
+            info = access.store.head(access.objects.layout.key(record_name(register.snapshot)))
+            now = read_register(access.objects, register.name).register
+        except (DamagedError, ObjectNotFound):
+            continue
+        silent = access.clock.now() - info.mtime > timedelta(seconds=limits.FENCE_QUIET_SECONDS)
+        is_left = register.name in catalog.state.counted or mtime > info.mtime or silent
+        if is_left and now.state is RegisterState.OPEN:
+            what = (
+                f"snapshot {register.snapshot[:8]} has a record, and its register says that it is unfinished"
+            )
+            yield Finding(FindingSeverity.REPAIRABLE, "register-open", what, key=info.key)
 
 
 def compare_refs(

@@ -2,19 +2,21 @@
 
 Waits until each register that counts is terminal, or OPEN with the generation acknowledged. Who does not
 answer is fenced: a compare-and-swap on the very register that a commit would have to swap, so that exactly
-one of the two happens. Time only decides how long to wait; see `docs/format.md` section 12.
+one of the two happens. One whose record is there is committed instead: nobody who has got so far may be ended
+(`pvback.repository.finishing`). Time only decides how long to wait; see `docs/format.md` section 12.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from pvback import datapath, limits
 from pvback.errors import DamagedError, ObjectNotFound
+from pvback.repository.finishing import end_session, find_record
 from pvback.repository.gcstate import GcState
 from pvback.repository.layout import Area, generation_name
 from pvback.repository.reading_each import read_each
-from pvback.repository.registers import Register, RegisterState, change_register, read_register
+from pvback.repository.registers import Register, RegisterState, read_register
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.runtime import Cancel, Clock
 
@@ -24,6 +26,7 @@ ALIVE = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
 """States of snapshots whose content has to stay."""
 _TERMINAL = (RegisterState.DEAD, RegisterState.FENCED)
 _POLL_SECONDS = 5.0
+_HINT = "`pvback check` says more; `pvback repair snapshots` mends it"
 
 
 @dataclass(slots=True)
@@ -54,6 +57,10 @@ class Registers:
         """Parts of the reference sets of those named, or of all."""
         chosen = [one for name, one in self.found.items() if names is None or name in names]
         return tuple(part for one in chosen for part in one.refs)
+
+    def has_refs(self, names: frozenset[str]) -> bool:
+        """Whether the reference set of each of those is known: not of one that came back without it."""
+        return all(name in self.found and self.found[name].refs for name in names)
 
 
 def read_registers(objects: ScopeObjects, state: GcState) -> Registers:
@@ -86,13 +93,16 @@ def await_sessions(
     """
     began = clock.monotonic()
     registers = read_registers(objects, state)
+    for name in [name for name, one in registers.found.items() if one.state is RegisterState.FENCED]:
+        # Somebody may have been killed between the fence and a second look for the record.
+        _update(registers, name, _end(objects, name, state.n, clock=clock))
     pause = _POLL_SECONDS
     while late := [name for name, one in registers.found.items() if _is_late(one, state.n)]:
         cancel.check()
         waited = clock.monotonic() - began
         for name in late:
             if waited >= _patience(registers.mtimes[name], now, fence_seconds):
-                _update(registers, name, _fence(objects, name, state.n, clock=clock))
+                _update(registers, name, _end(objects, name, state.n, clock=clock))
                 registers.mtimes[name] = now
             else:
                 _update(registers, name, _read_or_none(objects, name))
@@ -120,14 +130,21 @@ def _patience(mtime: datetime, now: datetime, fence_seconds: float) -> float:
     return min(fence_seconds, limits.FENCE_QUIET_WAIT_SECONDS) if is_quiet else fence_seconds
 
 
-def _fence(objects: ScopeObjects, name: str, generation: int, *, clock: Clock) -> Register | None:
-    def change(old: Register) -> Register | None:
-        return replace(old, state=RegisterState.FENCED) if _is_late(old, generation) else None
-
+def _end(objects: ScopeObjects, name: str, generation: int, *, clock: Clock) -> Register | None:
+    """Commit it if its record is there, and fence it if not; what it is now."""
     try:
-        return change_register(objects, name, change=change, clock=clock).register
+        return end_session(
+            objects,
+            name,
+            is_due=lambda one: _is_late(one, generation),
+            find=lambda one: find_record(objects, one),
+            clock=clock,
+        )
     except ObjectNotFound:
         return None
+    except DamagedError as exc:
+        exc.hint = exc.hint or _HINT
+        raise
 
 
 def _update(registers: Registers, name: str, register: Register | None) -> None:
@@ -147,5 +164,5 @@ def _read_or_none(objects: ScopeObjects, name: str) -> Register | None:
     except ObjectNotFound:
         return None
     except DamagedError as exc:
-        exc.hint = exc.hint or "`pvback check` says more; `pvback repair snapshots` mends it"
+        exc.hint = exc.hint or _HINT
         raise

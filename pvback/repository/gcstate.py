@@ -7,7 +7,7 @@ compare-and-swap on the one that it was decided from.
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ __all__ = [
     "first_gc_state",
     "found_gc_state",
     "list_index",
+    "list_runs",
     "load_gc_state",
     "named_lists",
     "read_gc_state",
@@ -251,18 +252,34 @@ def named_lists(body: Body) -> list[Named]:
     return found + ([parse_named(one, Area.GC) for one in marks.inners("parts")] if marks else [])
 
 
-def list_index(objects: ScopeObjects, state: GcState, *, is_writer: bool = False) -> IndexView:
+def list_index(
+    objects: ScopeObjects,
+    state: GcState,
+    *,
+    is_writer: bool = False,
+    listed: Mapping[str, int] | None = None,
+) -> IndexView:
     """The runs that count under `state`; for a writer only those that it may dedup against.
+
+    A writer may have `listed` them before it read the state (name -> size): what is missing costs only dedup,
+    and what counts is decided by the state.
 
     A list may lag, so what the state names and a list does not show is asked for by name. What is not there
     either was lost, or removed under a newer state: whoever misses its entries says so.
     """
     counts = state.is_run_trusted if is_writer else state.is_run_valid
-    runs = {name: info.size for name, info in objects.list_area(Area.INDEX) if counts(name)}
+    assert listed is None or is_writer, "who reads misses what has come since"
+    found = list_runs(objects) if listed is None else listed
+    runs = {name: size for name, size in found.items() if counts(name)}
     for name in state.base - runs.keys():
         with contextlib.suppress(ObjectNotFound):
             runs[name] = objects.store.head(objects.layout.key(f"{Area.INDEX}/{name}")).size
     return IndexView(tuple(sorted(runs.items())), dead=state.dead, condemned=state.condemned, base=state.base)
+
+
+def list_runs(objects: ScopeObjects) -> dict[str, int]:
+    """Every run with its size."""
+    return {name: info.size for name, info in objects.list_area(Area.INDEX)}
 
 
 def _parse(objects: ScopeObjects, body: Body) -> GcState:

@@ -5,8 +5,9 @@ while requests to delete them may be under way for days. So nothing is believed 
 
 - *Generation.* Above all that any name or register tells, by more than prunes can have left no trace of. The
   floor is the same number: whatever still arrives of the time before is void.
-- *Sessions* are fenced, each by compare-and-swap on its register: it commits before that, or not at all. What
-  is committed or forgotten then, or does not open, is in the roster.
+- *Sessions* are fenced, each by compare-and-swap on its register: it commits before that, or not at all. One
+  whose record is there is committed instead, as prunes do. What is committed or forgotten then, or does not
+  open, is in the roster.
 - *Packs.* One that alone has something that a snapshot needs was not dead: what dies is not needed, or is
   elsewhere too. Such packs stay. What others have is copied into new packs where it is needed and in none of
   the first, and then they are all given up: whether they were dead before makes no difference any more.
@@ -28,12 +29,13 @@ from dataclasses import dataclass, field, replace
 from pvback import limits
 from pvback.errors import ConflictError, DamagedError, ObjectNotFound, PvbackError, StorageError
 from pvback.repository.barrier import ALIVE
+from pvback.repository.finishing import StoredRecord, end_session, find_record
 from pvback.repository.gcstate import GcState, IndexView, Marks, found_gc_state, load_gc_state
 from pvback.repository.index_work import RepairWork, Usage
 from pvback.repository.layout import GC_STATE_NAME, Area, split_generation
 from pvback.repository.mend_state import settle
 from pvback.repository.reading_each import read_each
-from pvback.repository.registers import Register, RegisterState, change_register, read_register
+from pvback.repository.registers import Register, RegisterState, read_register
 from pvback.repository.sealed import Named, ScopeObjects
 from pvback.repository.sweep import list_packs
 from pvback.runtime import Cancel, Clock
@@ -229,16 +231,23 @@ class _Repair:
         return alive, frozenset(closed), tuple(sorted(fenced))
 
     def _end_session(self, name: str) -> tuple[Register, bool] | PvbackError | None:
-        def change(old: Register) -> Register | None:
-            return replace(old, state=RegisterState.FENCED) if old.state is RegisterState.OPEN else None
+        def find(register: Register) -> StoredRecord | None:
+            # Whose record does not open has nothing else that says what it is.
+            with contextlib.suppress(DamagedError):
+                return find_record(self._objects, register)
+            return None
+
+        def is_open(register: Register) -> bool:
+            return register.state is RegisterState.OPEN
 
         try:
-            was_open = read_register(self._objects, name).register.state is RegisterState.OPEN
-            return change_register(self._objects, name, change=change, clock=self._clock).register, was_open
+            was_open = is_open(read_register(self._objects, name).register)
+            ended = end_session(self._objects, name, is_due=is_open, find=find, clock=self._clock)
         except ObjectNotFound:
             return None
         except DamagedError as exc:
             return exc
+        return ended, was_open
 
     def _needed(self, registers: Mapping[str, Register], closed: frozenset[str]) -> tuple[Named, ...]:
         """Parts of reference sets: those that registers name, and all of snapshots without a readable one."""

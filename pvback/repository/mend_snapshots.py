@@ -15,6 +15,8 @@
   for vanished, and its reference set and record for remnants. So where the key opens the tree, the reference
   set is written once more: parts written after the register are remnants to nobody. The register holds a copy
   of the record. Then comes a second look, and only what it finds whole is reported as brought back.
+- *Registers that are OPEN beside a record* are committed, as a prune that meets them does
+  (`pvback.repository.finishing`): now, and not first when it would end them.
 - *Records* are written again from the register's copy, which the hash in the register vouches for, and copies
   from the record.
 - *Reference sets* are written anew from the tree, under numbers that were never used, and named by a swap of
@@ -25,7 +27,7 @@ Nothing here removes anything. Each step can be repeated.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from pvback import datapath
@@ -37,12 +39,13 @@ from pvback.errors import (
     UnsupportedFormatError,
     WrongKeyError,
 )
+from pvback.repository.finishing import find_record, find_refs, read_stored_record
 from pvback.repository.gcstate import GcState, Marks, list_index, load_gc_state
 from pvback.repository.index_work import RepairWork, TreeRef
 from pvback.repository.layout import Area, ObjectType, record_name, split_generation
 from pvback.repository.mend_state import abandoned, change_gc_state, without_marks
 from pvback.repository.reading_each import read_each
-from pvback.repository.records import Record, read_record
+from pvback.repository.records import read_record
 from pvback.repository.registers import (
     Register,
     RegisterState,
@@ -58,6 +61,7 @@ __all__ = ["REASONS", "SnapshotProblem", "SnapshotTools", "mend_snapshot", "plan
 _ALIVE = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
 _ID_DIGITS = 32
 _OVERTAKEN = "a prune that ran at the same time has removed what it needs"
+_ENDED = "a prune, or another repair, has committed or ended it just now"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +69,9 @@ class SnapshotProblem:
     """Something to mend."""
 
     kind: str
-    """`register-missing`, `register-damaged`, `record-damaged`, `twin-damaged` or `refs-damaged`."""
+    """`register-missing`, `register-damaged`, `register-open`, `record-damaged`, `twin-damaged` or
+    `refs-damaged`.
+    """
     snapshot: str
     register: str | None
     """`<gen>-<snapshot>`; None when there is none."""
@@ -97,7 +103,7 @@ def plan_snapshots(objects: ScopeObjects) -> list[SnapshotProblem]:
         if one not in found
     ]
     valid = [name for name in names if state.is_register_valid(name)]
-    for looked in read_each(objects, valid, work=lambda name: _look_at(objects, name)):
+    for looked in read_each(objects, valid, work=lambda name: _look_at(objects, name, records)):
         problems += looked
     # What is written now counts as younger than what is written before: so old ones come first.
     last = max(records.values(), default=None)
@@ -107,11 +113,13 @@ def plan_snapshots(objects: ScopeObjects) -> list[SnapshotProblem]:
 def mend_snapshot(tools: SnapshotTools, problem: SnapshotProblem, *, is_forced: bool = False) -> str:
     """Mend one, and say what was done. Raises PvbackError with the reason why it cannot be done.
 
-    A register that is damaged and has no record is given up only if forced: FENCED, so that prunes may go on.
+    A register that is damaged and has no record, and one that is OPEN with a damaged record, are given up
+    only if forced: FENCED, so that prunes may go on.
     """
     mend = {
         "register-missing": _revive,
         "register-damaged": _replace_register,
+        "register-open": _commit,
         "record-damaged": _write_record,
         "twin-damaged": _write_twin,
         "refs-damaged": _write_refs,
@@ -121,10 +129,12 @@ def mend_snapshot(tools: SnapshotTools, problem: SnapshotProblem, *, is_forced: 
     except DamagedError:
         if problem.kind == "register-damaged" and is_forced and not _has_record(tools, problem):
             return _give_up(tools, problem)
+        if problem.kind == "register-open" and is_forced and _read(tools, problem).state not in _ALIVE:
+            return _end_open(tools, problem)
         raise
 
 
-def _look_at(objects: ScopeObjects, name: str) -> list[SnapshotProblem]:
+def _look_at(objects: ScopeObjects, name: str, records: Collection[str]) -> list[SnapshotProblem]:
     snapshot = name[-_ID_DIGITS:]
 
     def problem(kind: str, what: str) -> SnapshotProblem:
@@ -137,6 +147,8 @@ def _look_at(objects: ScopeObjects, name: str) -> list[SnapshotProblem]:
         return []
     except DamagedError as exc:
         return [problem("register-damaged", exc.what)]
+    if register.state is RegisterState.OPEN and snapshot in records:
+        return [problem("register-open", "its snapshot has a record, and it does not say so")]
     if register.state not in _ALIVE or register.record is None:
         return []
     found = []
@@ -252,43 +264,52 @@ def _give_up(tools: SnapshotTools, problem: SnapshotProblem) -> str:
 
 def _register_of(tools: SnapshotTools, problem: SnapshotProblem) -> Register:
     """A COMMITTED register as the snapshot's record implies it."""
-    objects, name = tools.objects, record_name(problem.snapshot)
-    key = objects.layout.key(name)
+    objects = tools.objects
     try:
-        data = objects.store.read(key).data
-    except ObjectNotFound:
+        found = read_stored_record(objects, problem.snapshot)
+    except ObjectNotFound as exc:
         what = "there is no record: either it was never committed, or both copies are lost"
-        raise DamagedError(what, key=key) from None
-    named = Named(name, datapath.blake3(data))
-    source = objects.read(ObjectType.RECORD, name).body.hex("source", 16)
-    record = read_record(objects, named, snapshot=problem.snapshot, source=source)
-    return Register(
+        raise DamagedError(what, key=exc.key) from None
+    record = found.record
+    empty = Register(
         generation=0,
         snapshot=problem.snapshot,
-        source=source,
-        state=RegisterState.COMMITTED,
+        source=record.source,
+        state=RegisterState.OPEN,
         ack=0,
         started=record.details.started if record.details else tools.clock.now(),
-        sequence=record.seq,
-        record=named,
-        refs=_find_refs(tools, record),
-        twin=data,
     )
+    return replace(found, refs=find_refs(objects, record)).committed(empty)
 
 
-def _find_refs(tools: SnapshotTools, record: Record) -> tuple[Named, ...]:
-    """The parts that the record names, or else all that are there for its snapshot."""
-    objects = tools.objects
-    if record.refs and not any(_why_bad(objects, ObjectType.REFERENCE_SET, one) for one in record.refs):
-        return record.refs
-    parts = []
-    for name, info in objects.list_area(Area.REFS):
-        if name.startswith(record.snapshot):
-            stored = objects.store.read(info.key)
-            parts.append(Named(f"{Area.REFS}/{name}", datapath.blake3(stored.data)))
-    if record.refs and len(parts) < len(record.refs):
-        raise DamagedError("parts of its reference set are lost, too", key=record.named.name)
-    return tuple(parts)
+def _commit(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    """What a prune would do with it, before it is one's turn. Nothing is reported that has become void."""
+    objects, register, is_own = tools.objects, _read(tools, problem), False
+    record = find_record(objects, register)
+
+    def change(old: Register) -> Register | None:
+        nonlocal is_own
+        is_own = old.state is RegisterState.OPEN
+        return record.committed(old) if record and is_own else None
+
+    done = change_register(objects, register.name, change=change, clock=tools.clock).register
+    state = load_gc_state(objects).state
+    # What somebody else has committed may have been fenced before: a prune that has seen that ends it yet.
+    if not record or not is_own or not state.is_register_valid(register.name):
+        raise ConflictError(_ENDED)
+    _require_whole(tools, done.refs, state)
+    return f"register {register.name} committed"
+
+
+def _end_open(tools: SnapshotTools, problem: SnapshotProblem) -> str:
+    """Give up a session whose record nobody can read."""
+
+    def change(old: Register) -> Register | None:
+        return replace(old, state=RegisterState.FENCED) if old.state is RegisterState.OPEN else None
+
+    assert problem.register is not None, "a register that was listed"
+    change_register(tools.objects, problem.register, change=change, clock=tools.clock)
+    return f"register {problem.register} given up: the record of its snapshot is damaged"
 
 
 def _require_whole(tools: SnapshotTools, refs: Sequence[Named], state: GcState) -> None:

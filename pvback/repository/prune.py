@@ -97,7 +97,7 @@ def plan_only(objects: ScopeObjects, seams: PruneSeams, *, options: PruneOptions
 class _Prune:
     def __init__(self, objects: ScopeObjects, seams: PruneSeams, options: PruneOptions) -> None:
         self._objects, self._seams, self._options = objects, seams, options
-        self._report = PruneReport()
+        self._report, self._missing = PruneReport(), set[str]()
         self._is_timed = is_timed(objects)
         self._now = seams.clock.now()
 
@@ -112,17 +112,23 @@ class _Prune:
                 # What is missing may have been another prune's to remove: then there is a newer state. A run
                 # that was listed a moment ago may also have been merged into another one by a session.
                 is_unchanged = load_gc_state(self._objects).nonce in (stored.nonce, self._nonce)
-                if is_unchanged and not self._is_run(exc):
-                    raise _as_damage(exc) from None
+                if is_unchanged and not self._is_passing(exc):
+                    if isinstance(exc, DamagedError):
+                        raise
+                    hint = "`pvback check` says what is affected"
+                    raise DamagedError("an object is missing", key=exc.key, hint=hint) from None
         raise ConflictError(
             "other prunes were faster each time",
             key=self._objects.layout.key("gc/state"),
             hint="run it again when they have ended",
         )
 
-    def _is_run(self, exc: DamagedError | ObjectNotFound) -> bool:
-        prefix = self._objects.layout.area(Area.INDEX)
-        return isinstance(exc, ObjectNotFound) and exc.key is not None and exc.key.startswith(prefix)
+    def _is_passing(self, exc: DamagedError | ObjectNotFound) -> bool:
+        """A run that is gone; and a part of a reference set, once: its register may name others by now."""
+        key, area = exc.key or "", self._objects.layout.area
+        is_first = key.startswith(area(Area.REFS)) and key not in self._missing
+        self._missing.add(key)
+        return is_first or (isinstance(exc, ObjectNotFound) and key.startswith(area(Area.INDEX)))
 
     _nonce = ""
     """Of the version that this prune wrote last."""
@@ -256,7 +262,7 @@ class _Prune:
         alive = frozenset(registers.alive())
         gone = state.counted - alive
         generation, work = state.n, self._seams.work
-        if state.counted and gone <= registers.found.keys():
+        if state.counted and registers.has_refs(gone):
             add, remove = registers.refs(alive - state.counted), registers.refs(gone)
             if not add and not remove:
                 return state.marks
@@ -391,9 +397,3 @@ def _end(seen: Register) -> Callable[[Register], Register | None]:
     again.
     """
     return lambda old: replace(old, state=RegisterState.DEAD) if old.nonce == seen.nonce else None
-
-
-def _as_damage(exc: DamagedError | ObjectNotFound) -> DamagedError:
-    if isinstance(exc, DamagedError):
-        return exc
-    return DamagedError("an object is missing", key=exc.key, hint="`pvback check` says what is affected")

@@ -1,4 +1,4 @@
-"""Reading many small objects: beside each other where a request costs more than a thread."""
+"""Reading many small objects, or two things: beside each other where a request costs more than a thread."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -6,7 +6,7 @@ from typing import TypeVar
 from pvback import limits
 from pvback.repository.sealed import ScopeObjects
 
-__all__ = ["read_each"]
+__all__ = ["beside", "read_each"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -26,3 +26,20 @@ def read_each(objects: ScopeObjects, items: Sequence[T], *, work: Callable[[T], 
     threads = limits.READS_IN_FLIGHT if is_remote else limits.READS_IN_FLIGHT_LOCAL
     with ThreadPoolExecutor(threads, thread_name_prefix="pvback-catalog") as pool:
         return list(pool.map(work, items))
+
+
+def beside(objects: ScopeObjects, *, first: Callable[[], T], second: Callable[[], R]) -> tuple[T, R]:
+    """What both return; neither may need the other's requests to come before its own.
+
+    Where a request costs less than a thread, `second` is called before `first`: what may come in any order
+    then comes in the one that nobody would choose, and every test shows whether that does harm.
+    """
+    if not objects.store.capabilities.is_remote:
+        found = second()
+        return first(), found
+    # Loaded here, as above.
+    from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+    with ThreadPoolExecutor(1, thread_name_prefix="pvback-beside") as pool:
+        other = pool.submit(second)
+        return first(), other.result()

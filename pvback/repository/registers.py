@@ -1,8 +1,10 @@
 """Snapshot registers: one per snapshot. OPEN -> COMMITTED -> FORGOTTEN -> DEAD, or OPEN -> FENCED.
 
+FENCED -> COMMITTED is for who finds the record of the snapshot (`pvback.repository.finishing`).
+
 Invariants: every write is a compare-and-swap with a fresh nonce, so that a writer whose answer was lost finds
-out by reading whether the version that is there is its own. No state is ever left for an earlier one, except
-FORGOTTEN for COMMITTED.
+out by reading whether the version that is there is its own. No other state is ever left for an earlier one,
+except FORGOTTEN for COMMITTED.
 """
 
 import base64
@@ -181,7 +183,8 @@ def swap_register(
 
     A lost answer, and a swap that failed although nobody else wrote, are settled by reading: our nonce means
     done, the old version means that it has not landed yet and is tried again. Anything else, and a register
-    that is gone, raises SessionFencedError. StorageUnavailable leaves open what has happened.
+    that is gone, raises SessionFencedError: also the same commit by somebody else, which may be one of a
+    register that a prune takes for fenced. StorageUnavailable leaves open what has happened.
     """
     assert old.register.name == new.name, "a register keeps its name"
     mine = replace(new, nonce=datapath.random_id())

@@ -256,7 +256,7 @@ def open_repository_access(
     try:
         if ahead is not None:
             used = ahead
-            ahead.ask_ahead([("list", KEYS_PREFIX)])
+            ahead.ask_ahead([[("list", KEYS_PREFIX)]])
         found = read_config(chain.store)
         warnings = list(found.warnings)
         if not found.facts.is_conditional:

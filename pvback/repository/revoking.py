@@ -1,14 +1,16 @@
 """Taking a principal's signatures out of force: sections 2.1 and 5.5 of docs/format.md, ADR 3.
 
 Order, each step durable before the next: what is in force and was signed by the principal is signed anew
-by the owner (`gc/state`, its lists, registers that are no snapshots), and its open sessions are fenced; then
+by the owner (`gc/state`, its lists, registers that are no snapshots), and its open sessions are fenced, or
+committed where their record is there (`pvback.repository.finishing`); then
 `config` names it with the last sequences that count; then its key object goes, copy first. Done twice, or
 broken off, it is done again from the beginning; sequences that were once stated are never raised.
 """
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,7 @@ from pvback import datapath, limits
 from pvback.errors import ConflictError, DamagedError, ObjectNotFound, WrongKeyError
 from pvback.repository.body import dump_body
 from pvback.repository.copies import swap_settled
+from pvback.repository.finishing import StoredRecord, end_session, fenced, find_record
 from pvback.repository.key_objects import change_config, config_facts, with_config
 from pvback.repository.keys import find_principal, require_owner
 from pvback.repository.layout import (
@@ -26,6 +29,7 @@ from pvback.repository.layout import (
     generation_name,
     key_object_key,
 )
+from pvback.repository.registers import Register, RegisterState
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.sealed import ScopeObjects
 from pvback.storage import StoredObject
@@ -143,15 +147,23 @@ def _sweep_scope(
         found = _open(objects, ObjectType.REGISTER, key)
         if found is None:
             continue
+        was_open = found.signer == principal and found.body.get("state") == "OPEN"
+        if was_open:
+            with contextlib.suppress(ObjectNotFound):
+                _end_session(access, objects, name, not_after=not_after)
+            found = _open(objects, ObjectType.REGISTER, key)
+            if found is None:
+                continue
+            sweep.resigned_count += found.signer != principal
         body, state = found.body, found.body.get("state")
         is_snapshot = state in ("COMMITTED", "FORGOTTEN")
-        is_in_time = not_after is None or info.mtime <= not_after
+        is_in_time = not_after is None or was_open or info.mtime <= not_after
         if is_snapshot and is_in_time and principal in (_record_signer(objects, body), found.signer):
             source, number = str(body["source"]), int(body["seq"])
             sweep.sequences[source] = max(sweep.sequences.get(source, 0), number)
             sweep.snapshot_count += 1
         if found.signer == principal and state != "COMMITTED":
-            _resign(access, objects, found, change=_ended if state == "OPEN" else None)
+            _resign(access, objects, found)
             sweep.resigned_count += 1
 
 
@@ -181,9 +193,25 @@ def _record_signer(objects: ScopeObjects, register: Mapping[str, Any]) -> str | 
     return found.signer if found is not None else None
 
 
-def _ended(body: dict[str, Any]) -> dict[str, Any]:
-    """The register of a session that will not commit any more; nobody goes on from its checkpoint. Pure."""
-    return {**body, "state": "FENCED", "checkpoint": None}
+def _end_session(
+    access: RepositoryAccess, objects: ScopeObjects, name: str, *, not_after: datetime | None
+) -> Register:
+    """An OPEN register, committed where its snapshot's record is there in time, or fenced."""
+
+    def find(register: Register) -> StoredRecord | None:
+        with contextlib.suppress(DamagedError):
+            record = find_record(objects, register)
+            return record if record and (not_after is None or record.time <= not_after) else None
+        return None
+
+    def fence(old: Register) -> Register:
+        # Nobody goes on from its checkpoint.
+        return replace(fenced(old), checkpoint=None)
+
+    def is_open(register: Register) -> bool:
+        return register.state is RegisterState.OPEN
+
+    return end_session(objects, name, is_due=is_open, find=find, clock=access.clock, fence=fence)
 
 
 def _resign(

@@ -1,21 +1,22 @@
 """The writer's side of commit and prune without locks: one backup, from OPEN to COMMITTED.
 
 Order, each step durable before the next: `gc/state` is read, the register is created OPEN, `gc/state` is read
-again; packs before the runs that list them, those before reference sets and record, those before the swap to
-COMMITTED. A new generation is acknowledged only when no run of the old one is in flight, and no run of the
-new one is written before the acknowledgement is. Every lost compare-and-swap means that prune ended this
-session: `SessionFencedError`, and the caller starts over.
+again, with runs listed beside that; packs before the runs that list them, those and reference sets before the
+record, that before the swap to COMMITTED. A new generation is acknowledged only when no run of the
+old one is in flight, and no run of the new one is written before the acknowledgement is. Every lost
+compare-and-swap means that prune ended this session: `SessionFencedError`, and the caller starts over.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pvback import datapath, limits
 from pvback.datapath import JobControl
 from pvback.errors import SessionFencedError, StorageError
-from pvback.repository.gcstate import GcState, IndexView, list_index, read_gc_state
+from pvback.repository.gcstate import GcState, IndexView, list_index, list_runs, read_gc_state
 from pvback.repository.layout import record_name
+from pvback.repository.reading_each import beside
 from pvback.repository.records import FinishedTree, RecordDetails, seal_record
 from pvback.repository.registers import (
     Register,
@@ -48,7 +49,8 @@ class WriterSession:
         self._clock = clock
         self._lock = threading.RLock()
         self._is_timed = is_timed(objects)
-        self._state, self._stored, self._view = _start(objects, source, clock=clock, known=state)
+        begun = _start(objects, source, clock=clock, known=state)
+        self._state, self._stored, self._view, self._listed = begun
         self._polled = clock.monotonic()
         self._checkpoints = 0
 
@@ -71,7 +73,10 @@ class WriterSession:
 
     def index_view(self) -> IndexView:
         """The runs that this session may dedup against, under the generation that it has acknowledged."""
-        return list_index(self._objects, self._state, is_writer=True)
+        with self._lock:
+            # What was listed at the beginning is for who asks first.
+            listed, self._listed = self._listed, None
+            return list_index(self._objects, self._state, is_writer=True, listed=listed)
 
     def poll(self, control: JobControl) -> None:
         """Once a minute look at `gc/state`, and acknowledge a new generation. Quick in between.
@@ -186,8 +191,11 @@ class WriterSession:
 
 def _start(
     objects: ScopeObjects, source: str, *, clock: Clock, known: GcState | None
-) -> tuple[GcState, StoredRegister, View]:
-    """Create a register of the generation that is current before and after; and when the latter was read."""
+) -> tuple[GcState, StoredRegister, View, Mapping[str, int] | None]:
+    """Create a register of the generation that is current before and after; when the latter was read.
+
+    And the runs that were listed beside that.
+    """
     for _ in range(limits.SESSION_START_COUNT_MAX):
         before, known = known or read_gc_state(objects), None
         stored = create_register(
@@ -205,10 +213,14 @@ def _start(
         if stored is None:
             continue
         view = View.begin(clock)
-        after = read_gc_state(objects)
+        # A run that is listed before the state is read counts by that state, or not; one that comes later is
+        # missed, which costs dedup.
+        after, listed = beside(
+            objects, first=lambda: read_gc_state(objects), second=lambda: list_runs(objects)
+        )
         if after.n == before.n:
             # The later one: packs may have been condemned, or doomed, between the two.
-            return after, stored, view
+            return after, stored, view, listed
     raise StorageError(
         "prune moved on each time that a session was begun", key=objects.layout.key("gc/state")
     )

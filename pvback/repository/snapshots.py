@@ -17,7 +17,7 @@ from pvback.errors import (
 )
 from pvback.repository.gcstate import GcState, read_gc_state
 from pvback.repository.layout import GC_STATE_NAME, Area, ScopeLayout
-from pvback.repository.reading_each import read_each
+from pvback.repository.reading_each import beside, read_each
 from pvback.repository.records import Record, RecordDetails, read_record
 from pvback.repository.register_copies import CopiesFile, RegisterCopies, find_copies
 from pvback.repository.registers import Register, RegisterState, open_register
@@ -129,12 +129,11 @@ def matches_source(details: RecordDetails, wanted: str) -> bool:
     )
 
 
-def first_questions(layout: ScopeLayout) -> "list[Question]":
+def first_questions(layout: ScopeLayout) -> "list[list[Question]]":
     """What `load_catalog` begins with, for a store that is asked ahead."""
     return [
-        ("read", layout.key(GC_STATE_NAME)),
-        ("list", layout.area(Area.SNAPSHOTS)),
-        ("list", layout.area(Area.RECORDS)),
+        [("read", layout.key(GC_STATE_NAME))],
+        [("list", layout.area(Area.SNAPSHOTS)), ("list", layout.area(Area.RECORDS))],
     ]
 
 
@@ -147,11 +146,8 @@ def load_catalog(
     open is named in `damaged`. Raises DamagedError only for `gc/state`.
     """
     state = read_gc_state(objects)
-    listed = {name: info for name, info in objects.list_area(Area.SNAPSHOTS) if state.is_register_valid(name)}
+    listed, times = _list_names(objects, state, with_records=with_records)
     copies = find_copies(objects, state, listed=listed, file=copies_file)
-    # A register is written again when its snapshot is forgotten and brought back, its record only by a
-    # repair: the earlier of the two times is that of the commit, or close to it.
-    times = {name: info.mtime for name, info in objects.list_area(Area.RECORDS)} if with_records else {}
     damaged: list[PvbackError] = []
     registers: list[tuple[Register, datetime]] = []
     found = _read_registers(objects, listed, copies)
@@ -236,6 +232,26 @@ def latest_checkpoint(catalog: Catalog, source: str) -> Register | None:
         and (latest is None or mtime > latest.time)
     ]
     return max(unfinished, key=lambda one: one[:2])[2] if unfinished else None
+
+
+def _list_names(
+    objects: ScopeObjects, state: GcState, *, with_records: bool
+) -> tuple[dict[str, ObjectInfo], dict[str, datetime]]:
+    """Registers that count, and when each record was written.
+
+    A register is written again when its snapshot is forgotten and brought back, its record only by a repair:
+    the earlier of the two times is that of the commit, or close to it. Of what is committed meanwhile the
+    record may be missing.
+    """
+
+    def registers() -> dict[str, ObjectInfo]:
+        found = objects.list_area(Area.SNAPSHOTS)
+        return {name: info for name, info in found if state.is_register_valid(name)}
+
+    def records() -> dict[str, datetime]:
+        return {name: info.mtime for name, info in objects.list_area(Area.RECORDS)}
+
+    return beside(objects, first=registers, second=records) if with_records else (registers(), {})
 
 
 def _read_registers(

@@ -49,7 +49,7 @@ def sweep(
     settle: Callable[[], None],
     now: datetime,
 ) -> Swept:
-    """Remove dead packs, void runs and registers, what only void or ended registers name, unnamed lists.
+    """Remove dead packs, void runs and registers, what only void registers name, unnamed lists.
 
     A register that has ended stays until it is void: its create may land a second time, with the same etag,
     and a session that somebody else has fenced would go on (docs/adr/0011).
@@ -70,10 +70,10 @@ def sweep(
     refs, records = _names(objects, Area.REFS), _names(objects, Area.RECORDS)
     settle()
     names = _names(objects, Area.SNAPSHOTS)
-    terminal = {name for name in registers.terminal() if name in names}
     void = {name for name in names if not state.is_register_valid(name)}
-    # Of one that was lost and made anew the first register may come back, and be void.
-    needed = {_snapshot(name) for name in names if name not in terminal | void}
+    # Of one that was lost and made anew the first register may come back, and be void. One that has ended is
+    # void after the cycle that saw it ended, without a record; until then it may be committed yet.
+    needed = {_snapshot(name) for name in names if name not in void}
     committed = {one.snapshot for one in registers.alive().values()}
 
     def is_garbage(name: str) -> bool:

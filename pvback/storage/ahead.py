@@ -1,12 +1,13 @@
 """A store of which the next questions are asked before somebody needs the answers.
 
 To open a repository takes requests one after the other, and in between a password is turned into a key: a
-good part of a second in which a remote store idles. Who knows what will be asked next says so, and one thread
-asks it meanwhile, in the same order.
+good part of a second in which a remote store idles. Who knows what will be asked next says so, and threads
+ask it meanwhile, in the same order.
 
-Guarantee: the store sees the requests in the order in which the caller makes them, only earlier. An answer is
-handed out once, to the request that it is for, when that comes next; any other request, a write before all,
-drops what is left of the answers. A failure is raised to who asks, and to nobody when nobody does.
+Guarantee: the store sees the requests in the order in which the caller makes them, only earlier; those of one
+group in any. An answer is handed out once, to the request that it is for, when that comes next; any other
+request, a write before all, drops what is left of the answers. A failure is raised to who asks, and to nobody
+when nobody does.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ __all__ = ["AheadStore", "Question"]
 
 T = TypeVar("T")
 
+_THREAD = "pvback-ahead"
 Question = tuple[Literal["read", "list"], str]
 """A whole object, or all that a prefix has."""
 
@@ -32,21 +34,26 @@ class AheadStore(WrappedStore):
 
     def __init__(self, inner: ObjectStore) -> None:
         super().__init__(inner)
-        self._asked: deque[tuple[Question, Future[Any]]] = deque()
+        self._lock = threading.Lock()
+        self._asked: deque[dict[Question, Future[Any]]] = deque()
 
-    def ask_ahead(self, questions: Sequence[Question]) -> None:
-        """Ask these in a thread of their own, one after the other. What was asked before is dropped."""
+    def ask_ahead(self, groups: Sequence[Sequence[Question]]) -> None:
+        """Ask these one group after the other, all of a group at once. What was asked before is dropped."""
         self.drop()
-        asked = [(one, Future[Any]()) for one in questions]
-        self._asked = deque(asked)
-        thread = threading.Thread(target=_answer, args=(self._inner, asked), name="pvback-ahead", daemon=True)
+        asked = [{one: Future[Any]() for one in group} for group in groups]
+        with self._lock:
+            # The answers are taken out of these, but asked for by what is in them now.
+            self._asked = deque(dict(group) for group in asked)
+        thread = threading.Thread(target=_answer, args=(self._inner, asked), name=_THREAD, daemon=True)
         thread.start()
 
     def drop(self) -> None:
         """Forget what was asked ahead; what was not begun is not asked any more."""
-        dropped, self._asked = self._asked, deque()
-        for _, answer in dropped:
-            answer.cancel()
+        with self._lock:
+            dropped, self._asked = self._asked, deque()
+        for group in dropped:
+            for answer in group.values():
+                answer.cancel()
 
     def read(self, key: str) -> StoredObject:
         """See `ObjectStore.read`."""
@@ -62,10 +69,14 @@ class AheadStore(WrappedStore):
         return self._inner.list_objects(prefix) if known is None else iter(known)
 
     def _take(self, question: Question) -> Any | None:  # noqa: ANN401 -- what the question asks for
-        """The answer to this if it is what was expected next; else None, and all answers are dropped."""
-        if self._asked and self._asked[0][0] == question:
+        """The answer to this if it is one that was expected next; else None, and all answers are dropped."""
+        with self._lock:
+            answer = self._asked[0].pop(question, None) if self._asked else None
+            if answer is not None and not self._asked[0]:
+                self._asked.popleft()
+        if answer is not None:
             with contextlib.suppress(CancelledError):
-                return self._asked.popleft()[1].result()
+                return answer.result()
         self.drop()
         return None
 
@@ -79,14 +90,30 @@ class AheadStore(WrappedStore):
         super().close()
 
 
-def _answer(store: ObjectStore, asked: Sequence[tuple[Question, Future[Any]]]) -> None:
-    for (kind, name), answer in asked:
-        if not answer.set_running_or_notify_cancel():
-            return
-        try:
-            answer.set_result(store.read(name) if kind == "read" else list(store.list_objects(name)))
-        except BaseException as exc:  # noqa: BLE001 -- raised where it was asked for
-            answer.set_exception(exc)
+def _answer(store: ObjectStore, groups: Sequence[dict[Question, Future[Any]]]) -> None:
+    for group in groups:
+        # All but the first have threads of their own.
+        (own, answer), *others = group.items()
+        threads = [
+            threading.Thread(target=_ask, args=(store, *one), name=_THREAD, daemon=True) for one in others
+        ]
+        for thread in threads:
+            thread.start()
+        _ask(store, own, answer)
+        for thread in threads:
+            thread.join()
+        if any(one.cancelled() or one.exception() is not None for one in group.values()):
             break
-    for _, answer in asked:
-        answer.cancel()
+    for group in groups:
+        for one in group.values():
+            one.cancel()
+
+
+def _ask(store: ObjectStore, question: Question, answer: Future[Any]) -> None:
+    if not answer.set_running_or_notify_cancel():
+        return
+    kind, name = question
+    try:
+        answer.set_result(store.read(name) if kind == "read" else list(store.list_objects(name)))
+    except BaseException as exc:  # noqa: BLE001 -- raised where it was asked for
+        answer.set_exception(exc)

@@ -119,6 +119,50 @@ proctype Accident() {
 }
 #endif
 
+#ifdef REOPEN
+/* The register of a committed snapshot is lost, and the create that made it lands a second time: it counts, for
+ * no cycle has ended in between. */
+proctype Reopen() {
+end_reopen:
+  if
+  :: d_step { reg_state[0] == COMMITTED -> reg_state[0] = OPEN; reg_ack[0] = 0; reg_keep[0] = 0; reg_etag[0] = 200; reopened = 1;
+       told = told & ~1; check(); printf("X loses register 0, and its create lands again\n") }
+  :: d_step { IN(told, 1) && reg_state[1] == COMMITTED -> reg_state[1] = OPEN; reg_ack[1] = reg_gen[1]; reg_keep[1] = 0;
+       reg_etag[1] = ETAG_CREATED; reopened = 2; told = told & ~2; check(); printf("X loses register 1, and its create lands again\n") }
+  fi
+}
+#endif
+
+#ifdef FINISH
+/* `repair snapshots`: a register that counted when gc/state was read, and is OPEN beside a record, is committed; then it
+ * reads gc/state again, and reports it only if it still counts. */
+#ifdef BUG_FINISHED_UNSEEN
+#define IS_SEEN(r) true
+#else
+#define IS_SEEN(r) REG_VALID(r, gc_floor, gc_roster)
+#endif
+proctype Finish() {
+  byte r = NOTHING, floor, roster;
+  atomic { floor = gc_floor; roster = gc_roster };
+end_finish:
+  if
+  :: d_step { reg_state[0] == OPEN && IN(records, 0) && REG_VALID(0, floor, roster) -> r = 0 }
+  :: d_step { reg_state[1] == OPEN && IN(records, 1) && REG_VALID(1, floor, roster) -> r = 1 }
+  fi;
+  if
+  :: d_step { reg_state[r] == OPEN -> write_register(r, COMMITTED, 0, 0); check(); printf("X commits register %d\n", r) }
+  :: d_step { MAY_DOUBLE && reg_state[r] == OPEN -> hang(LATE_SWAP, r, reg_etag[r], COMMITTED, 0, 0); write_register(r, COMMITTED, 0, 0); check() }
+  :: reg_state[r] != OPEN -> goto end
+  fi;
+  if
+  :: d_step { reg_state[r] == COMMITTED && IS_SEEN(r) -> told = told | BIT(r); check(); printf("X reports register %d\n", r) }
+  :: !(reg_state[r] == COMMITTED && IS_SEEN(r))
+  fi;
+end:
+  atomic { r = 0; floor = 0; roster = 0 }
+}
+#endif
+
 #ifdef REVIVE
 /* `repair snapshots`: any cycle is abandoned, everything is there, the register is created COMMITTED; a cycle that was
  * published meanwhile is abandoned, and one that has ended meanwhile has made the register void. */
@@ -147,6 +191,9 @@ end:
  * that a writer may trust, or gives up; it answers for its packs while prune runs; it commits by swap. */
 proctype Repair() {
   byte me = 2, sid = 7, want = 3, ack, new_ack, etag, shun, new_shun, from, used, need, keep; short named; bool has_pack;
+#ifdef LIST_BESIDE
+  short beside;
+#endif
   reg_state[0] == ABSENT;
 #ifdef OBJECTS
   if :: IN(records, 0) && IN(refs, 0) :: !(IN(records, 0) && IN(refs, 0)) -> goto end fi;

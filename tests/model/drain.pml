@@ -4,7 +4,11 @@ inline drain_cycle(to_run, is_adding) {
   if :: !gc_condemning -> gc_n = gc_n + 1; gc_condemning = 1; gc_condemned = packs; gc_known = 0; gc_etag = gc_etag + 1 :: else fi;
   need = 0; roster = 0;
   for (r_ : 0 .. REGISTERS - 1) {
-    if :: REG_VALID(r_, gc_floor, gc_roster) && reg_state[r_] == OPEN -> write_register(r_, FENCED, 0, 0) :: else fi;
+    if
+    :: REG_VALID(r_, gc_floor, gc_roster) && reg_state[r_] == OPEN && HAS_RECORD(r_) -> write_register(r_, COMMITTED, 0, 0)
+    :: REG_VALID(r_, gc_floor, gc_roster) && reg_state[r_] == OPEN && !HAS_RECORD(r_) -> write_register(r_, FENCED, 0, 0)
+    :: else
+    fi;
     if :: REG_VALID(r_, gc_floor, gc_roster) && LIVE(r_) -> need = need | reg_needs[r_]; roster = roster | BIT(r_) :: else fi
   };
   load_now(listed, gc_floor, gc_base); listed = listed & ~gc_dead; kept = 0;
@@ -55,7 +59,7 @@ active proctype Drain() {
   timeout ->
   d_step {
 #if LATE == 0 && PRUNES == 1 && WRITERS > 0
-    assert(IN(crashed, 0) || (told & 6) != 0);
+    assert(IN(crashed, 0) || ((told | REOPENED) & 6) != 0);
 #if WRITERS > 1
     assert(IN(crashed, 1) || (told & 24) != 0);
 #endif

@@ -4,6 +4,7 @@
  * S1 S2  each chunk of each valid snapshot, committed or forgotten, has a usable entry in a pack that is there
  * S5     what was reported "saved" stays valid and COMMITTED until it is forgotten (nobody forgets those)
  * R      the reference set and the record of such a snapshot are there
+ * O      a snapshot whose register came back OPEN is whole, and counts: OPEN, FENCED for a moment, COMMITTED
  * M      is asserted where things are written (store.pml), S3 and S4 in drain.pml */
 #if LATE > 0 && !defined(REPLAY) && !defined(BUG_COMMIT_BLIND) && !defined(BUG_COMMIT_LATE) && !defined(BUG_STATE_BLIND)
 /* A swap whose etag has gone will never do anything: fewer states without it. */
@@ -11,11 +12,6 @@
 #define IS_SPENT(z) \
   ((late_kind[z] == LATE_SWAP && !IS_AT(late_to[z], late_etag[z])) \
    || ((late_kind[z] == LATE_PUBLISH || late_kind[z] == LATE_DOOM) && gc_etag != late_etag[z]))
-#endif
-#if defined(BUG_REPAIR_OLD_REFS) || defined(REVIVE)
-#define OBJECTS_OF(r) (r == 7 -> 0 : r)
-#else
-#define OBJECTS_OF(r) r
 #endif
 
 inline check() {
@@ -35,6 +31,13 @@ inline check() {
 #endif
     :: else
     fi;
+#ifdef REOPEN
+    if
+    :: IN(reopened, k_) -> assert((reg_state[k_] == OPEN || reg_state[k_] == FENCED || reg_state[k_] == COMMITTED) && REG_VALID(k_, gc_floor, gc_roster)
+         && (reg_needs[k_] & ~have_) == 0 && IN(refs, k_) && IN(records, k_)) /* O */
+    :: else
+    fi;
+#endif
     if
     :: IN(told, k_) -> assert(reg_state[k_] == COMMITTED && REG_VALID(k_, gc_floor, gc_roster)) /* S5 */
     :: else

@@ -22,6 +22,7 @@
  *   MERGE              a session merges index runs
  *   REFUSED            its deletes may be refused
  *   LAG                a LIST may miss what is new
+ *   LIST_BESIDE        a writer lists runs beside its second look at gc/state, and not after it
  *   OBJECTS            reference sets and records are objects of their own
  *   RESUME             the first writer makes a checkpoint; the second, of the same source, goes on from it
  *   BASES              a doom may add a base run to those that there are, and carry `dead` on
@@ -29,6 +30,8 @@
  *   REPAIR             snapshot 0's register is lost and made again from its record
  *   ABANDON            somebody abandons the cycle that is under way, once
  *   REVIVE             snapshot 0's register is lost and made anew, committed, under a new generation
+ *   REOPEN             snapshot 0's register is lost and comes back OPEN, as its create lands a second time
+ *   FINISH             a repair commits a register that is OPEN beside the record of its snapshot
  *   CRASHES=0..n       explicit crashes, which only DRAIN needs to know of (0)
  *   DRAIN              when nobody can move: undisturbed prunes must leave no garbage
  *   COARSE=0..3        steps taken together, for scopes that are too large otherwise (README.md)
@@ -109,6 +112,12 @@ init {
 #ifdef REPAIR
     run Accident();
     run Repair();
+#endif
+#ifdef REOPEN
+    run Reopen();
+#endif
+#ifdef FINISH
+    run Finish();
 #endif
 #if WRITERS > 0
     run Writer(0, 1, 5);

@@ -32,9 +32,29 @@ inline count_registers() {
 #endif
 #define NEED(r) NOTE_ALIVE(r); if :: IS_COUNTED(r) :: else -> need = need | reg_needs[r] fi
 /* On to the next register of the list. */
-#define NEXT_SEEN(first) j = first; do :: j < REGISTERS && !IN(seen, j) -> j++ :: else -> break od
-#define IS_LATE(r) (IN(seen, r) && reg_state[r] == OPEN && !IS_ACKNOWLEDGED(r))
-#define FENCE(r) write_register(r, FENCED, 0, 0); seen = seen & ~BIT(r); printf("P%d fences %d\n", me, r); check()
+#define NEXT_SEEN(first) FORGET_LOOK; j = first; do :: j < REGISTERS && !IN(seen, j) -> j++ :: else -> break od
+#ifdef OBJECTS
+#define FORGET_LOOK looked = 0
+#else
+#define FORGET_LOOK skip
+#endif
+#ifdef BUG_RECORD_UNSEEN
+#define MUST_COMMIT(r) false
+#else
+#define MUST_COMMIT(r) HAS_RECORD(r)
+#endif
+#define IS_LATE(r) (IN(seen, r) && ((reg_state[r] == OPEN && !IS_ACKNOWLEDGED(r)) || (reg_state[r] == FENCED && MUST_COMMIT(r))))
+#define END_LATE(r) \
+  if \
+  :: MUST_COMMIT(r) -> write_register(r, COMMITTED, 0, 0); printf("P%d commits %d\n", me, r) \
+  :: else -> write_register(r, FENCED, 0, 0); seen = seen & ~BIT(r); printf("P%d fences %d\n", me, r) \
+  fi; check()
+#define HANG_LATE(r) hang(LATE_SWAP, r, reg_etag[r], (MUST_COMMIT(r) -> COMMITTED : FENCED), 0, 0)
+#ifdef REOPEN
+#define IS_LATE_0 IS_LATE(0)
+#else
+#define IS_LATE_0 false
+#endif
 
 /* GET of the runs that were listed; NOTHING if one is gone: then this prune's version of gc/state is old. */
 inline load_index() {
@@ -109,11 +129,11 @@ inline list_objects() { refs_seen = refs; records_seen = records }
 inline list_owners() {
   gone = 0;
   for (r_ : 0 .. REGISTERS - 1) {
-    if :: reg_state[r_] == ABSENT || IN(unlisted_regs, r_) || IS_OVER(r_) -> gone = gone | BIT(r_) :: else fi
+    if :: reg_state[r_] == ABSENT || IN(unlisted_regs, r_) || IS_VOID(r_) -> gone = gone | BIT(r_) :: else fi
   };
 #ifdef REVIVE
   /* A snapshot whose register was made anew has two of them in turn. */
-  if :: reg_state[7] != ABSENT && !IN(unlisted_regs, 7) && !IS_OVER(7) && reg_state[0] == ABSENT -> gone = gone & ~1 :: else fi;
+  if :: reg_state[7] != ABSENT && !IN(unlisted_regs, 7) && !IS_VOID(7) && reg_state[0] == ABSENT -> gone = gone & ~1 :: else fi;
 #endif
   k_ = 0
 }
@@ -155,6 +175,7 @@ proctype Prune(byte me) {
 #ifdef OBJECTS
   byte refs_seen, records_seen, gone;
   bool is_live;
+  byte looked;                           /* at a session's record: 1, or 3 if it was fenced: there is none; 2: there is one */
 #endif
 #ifdef BASES
   byte fresh;
@@ -233,15 +254,36 @@ barrier:
   :: d_step { j < REGISTERS && is_live && IN(refs, OBJECTS_OF(j)) -> is_live = 0; NEED(j); NEXT_SEEN(j + 1); k_ = 0 }
   :: d_step { j < REGISTERS && is_live && !IN(refs, OBJECTS_OF(j)) -> is_live = 0; printf("P%d finds no reference set of %d\n", me, j) }
 #define UNREAD !is_live &&
+#define IS_OPENABLE(r) (reg_state[r] == FENCED)
 #else
   :: d_step { j < REGISTERS && LIVE(j) -> NEED(j); NEXT_SEEN(j + 1); k_ = 0 }
 #define UNREAD
+#define IS_OPENABLE(r) false
 #endif
   :: d_step { UNREAD j < REGISTERS && reg_state[j] == OPEN && IS_ACKNOWLEDGED(j) -> keep = keep | reg_keep[j]; NEXT_SEEN(j + 1); k_ = 0 }
-  :: d_step { UNREAD j < REGISTERS && !LIVE(j) && reg_state[j] != OPEN -> seen = seen & ~BIT(j); NEXT_SEEN(j + 1); k_ = 0 }
+  :: d_step { UNREAD j < REGISTERS && !LIVE(j) && reg_state[j] != OPEN && !IS_OPENABLE(j) -> seen = seen & ~BIT(j); NEXT_SEEN(j + 1); k_ = 0 }
+#ifdef OBJECTS
+  /* The record is asked for, and once more when the session is fenced: it may have stored it, committed, and lost
+   * its register, which came back as the version that was fenced. */
+#define IS_DUE (j < REGISTERS && reg_state[j] == OPEN && reg_ack[j] < n)
+#define IS_FENCED (j < REGISTERS && reg_state[j] == FENCED)
+#ifdef BUG_LOOKED_ONCE
+#define IS_SURE IS_FENCED
+#else
+#define IS_SURE (IS_FENCED && looked == 3)
+#endif
+  :: d_step { UNREAD looked == 0 && (IS_DUE || IS_FENCED) -> looked = (MUST_COMMIT(j) -> 2 : (IS_FENCED -> 3 : 1)) }
+  :: d_step { UNREAD looked == 2 && (IS_DUE || IS_FENCED) -> write_register(j, COMMITTED, 0, 0); printf("P%d commits %d\n", me, j); check() }
+  :: d_step { UNREAD looked == 2 && MAY_HANG && (IS_DUE || IS_FENCED) -> hang(LATE_SWAP, j, reg_etag[j], COMMITTED, 0, 0) }
+  :: d_step { UNREAD looked == 1 && IS_FENCED -> looked = 0 }
+  :: d_step { UNREAD IS_SURE -> seen = seen & ~BIT(j); NEXT_SEEN(j + 1); k_ = 0 }
+  :: d_step { UNREAD looked == 1 && IS_DUE -> write_register(j, FENCED, 0, 0); printf("P%d fences %d\n", me, j); check(); looked = 0 }
+  :: d_step { UNREAD looked == 1 && MAY_HANG && IS_DUE -> hang(LATE_SWAP, j, reg_etag[j], FENCED, 0, 0) }
+#else
   :: d_step { UNREAD j < REGISTERS && reg_state[j] == OPEN && reg_ack[j] < n -> write_register(j, FENCED, 0, 0); seen = seen & ~BIT(j);
        printf("P%d fences %d\n", me, j); check(); NEXT_SEEN(j + 1); k_ = 0 }
   :: d_step { UNREAD MAY_HANG && j < REGISTERS && reg_state[j] == OPEN && reg_ack[j] < n -> hang(LATE_SWAP, j, reg_etag[j], FENCED, 0, 0) }
+#endif
   :: j == REGISTERS -> break
   od;
   j = 0;
@@ -253,13 +295,16 @@ barrier:
 #else
   /* All GETs of registers, and the index, in one step, once nobody is late any more. */
   do
-  :: d_step { IS_LATE(1) -> FENCE(1) }
-  :: d_step { IS_LATE(2) -> FENCE(2) }
-  :: d_step { IS_LATE(3) -> FENCE(3) }
-  :: d_step { IS_LATE(4) -> FENCE(4) }
-  :: d_step { MAY_HANG && IS_LATE(1) -> hang(LATE_SWAP, 1, reg_etag[1], FENCED, 0, 0) }
-  :: d_step { MAY_HANG && IS_LATE(3) -> hang(LATE_SWAP, 3, reg_etag[3], FENCED, 0, 0) }
-  :: d_step { !IS_LATE(1) && !IS_LATE(2) && !IS_LATE(3) && !IS_LATE(4) ->
+#ifdef REOPEN
+  :: d_step { IS_LATE(0) -> END_LATE(0) }
+#endif
+  :: d_step { IS_LATE(1) -> END_LATE(1) }
+  :: d_step { IS_LATE(2) -> END_LATE(2) }
+  :: d_step { IS_LATE(3) -> END_LATE(3) }
+  :: d_step { IS_LATE(4) -> END_LATE(4) }
+  :: d_step { MAY_HANG && IS_LATE(1) -> HANG_LATE(1) }
+  :: d_step { MAY_HANG && IS_LATE(3) -> HANG_LATE(3) }
+  :: d_step { !IS_LATE_0 && !IS_LATE(1) && !IS_LATE(2) && !IS_LATE(3) && !IS_LATE(4) ->
        for (r_ : 0 .. REGISTERS - 1) {
          if
          :: !IN(seen, r_)

@@ -179,6 +179,36 @@ CLEAN = (
     Row(name="revive", options="REVIVE WRITERS=0 PRUNES=2"),
     Row(name="revive-writer", options="REVIVE RESTARTS=0 COARSE=1"),
     Row(name="revive-late", options="REVIVE WRITERS=0 PRUNES=2 LATE=1", in_ci=False),
+    # A register that comes back OPEN beside the record of its snapshot, and who commits it.
+    Row(name="unfinished", options="REOPEN OBJECTS WRITERS=0 PRUNES=2"),
+    Row(name="unfinished-late", options="REOPEN OBJECTS WRITERS=0 PRUNES=2 LATE=1 COARSE=1"),
+    Row(name="unfinished-writer", options="REOPEN OBJECTS RESTARTS=0 COARSE=1"),
+    Row(
+        name="unfinished-together",
+        options="REOPEN BASES MARKS OBJECTS PRUNES=2 REPACKS=0 COARSE=3 RESTARTS=0",
+    ),
+    Row(name="unfinished-writer-late", options="REOPEN OBJECTS RESTARTS=0 COARSE=1 LATE=1"),
+    Row(name="unfinished-writer-two-prunes", options="REOPEN OBJECTS PRUNES=2 REPACKS=0 RESTARTS=0 COARSE=1"),
+    Row(name="unfinished-repair", options="REOPEN FINISH OBJECTS RESTARTS=0 COARSE=1"),
+    Row(name="unfinished-doubled", options="FINISH LATE=1 REPLAY ANSWERED OBJECTS COARSE=1 RESTARTS=0"),
+    Row(
+        name="unfinished-doubled-two-prunes",
+        options="FINISH LATE=1 REPLAY ANSWERED PRUNES=2 REPACKS=0 OBJECTS COARSE=3 RESTARTS=0",
+        in_ci=False,
+        seconds_max=3600,
+    ),
+    Row(name="unfinished-drain", options="REOPEN OBJECTS DRAIN CRASHES=1 RESTARTS=1", search="drain"),
+    # Runs that are listed beside the second look at gc/state.
+    Row(name="list-beside", options="LIST_BESIDE FORGET"),
+    Row(name="list-beside-late", options="LIST_BESIDE FORGET LATE=1 COARSE=1 RESTARTS=0"),
+    Row(name="list-beside-lag", options="LIST_BESIDE FORGET LAG"),
+    Row(name="list-beside-merge", options="LIST_BESIDE MERGE REFUSED BASES COARSE=1 RESTARTS=0"),
+    Row(name="list-beside-writers", options="LIST_BESIDE WRITERS=2 RESTARTS=1 FORGET COARSE=2"),
+    Row(
+        name="list-beside-two-prunes",
+        options="LIST_BESIDE BASES MARKS PRUNES=2 REPACKS=1 FORGET COARSE=3 RESTARTS=0",
+    ),
+    Row(name="list-beside-drain", options="LIST_BESIDE FORGET DRAIN CRASHES=1", search="drain"),
     # Another pod goes on from a checkpoint.
     Row(name="resume", options="RESUME WRITERS=2 RESTARTS=0 COARSE=1"),
     Row(
@@ -262,6 +292,9 @@ CANARIES = (
     _canary("REPAIR_DIRECT", "REPAIR WRITERS=0 LOSS_ONLY"),
     _canary("REPAIR_OLD_REFS", "REPAIR OBJECTS WRITERS=0 LOSS_ONLY"),
     _canary("REVIVE_UNSEEN", "REVIVE WRITERS=0 PRUNES=2 LOSS_ONLY"),
+    _canary("RECORD_UNSEEN", "REOPEN OBJECTS WRITERS=0 LOSS_ONLY"),
+    _canary("LOOKED_ONCE", "REOPEN OBJECTS COARSE=1 RESTARTS=0 LOSS_ONLY"),
+    _canary("FINISHED_UNSEEN", "FINISH LATE=1 REPLAY ANSWERED OBJECTS COARSE=1 RESTARTS=0 LOSS_ONLY"),
     _canary("RESUME_BLIND", "RESUME WRITERS=2 RESTARTS=0 COARSE=1 LOSS_ONLY"),
     _canary("DEAD_DROPPED", "BASES WRITERS=0 PRUNES=2 FORGET LOSS_ONLY"),
     _canary("DEAD_EMPTIED", "BASES WRITERS=0 PRUNES=2 FORGET LOSS_ONLY"),

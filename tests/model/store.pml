@@ -38,6 +38,23 @@ byte reg_state[REGISTERS], reg_gen[REGISTERS], reg_ack[REGISTERS], reg_keep[REGI
 byte reg_needs[REGISTERS], reg_etag[REGISTERS];
 #ifdef OBJECTS
 byte refs = 33, records = 33;
+#if defined(BUG_REPAIR_OLD_REFS) || defined(REVIVE)
+#define OBJECTS_OF(r) (r == 7 -> 0 : r)
+#else
+#define OBJECTS_OF(r) r
+#endif
+/* Who would end a session commits it, if its record is there: it is stored last. */
+#define HAS_RECORD(r) IN(records, OBJECTS_OF(r))
+#define HAS_OBJECTS true
+#else
+#define HAS_RECORD(r) false
+#define HAS_OBJECTS false
+#endif
+#ifdef REOPEN
+byte reopened = 0;
+#define REOPENED reopened
+#else
+#define REOPENED 0
 #endif
 #ifdef RESUME
 byte checkpoints = 0; /* registers that name the record of a checkpoint */
@@ -133,6 +150,7 @@ inline find_pack(result, which, wanted) {
 #define ETAG_FENCED 32
 #define IS_AT(r, etag) (reg_state[r] != ABSENT && reg_etag[r] == (etag))
 #define IS_FORWARD(r, to) ((reg_state[r] == OPEN && (to == OPEN || to == COMMITTED || to == FENCED)) \
+  || (reg_state[r] == FENCED && to == COMMITTED && HAS_OBJECTS) \
   || (reg_state[r] == COMMITTED && to == FORGOTTEN) \
   || (reg_state[r] == FORGOTTEN && (to == COMMITTED || to == DEAD)))
 

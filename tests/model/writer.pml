@@ -67,6 +67,23 @@ inline poll() {
 #endif
   fi
 }
+#ifdef LIST_BESIDE
+/* What gc/state names as its base is asked for by name. */
+#define NOTE_BASE beside = beside | gc_base
+#define LISTED_PACKS load_listed(set_, from, named)
+#define FORGET_LIST beside = 0
+inline load_listed(result, since, besides) {
+  result = 0;
+  for (k_ : 0 .. RUNS - 1) {
+    if :: IN(beside & runs, k_) && RUN_COUNTS(k_, since, besides) -> result = result | run_packs[k_] :: else fi
+  };
+  k_ = 0
+}
+#else
+#define NOTE_BASE skip
+#define LISTED_PACKS load_now(set_, from, named)
+#define FORGET_LIST skip
+#endif
 /* Create the register and look again: `before` and `after` are what gc/state said. */
 inline begin() {
   if
@@ -80,9 +97,13 @@ inline begin() {
      if :: reg_state[sid] == OPEN :: reg_state[sid] != OPEN -> goto again fi
   fi;
   etag = ETAG_CREATED;
+#ifdef LIST_BESIDE
+  /* The list is asked for beside the second look, and so may be older than that. */
+  d_step { list_runs(beside, 0, 0); printf("W%d lists runs %d\n", me, beside) };
+#endif
 #ifndef BUG_READ_ONCE
   if
-  :: d_step { gc_n == ack -> shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED }
+  :: d_step { gc_n == ack -> NOTE_BASE; shun = gc_condemned | gc_dead; from = TRUST_FROM; named = TRUST_NAMED }
   :: gc_n != ack -> goto again
   fi
 #endif
@@ -132,7 +153,7 @@ inline commit() {
   od;
 #ifndef BUG_TOLD_UNSEEN
   if
-  :: d_step { REG_VALID(sid, gc_floor, gc_roster) -> told = told | BIT(sid); check(); printf("W%d finds %d valid: saved\n", me, sid) } -> goto end
+  :: d_step { REG_VALID(sid, gc_floor, gc_roster) -> told = told | (BIT(sid) & ~REOPENED); check(); printf("W%d finds %d valid: saved\n", me, sid) } -> goto end
   :: d_step { !REG_VALID(sid, gc_floor, gc_roster) -> printf("W%d finds %d void\n", me, sid) } -> goto again
   fi
 #else
@@ -148,6 +169,9 @@ proctype Writer(byte me; byte first; byte want) {
   short named;
   byte used, need, keep;           /* packs relied on; chunks to upload; packs to be kept */
   bool has_pack;                   /* its own pack may be there */
+#ifdef LIST_BESIDE
+  short beside;                    /* runs that the list shows */
+#endif
   { sid = first;
 start:
 #if COARSE == 0
@@ -159,7 +183,7 @@ start:
 #endif
   begin();
   d_step {
-    load_now(set_, from, named);
+    LISTED_PACKS; FORGET_LIST;
 #ifdef BUG_DEDUP_CONDEMNED
     shun = shun & gc_dead;
 #endif
@@ -214,7 +238,7 @@ start:
   put_objects();
   commit();
 again:
-  atomic { CLEAR };
+  atomic { CLEAR; FORGET_LIST };
   if :: sid == first && me < RESTARTS -> sid = first + 1; goto start :: else fi;
 end:
   atomic { CLEAR; sid = 0; ended = ended | BIT(me) }

@@ -75,6 +75,8 @@ class Bucket:
         self.world = world
         self.rates = rates
         self.objects: dict[str, Entry] = {}
+        self.first: dict[str, bytes] = {}
+        """What each object was when it came to be."""
         self.injected: Counter[str] = Counter()
         self.requests: Counter[str] = Counter()
         self.on_change: Callable[[str], None] = lambda _key: None
@@ -90,6 +92,7 @@ class Bucket:
         if place == len(self._keys) or self._keys[place] != key:
             self._keys.insert(place, key)
         self.objects[key] = entry
+        self.first.setdefault(key, data)
         self.on_change(key)
         return entry.etag
 

@@ -1,6 +1,7 @@
 """What users were told: the promises that the oracle holds the repository to."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 __all__ = ["Ledger"]
 
@@ -33,6 +34,11 @@ class Ledger:
     unsettled: set[str] = field(default_factory=set)
     """Their registers were lost, and nobody was told since that they are whole."""
 
+    reopened: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Snapshots that were saved, whose registers were lost and came back as they were created -> what they
+    were before. No more is wanted of them than that they are whole, and committed in the end.
+    """
+
     @property
     def is_anything_lost(self) -> bool:
         """Whether somebody may find damage."""
@@ -41,8 +47,14 @@ class Ledger:
     def report_loss(self, snapshot: str) -> None:
         """Its register is gone; what becomes of it is open."""
         self.saved.discard(snapshot)
+        self.reopened.pop(snapshot, None)
         self.lost.add(snapshot)
         self.unsettled.add(snapshot)
+
+    def report_reopened(self, snapshot: str, body: dict[str, Any]) -> None:
+        """Its register was lost, and its create came a second time."""
+        self.saved.discard(snapshot)
+        self.reopened[snapshot] = body
 
     def report_whole(self, snapshot: str) -> None:
         """A repair returned, and said that it is back."""
@@ -64,6 +76,7 @@ class Ledger:
     def begin_forgetting(self, snapshot: str) -> None:
         """From here on it may go."""
         self.saved.discard(snapshot)
+        self.reopened.pop(snapshot, None)
         self.asked.add(snapshot)
         self.forgetting[snapshot] = self.forgetting.get(snapshot, 0) + 1
 

@@ -1,5 +1,8 @@
 """What is lost and who mends it: registers that vanish, and the repairs that make them anew."""
 
+import json
+from typing import Any
+
 from pvback.errors import ConflictError, DamagedError, ObjectNotFound, StorageUnavailable
 from pvback.repository import mend_lost_state
 from pvback.repository.forget import forget_snapshots
@@ -15,7 +18,7 @@ from tests.simulation.ledger import Ledger
 from tests.simulation.work import ModelIndexWork
 from tests.simulation.world import Process
 
-__all__ = ["lose_register", "lose_state", "mend_all", "mend_state", "settle"]
+__all__ = ["lose_register", "lose_state", "mend_all", "mend_state", "reopen_register", "settle"]
 
 
 def lose_register(process: Process, bucket: Bucket, ledger: Ledger, objects: ScopeObjects) -> None:
@@ -27,6 +30,26 @@ def lose_register(process: Process, bucket: Bucket, ledger: Ledger, objects: Sco
     process.world.note(f"{key} is lost")
     ledger.report_loss(key[-32:])
     bucket.remove(key)
+
+
+def reopen_register(process: Process, bucket: Bucket, ledger: Ledger, objects: ScopeObjects) -> None:
+    """One of a snapshot that was reported saved is lost, and its create, doubled, lands after that."""
+    keys = [key for key in bucket.keys(objects.layout.area(Area.SNAPSHOTS)) if key[-32:] in ledger.saved]
+    keys = [key for key in keys if _body(bucket.first[key])["state"] == "OPEN"]
+    if not keys:
+        return
+    key = process.random.source.choice(keys)
+    if sum(one[-32:] == key[-32:] for one in keys) > 1:
+        return
+    process.world.note(f"{key} is lost, and comes back as it was created")
+    ledger.report_reopened(key[-32:], _body(bucket.objects[key].data))
+    ledger.count("reopened")
+    bucket.write(key, bucket.first[key])
+
+
+def _body(data: bytes) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(data.partition(b"\n")[2])
+    return body
 
 
 def mend_all(process: Process, objects: ScopeObjects, work: ModelIndexWork, *, ledger: Ledger) -> None:
@@ -47,6 +70,9 @@ def mend_all(process: Process, objects: ScopeObjects, work: ModelIndexWork, *, l
         if problem.kind == "register-missing":
             ledger.report_whole(problem.snapshot)
             ledger.count("revived")
+        if problem.kind == "register-open":
+            ledger.report_saved(problem.snapshot)
+            ledger.count("committed by a repair")
 
 
 def settle(process: Process, objects: ScopeObjects, damaged: str, *, ledger: Ledger) -> None:

@@ -24,7 +24,8 @@ _NEXT = {
     "COMMITTED": ("COMMITTED", "FORGOTTEN"),
     "FORGOTTEN": ("FORGOTTEN", "COMMITTED", "DEAD"),
     "DEAD": ("DEAD",),
-    "FENCED": ("FENCED",),
+    # By who has found its record.
+    "FENCED": ("FENCED", "COMMITTED"),
 }
 _NEXT_TIMED = _NEXT | {"FENCED": ("FENCED", "OPEN", "COMMITTED")}
 """Without conditions a session may write over its fence; then it is looked at again, after a wait."""
@@ -113,13 +114,19 @@ class Oracle:
             place[name] = value
 
     def _follow_register(self, name: str, body: Any, seconds: float) -> None:
+        old = self._registers.get(name)
         self._put(self._registers, name, body)
         if body is None:
             return
         state = body["state"]
         if name in self._last and self._is_valid(name, "roster"):
             before, since = self._last[name]
-            if state not in self._next[before]:
+            is_back = name[17:] in self._ledger.reopened and (before, state) == ("COMMITTED", "OPEN")
+            is_ended = state == "COMMITTED" and before == "FENCED" and not self._is_timed
+            if is_ended and old is not None and old["runs"] != body["runs"]:
+                # Who finds a record knows no runs: this is its session, which has overwritten its fence.
+                self._fail(f"M: the session of register {name} commits although it was fenced")
+            if state not in self._next[before] and not is_back:
                 self._fail(f"M: register {name} goes from {before} to {state}")
             if before == "FORGOTTEN" and state == "DEAD" and seconds < since + self._grace_seconds:
                 self._fail(f"register {name} dies within its grace")
@@ -180,6 +187,22 @@ class Oracle:
             # Two repairs at once may make two registers of one snapshot.
             if not found or any(state != "COMMITTED" for _, state in found):
                 self._fail(f"S5: snapshot {snapshot} was reported saved, and is {found or 'gone'}")
+
+        for snapshot, before in self._ledger.reopened.items():
+            self._check_reopened(snapshot, before, usable)
+
+    def _check_reopened(self, snapshot: str, before: dict[str, Any], usable: set[str]) -> None:
+        """What came back as it was created is whole, and counts: fenced, it is committed by who did that."""
+        found = [
+            (name, body["state"])
+            for name, body in self._registers.items()
+            if name[17:] == snapshot and self._is_valid(name, "roster")
+        ]
+        if not found or any(state not in ("OPEN", "FENCED", "COMMITTED") for _, state in found):
+            self._fail(f"S5: snapshot {snapshot} was reported saved, came back, and is {found or 'gone'}")
+        for name, state in found:
+            if state != "COMMITTED":
+                self._check_snapshot(name, before, usable)
 
     def _usable(self) -> set[str]:
         assert self._state is not None, "asked after the first state"
@@ -249,7 +272,7 @@ class Oracle:
                 for name, body in self._registers.items()
                 if body["state"] == "COMMITTED" and self._is_valid(name, "roster")
             }
-            if len((written & listed) - self._ledger.lost) > 1:
+            if len((written & listed) - self._ledger.lost - self._ledger.reopened.keys()) > 1:
                 self._fail(f"W: {sorted(written & listed)} all stand in place of {damaged}")
 
     def check_drained(self) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 from pvback import limits
 from pvback.errors import ObjectNotFound
 from pvback.repository import (
+    barrier,
+    finishing,
     gcstate,
     mend_lost_state,
     mend_snapshots,
@@ -15,6 +17,8 @@ from pvback.repository import (
     sweep,
 )
 from pvback.repository.gcstate import GcState
+from pvback.repository.registers import Register, RegisterState
+from pvback.repository.sealed import ScopeObjects
 from pvback.repository.successors import Successors
 from tests.simulation import mending
 from tests.simulation.canaries import CANARIES, Patch, canary
@@ -72,6 +76,36 @@ def abandoned_with_its_dead(patch: Patch) -> None:
 def successors_stay(patch: Patch) -> None:
     """Nobody looks for others once its own successor of a damaged snapshot is committed."""
     patch.setattr(mending, "choose_successor", lambda *_facts: Successors(chosen=None, extra=()))
+
+
+@canary("reopened")
+def open_registers_hide_records(patch: Patch) -> None:
+    """A session that prune has waited for is fenced, whether the record of its snapshot is there or not."""
+    patch.setattr(barrier, "find_record", lambda _objects, _register: None)
+
+
+@canary("reopened", seeds_max=6000)
+def records_looked_for_too_early(patch: Patch) -> None:
+    """What was fenced stays so, whatever its session had done after the look for its record."""
+    real = finishing.find_record
+
+    def find_record(objects: ScopeObjects, register: Register) -> Any:
+        return None if register.state is RegisterState.FENCED else real(objects, register)
+
+    patch.setattr(barrier, "find_record", find_record)
+
+
+@canary("reopened-state")
+def lost_state_hides_records(patch: Patch) -> None:
+    """The same by who makes `gc/state` anew."""
+    patch.setattr(mend_lost_state, "find_record", lambda _objects, _register: None)
+
+
+@canary("reopened")
+def committed_without_its_parts(patch: Patch) -> None:
+    """Who commits in a session's place does not say what the snapshot needs."""
+    real = finishing.StoredRecord.committed
+    patch.setattr(finishing.StoredRecord, "committed", lambda self, old: replace(real(self, old), refs=()))
 
 
 @canary("lost-state", seeds_max=6000)

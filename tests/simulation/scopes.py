@@ -29,6 +29,8 @@ class Scope:
     """Each loses registers, and repairs."""
     losses: int = 2
     """Of each mender."""
+    reopeners: int = 0
+    """Each sees registers lost that come back as they were created."""
     state_losers: int = 0
     """Each loses `gc/state` once, and makes it anew."""
     lies: int = 0
@@ -98,6 +100,9 @@ SCOPES = (
         kill_rate=0.001,
         rates=Rates(doubled=0.04),
     ),
+    Scope(name="reopened", reopeners=2, losses=3, pruners=2, prunes=3, backups=3, kill_rate=0.002),
+    Scope(name="reopened-repairs", reopeners=2, menders=1, losses=3, pruners=2, backups=3, kill_rate=0.001),
+    Scope(name="reopened-state", reopeners=2, state_losers=1, pruners=2, backups=3, forgetters=1),
     Scope(name="revoked", lies=4, pruners=2, prunes=3, backups=3, kill_rate=0.001, repack_share_max=0.8),
     Scope(
         name="lost-state-kills",

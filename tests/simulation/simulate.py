@@ -136,6 +136,8 @@ class Simulation:
             self._spawn(f"reader-{number}", self._read)
         for number in range(scope.menders):
             self._spawn(f"mender-{number}", self._mend)
+        for number in range(scope.reopeners):
+            self._spawn(f"reopener-{number}", self._reopen)
         for number in range(scope.state_losers):
             self._spawn(f"loser-{number}", self._lose_state)
         self.world.run()
@@ -295,6 +297,12 @@ class Simulation:
             if process.random.fraction() < 0.4:
                 self._rewrite(process)
 
+    def _reopen(self, process: Process) -> None:
+        for _ in range(self.scope.losses):
+            process.world.pause(wake=process.world.now + 3000, is_ready=lambda: bool(self.ledger.saved))
+            process.sleep(process.random.source.choice((0.0, 60.0, 600.0)))
+            mending.reopen_register(process, self.bucket, self.ledger, self.objects(process))
+
     def _rewrite(self, process: Process) -> None:
         """A snapshot written anew, as a repair does it: a cycle under way is abandoned before."""
         chance, objects = process.random.source, self.objects(process)
@@ -390,7 +398,7 @@ class Simulation:
 
     def _restore_all(self, process: Process) -> None:
         objects = self.objects(process)
-        left = set(self.ledger.saved)
+        left = self.ledger.saved | self.ledger.reopened.keys()
         for snapshot in load_catalog(objects).snapshots:
             if not self._restore(process, objects, snapshot):
                 raise LostError(f"snapshot {snapshot.id} does not come back")

@@ -48,7 +48,7 @@ def kinds(inner: Recorded) -> list[tuple[str, str]]:
 
 def test_answers_come_once_and_in_order(inner: Recorded) -> None:
     store = AheadStore(inner)
-    store.ask_ahead([("read", "state"), ("list", "a/")])
+    store.ask_ahead([[("read", "state")], [("list", "a/")]])
     assert store.read("state").data == b"state"
     assert [one.key for one in store.list_objects("a/")] == ["a/1", "a/2"]
     assert kinds(inner) == [("read", "state"), ("list", "a/")]
@@ -59,11 +59,11 @@ def test_answers_come_once_and_in_order(inner: Recorded) -> None:
 
 def test_another_request_drops_the_answers(inner: Recorded) -> None:
     store = AheadStore(inner)
-    store.ask_ahead([("read", "state"), ("list", "a/")])
+    store.ask_ahead([[("read", "state")], [("list", "a/")]])
     assert store.read("state").data == b"state"
     store.put("a/3", b"new")
     assert [one.key for one in store.list_objects("a/")] == ["a/1", "a/2", "a/3"]
-    store.ask_ahead([("list", "a/"), ("read", "state")])
+    store.ask_ahead([[("list", "a/")], [("read", "state")]])
     assert store.read("a/3").data == b"new"
     store.put("a/4", b"newer")
     assert len(list(store.list_objects("a/"))) == 4
@@ -72,7 +72,7 @@ def test_another_request_drops_the_answers(inner: Recorded) -> None:
 def test_what_was_not_begun_is_not_asked(inner: Recorded) -> None:
     store = AheadStore(inner)
     inner.gate.clear()
-    store.ask_ahead([("read", "state"), ("list", "a/")])
+    store.ask_ahead([[("read", "state")], [("list", "a/")]])
     store.drop()
     threads = [one for one in threading.enumerate() if one.name == "pvback-ahead"]
     inner.gate.set()
@@ -83,7 +83,7 @@ def test_what_was_not_begun_is_not_asked(inner: Recorded) -> None:
 
 def test_a_list_from_the_middle_is_another_request(inner: Recorded) -> None:
     store = AheadStore(inner)
-    store.ask_ahead([("list", "a/")])
+    store.ask_ahead([[("list", "a/")]])
     assert [one.key for one in store.list_objects("a/", after="a/1")] == ["a/2"]
     inner.put("a/3", b"new")
     assert len(list(store.list_objects("a/"))) == 3
@@ -91,8 +91,26 @@ def test_a_list_from_the_middle_is_another_request(inner: Recorded) -> None:
 
 def test_a_failure_is_for_who_asks(inner: Recorded) -> None:
     store = AheadStore(inner)
-    store.ask_ahead([("read", "none"), ("list", "a/")])
+    store.ask_ahead([[("read", "none")], [("list", "a/")]])
     with pytest.raises(ObjectNotFound):
         store.read("none")
     assert len(list(store.list_objects("a/"))) == 2
     assert inner.seen[-1][2] != "pvback-ahead"
+
+
+def test_a_group_is_asked_at_once(inner: Recorded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each list waits for the other one; the answers are taken in any order, what follows after both."""
+    meeting, listed = threading.Barrier(2, timeout=30), inner.list_objects
+
+    def meet(prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
+        meeting.wait()
+        return listed(prefix, after=after)
+
+    monkeypatch.setattr(inner, "list_objects", meet)
+    store = AheadStore(inner)
+    store.ask_ahead([[("list", "a/"), ("list", "b/")], [("read", "state")]])
+    assert list(store.list_objects("b/")) == []
+    assert len(list(store.list_objects("a/"))) == 2
+    assert store.read("state").data == b"state"
+    assert kinds(inner)[-1] == ("read", "state")
+    assert {one[2] for one in inner.seen} == {"pvback-ahead"}

@@ -7,14 +7,18 @@ from typing import Any
 
 import pytest
 
+from pvback import limits
 from pvback.errors import UsageError
 from pvback.model import FindingSeverity
 from pvback.ops.backup import backup
 from pvback.ops.check import CheckOptions, CheckResult, check
+from pvback.ops.check_listing import find_open_registers, list_objects
+from pvback.ops.repair import plan_snapshot_repair
 from pvback.ops.sources import Source, path_source
-from pvback.repository.layout import Area
-from pvback.repository.registers import change_register
+from pvback.repository.layout import Area, ObjectType
+from pvback.repository.registers import RegisterState, change_register
 from pvback.repository.repository import RepositoryAccess
+from pvback.runtime import ManualClock
 from pvback.storage.memory import MemoryStore
 from tests.support import fake_native
 
@@ -50,6 +54,40 @@ def test_what_is_missing(access: RepositoryAccess, source: Source, memory: Memor
     assert len(access.catalog().snapshots) == 1
     drop_twins(access)
     assert kinds(check(access))["snapshot-damaged"] is FindingSeverity.LOSS
+
+
+@pytest.mark.parametrize("how", ["written after its record", "silent for an hour"])
+def test_a_register_that_came_back(
+    access: RepositoryAccess, source: Source, clock: ManualClock, memory: MemoryStore, how: str
+) -> None:
+    """It is OPEN beside a record; a session that is just about to commit looks like that, too."""
+    backup(access, source)
+    ((register, _),) = access.catalog().registers
+    opened = dataclasses.replace(
+        register, state=RegisterState.OPEN, record=None, refs=(), twin=b"", nonce="1" * 32
+    )
+    data = access.objects.seal(ObjectType.REGISTER, name=opened.object_name, data=opened.as_body())
+    memory.put(access.objects.layout.key(opened.object_name), data)
+    assert "register-open" not in kinds(check(access))
+    clock.advance(1 if how == "written after its record" else limits.FENCE_QUIET_SECONDS + 1)
+    if how == "written after its record":
+        memory.put(access.objects.layout.key(opened.object_name), data)
+    assert kinds(check(access))["register-open"] is FindingSeverity.REPAIRABLE
+    (problem,) = plan_snapshot_repair(access)
+    assert (problem.kind, problem.register) == ("register-open", register.name)
+
+
+def test_a_register_that_a_prune_has_counted(access: RepositoryAccess, source: Source) -> None:
+    backup(access, source)
+    catalog = access.catalog()
+    ((register, mtime),) = catalog.registers
+    counted = dataclasses.replace(catalog.state, counted=frozenset((register.name,)))
+    opened = dataclasses.replace(register, state=RegisterState.OPEN)
+    change_register(access.objects, register.name, change=lambda _: opened, clock=access.clock)
+    for state, kinds_expected in ((catalog.state, []), (counted, ["register-open"])):
+        seen = dataclasses.replace(catalog, state=state, registers=[(opened, mtime)])
+        found = find_open_registers(access, seen, listing=list_objects(access))
+        assert [one.kind for one in found] == kinds_expected
 
 
 def drop_twins(access: RepositoryAccess) -> None:

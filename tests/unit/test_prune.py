@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -26,6 +27,7 @@ from pvback.repository.gcstate import (
 )
 from pvback.repository.index_work import Marks
 from pvback.repository.layout import Area, generation_name
+from pvback.repository.mend_state import change_gc_state, without_marks
 from pvback.repository.prune import PruneReport, PruneSeams, _Prune, plan_only, run_prune
 from pvback.repository.prune_plan import PruneOptions
 from pvback.repository.records import FinishedTree
@@ -393,3 +395,29 @@ def test_what_ended_by_itself_goes_with_the_next_cycle(bench: ModelBench) -> Non
 
 def _fence(old: Register) -> Register:
     return replace(old, state=RegisterState.FENCED)
+
+
+def test_a_part_that_was_written_anew_meanwhile(bench: ModelBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair names other parts of a reference set after a prune has read the register."""
+    name = commit(bench, "a")
+    (part,) = read_register(bench.objects, name).register.refs
+    count = bench.work.count
+
+    def overtaken(marks: Marks, **options: Any) -> Marks:
+        if part in options["add"]:
+            new = bench.refs("a", snapshot=name[-32:])
+            change_register(
+                bench.objects, name, change=lambda old: replace(old, refs=(new,)), clock=bench.clock
+            )
+            bench.objects.store.delete(bench.objects.layout.key(part.name))
+        return count(marks, **options)
+
+    monkeypatch.setattr(bench.work, "count", overtaken)
+    prune(bench, replace(NOW, is_forced=True))
+    (new,) = read_register(bench.objects, name).register.refs
+    # One that is lost is not waited for.
+    bench.objects.store.delete(bench.objects.layout.key(new.name))
+    commit(bench, "b")
+    change_gc_state(bench.objects, without_marks, clock=bench.clock)
+    with pytest.raises(DamagedError, match=new.name):
+        prune(bench, replace(NOW, is_forced=True))
