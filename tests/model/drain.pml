@@ -5,7 +5,7 @@ inline drain_cycle(to_run, is_adding) {
   need = 0; roster = 0;
   for (r_ : 0 .. REGISTERS - 1) {
     if
-    :: REG_VALID(r_, gc_floor, gc_roster) && reg_state[r_] == OPEN && HAS_RECORD(r_) -> write_register(r_, COMMITTED, 0, 0)
+    :: REG_VALID(r_, gc_floor, gc_roster) && (reg_state[r_] == OPEN || reg_state[r_] == FENCED) && HAS_RECORD(r_) -> write_register(r_, COMMITTED, 0, 0)
     :: REG_VALID(r_, gc_floor, gc_roster) && reg_state[r_] == OPEN && !HAS_RECORD(r_) -> write_register(r_, FENCED, 0, 0)
     :: else
     fi;
