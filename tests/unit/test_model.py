@@ -139,4 +139,4 @@ def test_the_makefile_and_ci_run_the_model() -> None:
     assert re.search(r"^model: .*\n\t.*-m tests\.model\.run$", (root / "Makefile").read_text(), re.MULTILINE)
     script = (root / ".ci/run").read_text()
     assert re.search(r"^computing=\([^)]*\bmodel\b", script, re.MULTILINE)
-    assert 'targets=(test "${waiting[@]}" "${computing[@]}")' in script
+    assert 'targets=("${waiting[@]}" "${computing[@]}")' in script
