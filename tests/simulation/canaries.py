@@ -462,11 +462,11 @@ def timed_lists_believed_at_once(patch: Patch) -> None:
     lag_ignored(patch)
 
 
-@canary("timed", rates=_HARSH, writers=3, seeds_max=600)
+@canary("timed", rates=replace(_HARSH, late=0.3, lost=0.1), writers=3, seeds_max=600)
 def condemned_without_a_wait(patch: Patch) -> None:
     """Sessions are fenced as soon as a generation is published, and nobody looks for what they have recorded.
 
-    A fence that overwrites a commit is mended by such a look: each of the two is enough.
+    With such a look a fence that overwrites a commit is rarer than a canary may be, and mended by the next.
     """
     patch.setattr(prune, "may_go_on", _waiting_when(is_condemning=False))
     patch.setattr(barrier, "find_record", lambda _objects, _register: None)
@@ -492,7 +492,7 @@ def swap_without_an_announcement(patch: Patch) -> None:
     _swap_once(patch)
 
 
-@canary("timed", seeds_max=400, **_SESSIONS)
+@canary("timed", seeds_max=1500, **_SESSIONS)
 def saved_by_an_old_view(patch: Patch) -> None:
     """A snapshot is committed by a view of any age, and reported without a second look."""
     patch.setattr(session.WriterSession, "_require_recent_view", lambda _self: None)

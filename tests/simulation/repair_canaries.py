@@ -21,6 +21,7 @@ from pvback.repository.registers import Register, RegisterState
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.successors import Successors
 from tests.simulation import mending
+from tests.simulation.bucket import Rates
 from tests.simulation.canaries import CANARIES, Patch, canary
 
 __all__ = ["CANARIES"]
@@ -108,7 +109,7 @@ def committed_without_its_parts(patch: Patch) -> None:
     patch.setattr(finishing.StoredRecord, "committed", lambda self, old: replace(real(self, old), refs=()))
 
 
-@canary("lost-state", seeds_max=6000)
+@canary("lost-state", rates=Rates(late=0.3), seeds_max=1500)
 def lost_state_without_doubt(patch: Patch) -> None:
     """Packs that are there are believed, though requests to delete them may be under way."""
     patch.setattr(mend_lost_state._Repair, "_doubtful", lambda *_facts: frozenset())
