@@ -27,6 +27,12 @@ START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
 BUILD_SECONDS_MAX = 3600
 BUCKET = "pvback-test"
+_MOTO = """
+import sys
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import run_simple
+run_simple("127.0.0.1", int(sys.argv[1]), DomainDispatcherApplication(create_backend_app), threaded=False)
+"""
 MINIO_MODULE = "github.com/minio/minio"
 MINIO_VERSION = "v0.0.0-20260212201848-7aac2a2c5b7c"
 
@@ -179,9 +185,12 @@ def rclone(folder: Path, *, certificate: tuple[Path, Path] | None = None) -> Gen
 
 @contextlib.contextmanager
 def moto(folder: Path) -> Generator[S3Server, None, None]:
-    """The moto server: everything in memory, no signature looked at."""
+    """The moto server: everything in memory, no signature looked at, one request after the other.
+
+    Its own program answers in threads that nothing keeps apart: two swaps win, and a race ends with 500.
+    """
     server = _identity("moto", free_ports(1)[0])
-    argv = [_script("moto_server"), "-H", "127.0.0.1", "-p", server.endpoint.rpartition(":")[2]]
+    argv = [sys.executable, "-c", _MOTO, server.endpoint.rpartition(":")[2]]
     with _running(argv, folder=folder, server=server):
         yield server
 
