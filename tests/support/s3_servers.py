@@ -22,6 +22,10 @@ import urllib.request
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from minio import MinioAdmin
+from minio.credentials.providers import StaticProvider
 
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
@@ -116,29 +120,20 @@ def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
 def minio(
     folder: Path,
     *,
-    policies: Mapping[str, object] | None = None,
-    certificate: tuple[Path, Path] | None = None,
+    policies: Mapping[str, dict[str, Any]] | None = None,
     address: str = "127.0.0.1",
 ) -> Generator[S3Server, None, None]:
     """MinIO on one directory: conditional writes, versions, Object Lock, policies of users, quotas.
 
     With `policies` (name -> document) each name is a user who may do what its document allows and nothing
-    else: see `S3Server.others`. What is in `folder` from an earlier run is there again. With (certificate,
-    key) over TLS. `address` is one of this machine that nobody else reaches.
+    else: see `S3Server.others`. What is in `folder` from an earlier run is there again. `address` is one of
+    this machine that nobody else reaches.
     """
     port = free_ports(1)[0]
-    server = _identity("minio", port, certificate=certificate, address=address)
-    names = policies or {}
-    others = {name: replace(_identity(name, port, address=address), name="minio") for name in names}
-    server = replace(server, others=others)
+    others = {name: _identity("minio", port, address=address) for name in policies or {}}
+    server = replace(_identity("minio", port, address=address), others=others)
     (folder / "data").mkdir(exist_ok=True)
-    certificates = folder / "certificates"
-    certificates.mkdir(exist_ok=True)
-    if certificate:
-        for name, file in zip(("public.crt", "private.key"), certificate, strict=True):
-            shutil.copyfile(file, certificates / name)
-    listen = server.endpoint.partition("://")[2]
-    argv = [str(find_minio()), "server", "--address", listen, "--certs-dir", str(certificates)]
+    argv = [str(find_minio()), "server", "--address", f"{address}:{port}"]
     variables = {
         "MINIO_ROOT_USER": server.access_key,
         "MINIO_ROOT_PASSWORD": server.secret_key,
@@ -148,24 +143,18 @@ def minio(
         "MINIO_CI_CD": "on",
     }
     with _running([*argv, str(folder / "data")], folder=folder, server=server, variables=variables):
-        if policies:
-            administrator = minio_admin(server)
-            for name, document in policies.items():
-                other = server.others[name]
-                administrator.policy_add(name, policy=document)
-                administrator.user_add(other.access_key, other.secret_key)
-                administrator.policy_set(name, user=other.access_key)
+        administrator = minio_admin(server)
+        for name, other in others.items():
+            administrator.policy_add(name, policy=(policies or {})[name])
+            administrator.user_add(other.access_key, other.secret_key)
+            administrator.policy_set(name, user=other.access_key)
         yield server
 
 
-def minio_admin(server: S3Server):  # type: ignore[no-untyped-def] # noqa: ANN201 - the library's own client
+def minio_admin(server: S3Server) -> MinioAdmin:
     """MinIO's client for what is not S3: users, policies, quotas."""
-    from minio import MinioAdmin  # noqa: PLC0415 - only these tests need it
-    from minio.credentials.providers import StaticProvider  # noqa: PLC0415
-
-    scheme, _, address = server.endpoint.partition("://")
     provider = StaticProvider(server.access_key, server.secret_key)
-    return MinioAdmin(endpoint=address, credentials=provider, secure=scheme == "https")
+    return MinioAdmin(endpoint=server.endpoint.partition("://")[2], credentials=provider, secure=False)
 
 
 @contextlib.contextmanager
