@@ -365,7 +365,10 @@ def test_while_a_prune_is_at_it(case: Case, tmp_path: Path, *, is_condemning: bo
 
 @pytest.mark.timeout(600)
 def test_content_in_pages(tmp_path: Path, seed: int) -> None:
-    """Files of so many chunks that their extents have pages of their own: only some lose any."""
+    """Files of so many chunks that their extents have pages of their own: only some lose any.
+
+    The pages of one file take 50 KiB and more, so a segment of 64 KiB never reaches all of four.
+    """
     world = World(tmp_path / "repository", tmp_path / "cache")
     world.good("init", "--chunk-size", "4KiB")
     world.good("key", "add", "--self", "--recipient", new_key(tmp_path / "key"))
@@ -373,7 +376,7 @@ def test_content_in_pages(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     source = tmp_path / "source"
     source.mkdir()
-    for name in ("a", "b", "c"):
+    for name in ("a", "b", "c", "d"):
         (source / name).write_bytes(rng.randbytes(6_000_000))
     (source / "b").chmod(0o640)
     age(source)
@@ -397,7 +400,7 @@ def test_content_in_pages(tmp_path: Path, seed: int) -> None:
                 assert written["loss"]["lost"]["left"] == 0
                 continue
             lost = lost_files(written["loss"])
-            assert 0 < len(lost) < 3
+            assert 0 < len(lost) < 4
             kinds.add(kind)
             for entry in written["loss"]["entries"]:
                 assert entry["range_count"] >= 1
