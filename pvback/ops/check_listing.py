@@ -213,7 +213,7 @@ def compare_refs(
     parts = [part for one in registers for part in one.refs if part.name.rpartition("/")[2] in sizes]
     small = [part for part in parts if sizes[part.name.rpartition("/")[2]] < _LARGE_BYTES]
     large = [part for part in parts if part not in small]
-    found = read_each(access.objects, small, work=lambda part: _is_as_named(access, part))
+    found = read_each(access.store, small, work=lambda part: _is_as_named(access, part))
     bad = [part for part, is_good in zip(small, found, strict=True) if not is_good]
     bad += [part for part in large if not _is_as_named(access, part)]
     for part in bad:

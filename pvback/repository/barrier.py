@@ -71,7 +71,7 @@ def read_registers(objects: ScopeObjects, state: GcState) -> Registers:
     listed = {
         name: info.mtime for name, info in objects.list_area(Area.SNAPSHOTS) if state.is_register_valid(name)
     }
-    read = read_each(objects, list(listed), work=lambda name: _read_or_none(objects, name))
+    read = read_each(objects.store, list(listed), work=lambda name: _read_or_none(objects, name))
     found = {name: one for name, one in zip(listed, read, strict=True) if one is not None}
     return Registers(found, listed)
 

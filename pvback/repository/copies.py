@@ -33,6 +33,7 @@ from pvback.errors import (
 from pvback.repository.config_object import RepositoryConfig, parse_config
 from pvback.repository.key_objects import config_facts, key_facts
 from pvback.repository.layout import CONFIG_KEY, COPIES_PREFIX, KEYS_PREFIX, copy_key, is_key_object
+from pvback.repository.reading_each import read_each
 from pvback.retrying import Patience
 from pvback.runtime import Clock
 from pvback.storage import ObjectStore, StoredObject
@@ -45,6 +46,7 @@ __all__ = [
     "FoundConfig",
     "Twins",
     "copies_worth_trying",
+    "list_key_objects",
     "read_config",
     "read_key_objects",
     "swap_settled",
@@ -98,18 +100,24 @@ def _open_config(data: bytes) -> FoundConfig:
     return FoundConfig(data, facts)
 
 
-def read_key_objects(store: ObjectStore, prefix: str = KEYS_PREFIX) -> list[tuple[str, bytes]]:
-    """(key, bytes) of every key object; one that is removed meanwhile is left out.
+def list_key_objects(store: ObjectStore, prefix: str = KEYS_PREFIX) -> list[str]:
+    """The keys of all key objects; of their copies, the keys of what they are copies of."""
+    keys = (info.key.removeprefix(COPIES_PREFIX) for info in store.list_objects(prefix))
+    return [key for key in keys if is_key_object(key)]
 
-    With the prefix of the copies their own keys are returned, without that prefix.
-    """
-    objects = []
-    for info in store.list_objects(prefix):
-        key = info.key.removeprefix(COPIES_PREFIX)
-        if is_key_object(key):
-            with contextlib.suppress(ObjectNotFound):
-                objects.append((key, store.read(info.key).data))
-    return objects
+
+def read_key_objects(
+    store: ObjectStore, keys: Sequence[str], *, are_copies: bool = False
+) -> list[tuple[str, bytes]]:
+    """(key, bytes) of these key objects, or of their copies; what is removed meanwhile is left out."""
+
+    def read(key: str) -> tuple[str, bytes] | None:
+        try:
+            return key, store.read(copy_key(key) if are_copies else key).data
+        except ObjectNotFound:
+            return None
+
+    return [one for one in read_each(store, keys, work=read) if one is not None]
 
 
 def copies_worth_trying(
@@ -121,7 +129,7 @@ def copies_worth_trying(
     """
     known = dict(firsts)
     found = []
-    for key, data in read_key_objects(store, copy_key(KEYS_PREFIX)):
+    for key, data in read_key_objects(store, list_key_objects(store, copy_key(KEYS_PREFIX)), are_copies=True):
         first = known.get(key)
         principal = key.removeprefix(KEYS_PREFIX).removesuffix(".json")
         if data == first or principal in revoked:

@@ -10,7 +10,7 @@ from pvback import limits
 from pvback.config import Secret
 from pvback.datapath import Argon2
 from pvback.errors import DamagedError, PvbackError, UsageError, WrongKeyError
-from pvback.repository.copies import read_key_objects
+from pvback.repository.copies import list_key_objects, read_key_objects
 from pvback.repository.key_commands import seal_with_command
 from pvback.repository.key_objects import add_command, config_facts, issue_key, remove_slot, unlock_secret
 from pvback.repository.layout import COPIES_PREFIX, KEYS_PREFIX, copy_key, key_object_key
@@ -99,7 +99,7 @@ class NewWay:
 
 def list_keys(access: RepositoryAccess) -> list[KeyInfo]:
     """All principals, by id; one whose object is damaged, or gone but for its copy, has a `problem`."""
-    firsts = read_key_objects(access.store)
+    firsts = read_key_objects(access.store, list_key_objects(access.store))
     found = describe_keys(access, firsts)
     copies = {info.key for info in access.store.list_objects(copy_key(KEYS_PREFIX))}
     for key in sorted(copies - {copy_key(one) for one, _ in firsts}):

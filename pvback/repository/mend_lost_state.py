@@ -215,7 +215,7 @@ class _Repair:
         """Snapshots by register, registers that do not open, and sessions that were fenced here."""
         objects = self._objects
         names = [name for name, _ in objects.list_area(Area.SNAPSHOTS)]
-        read = read_each(objects, names, work=self._end_session)
+        read = read_each(objects.store, names, work=self._end_session)
         alive: dict[str, Register] = {}
         closed: list[str] = []
         fenced: list[str] = []
@@ -277,7 +277,7 @@ class _Repair:
         hint = "`--force` gives up no pack: use it a day after the last prune"
         for snapshot in (*without, *(one.snapshot for one in registers.values() if not one.refs)):
             return DamagedError(f"it is not known what snapshot {snapshot} needs", hint=hint)
-        found = read_each(self._objects, parts, work=self._is_good)
+        found = read_each(self._objects.store, parts, work=self._is_good)
         for part, is_good in zip(parts, found, strict=True):
             if not is_good:
                 key = self._objects.layout.key(part.name)
@@ -316,7 +316,7 @@ class _Repair:
                 return False
             return True
 
-        found = read_each(self._objects, absent, work=is_there)
+        found = read_each(self._objects.store, absent, work=is_there)
         return frozenset(name for name, one in zip(absent, found, strict=True) if not one)
 
     def _doubtful(self, usage: Usage, listed: AbstractSet[str]) -> frozenset[str]:

@@ -103,7 +103,7 @@ def plan_snapshots(objects: ScopeObjects) -> list[SnapshotProblem]:
         if one not in found
     ]
     valid = [name for name in names if state.is_register_valid(name)]
-    for looked in read_each(objects, valid, work=lambda name: _look_at(objects, name, records)):
+    for looked in read_each(objects.store, valid, work=lambda name: _look_at(objects, name, records)):
         problems += looked
     # What is written now counts as younger than what is written before: so old ones come first.
     last = max(records.values(), default=None)

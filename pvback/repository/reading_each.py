@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from pvback import limits
-from pvback.repository.sealed import ScopeObjects
+from pvback.storage import ObjectStore
 
 __all__ = ["beside", "read_each"]
 
@@ -15,9 +15,9 @@ R = TypeVar("R")
 _ONE_BY_ONE_COUNT_MAX = 32
 
 
-def read_each(objects: ScopeObjects, items: Sequence[T], *, work: Callable[[T], R]) -> list[R]:
+def read_each(store: ObjectStore, items: Sequence[T], *, work: Callable[[T], R]) -> list[R]:
     """What `work` makes of each, in order: beside each other where that is faster."""
-    is_remote = objects.store.capabilities.is_remote
+    is_remote = store.capabilities.is_remote
     if len(items) <= (1 if is_remote else _ONE_BY_ONE_COUNT_MAX):
         return [work(one) for one in items]
     # Loaded here: with what it brings it takes longer than to read the objects of a small repository.
@@ -28,13 +28,13 @@ def read_each(objects: ScopeObjects, items: Sequence[T], *, work: Callable[[T], 
         return list(pool.map(work, items))
 
 
-def beside(objects: ScopeObjects, *, first: Callable[[], T], second: Callable[[], R]) -> tuple[T, R]:
+def beside(store: ObjectStore, *, first: Callable[[], T], second: Callable[[], R]) -> tuple[T, R]:
     """What both return; neither may need the other's requests to come before its own.
 
     Where a request costs less than a thread, `second` is called before `first`: what may come in any order
     then comes in the one that nobody would choose, and every test shows whether that does harm.
     """
-    if not objects.store.capabilities.is_remote:
+    if not store.capabilities.is_remote:
         found = second()
         return first(), found
     # Loaded here, as above.

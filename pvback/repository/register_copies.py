@@ -114,7 +114,7 @@ def gather(
         except ObjectNotFound:
             return None
 
-    fresh = read_each(objects, sorted(listed.keys() - kept.keys()), work=read)
+    fresh = read_each(objects.store, sorted(listed.keys() - kept.keys()), work=read)
     kept |= {one[0]: (one[1].etag, one[1].data) for one in fresh if one is not None}
     name = f"{Area.GC}/{generation_name(generation, f'gathered-{datapath.random_id()}')}"
     body = json.dumps(_as_json(_newest(kept)), separators=(",", ":")).encode()

@@ -20,10 +20,18 @@ from pvback.errors import (
 )
 from pvback.model import LocalAddress, StoreUsage
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
-from pvback.repository.copies import Twins, read_config, read_key_objects
+from pvback.repository.copies import Twins, read_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import Head, HeadsFile, Memory
-from pvback.repository.layout import GC_STATE_NAME, KEYS_PREFIX, ObjectType, ScopeLayout, copy_key
+from pvback.repository.layout import (
+    GC_STATE_NAME,
+    KEYS_PREFIX,
+    ObjectType,
+    ScopeLayout,
+    copy_key,
+    key_object_key,
+)
+from pvback.repository.opened import Opened, OpenedFile
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, first_questions, load_catalog
@@ -221,6 +229,8 @@ def create_repository(
         found_repository(
             inner, first, config=made.config, where=where, clock=used_clock, patience=chain.patience
         )
+        key = key_object_key(made.keyring.principal)
+        OpenedFile(config).remember(Opened(key, made.keyring.scopes()[0][0]))
         # Another `init` that is still under way has lost, and removes what it goes on to write.
         with contextlib.suppress(StorageError):
             inner.delete_many(left_over)
@@ -253,10 +263,16 @@ def open_repository_access(
     # What is asked next is known, and what it costs to unlock a key is no time of the store's.
     used: ObjectStore = chain.store
     ahead = _asking_ahead(used)
+    memory = OpenedFile(config)
+    last = memory.load()
     try:
         if ahead is not None:
             used = ahead
-            ahead.ask_ahead([[("list", KEYS_PREFIX)]])
+            ahead.ask_ahead(
+                last.questions(with_catalog=is_used_at_once and last.asked == scope)
+                if last is not None
+                else [[("list", KEYS_PREFIX)]]
+            )
         found = read_config(chain.store)
         warnings = list(found.warnings)
         if not found.facts.is_conditional:
@@ -265,12 +281,18 @@ def open_repository_access(
             warnings.append(UNCONDITIONAL_WARNING)
         if is_writer:
             check_writable(found.facts)
-        firsts = read_key_objects(used)
-        if ahead is not None and is_used_at_once and len(found.facts.scopes) == 1:
-            ahead.ask_ahead(first_questions(ScopeLayout(found.facts.scopes[0])))
-        unlocked = unlock(config, found, firsts=firsts, store=used)
+
+        def ask_for_catalog() -> None:
+            if ahead is not None and is_used_at_once and len(found.facts.scopes) == 1 and not ahead.is_asked:
+                ahead.ask_ahead(first_questions(ScopeLayout(found.facts.scopes[0])))
+
+        likely = last.key if last is not None else None
+        unlocked = unlock(config, found, store=used, likely=likely, before_secret=ask_for_catalog)
         keyring = unlocked.keyring
         layout = ScopeLayout(_choose_scope(keyring, scope))
+        now = Opened(key_object_key(keyring.principal), layout.scope, scope)
+        if now != last:
+            memory.remember(now)
         if is_writer:
             _refuse_useless_key(keyring, layout.scope)
     except BaseException:

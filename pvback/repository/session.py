@@ -216,7 +216,7 @@ def _start(
         # A run that is listed before the state is read counts by that state, or not; one that comes later is
         # missed, which costs dedup.
         after, listed = beside(
-            objects, first=lambda: read_gc_state(objects), second=lambda: list_runs(objects)
+            objects.store, first=lambda: read_gc_state(objects), second=lambda: list_runs(objects)
         )
         if after.n == before.n:
             # The later one: packs may have been condemned, or doomed, between the two.

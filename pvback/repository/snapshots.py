@@ -160,7 +160,7 @@ def load_catalog(
     alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
     wanted = [one for one in registers if with_records and one[0].state in alive]
     loaded = read_each(
-        objects,
+        objects.store,
         wanted,
         work=lambda one: _load_snapshot(objects, one[0], min(one[1], times.get(one[0].snapshot, one[1]))),
     )
@@ -251,7 +251,7 @@ def _list_names(
     def records() -> dict[str, datetime]:
         return {name: info.mtime for name, info in objects.list_area(Area.RECORDS)}
 
-    return beside(objects, first=registers, second=records) if with_records else (registers(), {})
+    return beside(objects.store, first=registers, second=records) if with_records else (registers(), {})
 
 
 def _read_registers(
@@ -280,7 +280,7 @@ def _read_registers(
                 found[name] = open_register(objects, name, stored=stored)
                 copies.keep(name, stored)
     missing = [name for name in listed if name not in found]
-    found.update(zip(missing, read_each(objects, missing, work=read), strict=True))
+    found.update(zip(missing, read_each(objects.store, missing, work=read), strict=True))
     return [found[name] for name in listed]
 
 

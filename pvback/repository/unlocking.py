@@ -16,7 +16,12 @@ from pvback import datapath, limits
 from pvback.config import Config, Secret, load_password
 from pvback.datapath import UnlockMethod
 from pvback.errors import DamagedError, UnsupportedFormatError, UsageError, WrongKeyError
-from pvback.repository.copies import FoundConfig, copies_worth_trying
+from pvback.repository.copies import (
+    FoundConfig,
+    copies_worth_trying,
+    list_key_objects,
+    read_key_objects,
+)
 from pvback.repository.key_commands import open_with_command
 from pvback.repository.key_objects import config_facts, key_facts, slot_of
 from pvback.repository.layout import key_object_key
@@ -57,23 +62,38 @@ class Unlocked:
 
 
 def unlock(
-    config: Config, found: FoundConfig, *, firsts: Sequence[tuple[str, bytes]], store: ObjectStore
+    config: Config,
+    found: FoundConfig,
+    *,
+    store: ObjectStore,
+    likely: str | None = None,
+    before_secret: Callable[[], None] = lambda: None,
 ) -> Unlocked:
     """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`.
 
-    `firsts` are the key objects. Where none opens, the copies of those that are missing, damaged or different
-    are tried.
+    Of the key objects the `likely` one is read and tried before the others are even read. Where none opens,
+    the copies of those that are missing, damaged or different are tried. `before_secret` is called when all
+    is read that the first attempt needs.
     """
-    repository = found.facts.repository
+    names = list_key_objects(store)
+    if likely in names and len(names) > 1:
+        firsts = read_key_objects(store, [likely])
+        before_secret()
+        with contextlib.suppress(DamagedError, WrongKeyError, UnsupportedFormatError):
+            return Unlocked(_unlock(config, found.data, key_objects=firsts))
+        firsts = read_key_objects(store, names)
+    else:
+        firsts = read_key_objects(store, names)
+        before_secret()
     try:
-        return Unlocked(_unlock(config, found.data, repository=repository, key_objects=firsts))
+        return Unlocked(_unlock(config, found.data, key_objects=firsts))
     except (DamagedError, WrongKeyError, UnsupportedFormatError) as exc:
         revoked = [str(one["principal"]) for one in config_facts(found.data)["revoked"]]
         copies = copies_worth_trying(store, firsts, revoked=revoked)
         try:
             if not copies:
                 raise
-            keyring = _unlock(config, found.data, repository=repository, key_objects=copies)
+            keyring = _unlock(config, found.data, key_objects=copies)
         except (DamagedError, WrongKeyError, UnsupportedFormatError):
             raise exc from None
         key = key_object_key(keyring.principal)
@@ -81,39 +101,17 @@ def unlock(
         return Unlocked(keyring, (warning,))
 
 
-def _unlock(
-    config: Config, config_object: bytes, *, repository: str, key_objects: Sequence[tuple[str, bytes]]
-) -> "Keyring":
-    """The keyring that the configured secret opens among these key objects.
-
-    To try a password on a key object takes a good part of a second by design, so the one that was opened last
-    time is tried first; the cache directory remembers which. Nothing else depends on it.
-    """
-    hint = config.cache_dir / repository / "key" if config.cache_dir is not None else None
-    remembered = _read_hint(hint)
-    ordered = sorted(key_objects, key=lambda one: one[0] != remembered)
+def _unlock(config: Config, config_object: bytes, *, key_objects: Sequence[tuple[str, bytes]]) -> "Keyring":
+    """The keyring that the configured secret opens among these key objects."""
 
     def unlock_with(method: UnlockMethod, secret: bytes) -> "Keyring":
-        return datapath.unlock(config_object, ordered, method=method, secret=secret)
+        return datapath.unlock(config_object, key_objects, method=method, secret=secret)
 
     try:
-        keyring = try_secrets(config, unlock_with, key_objects=ordered)
+        return try_secrets(config, unlock_with, key_objects=key_objects)
     except WrongKeyError as exc:
         exc.hint = exc.hint or "check the password or key file, and that it belongs to this repository"
         raise
-    used = key_object_key(keyring.principal)
-    if hint is not None and len(key_objects) > 1 and used != remembered:
-        # Lost, or torn by somebody who writes it at the same time, it costs time and nothing else.
-        with contextlib.suppress(OSError):
-            hint.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            hint.write_text(used)
-    return keyring
-
-
-def _read_hint(hint: Path | None) -> str | None:
-    with contextlib.suppress(OSError, ValueError):
-        return hint.read_text() if hint is not None else None
-    return None
 
 
 def try_secrets(

@@ -47,6 +47,12 @@ class AheadStore(WrappedStore):
         thread = threading.Thread(target=_answer, args=(self._inner, asked), name=_THREAD, daemon=True)
         thread.start()
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether there are answers that nobody has taken yet."""
+        with self._lock:
+            return bool(self._asked)
+
     def drop(self) -> None:
         """Forget what was asked ahead; what was not begun is not asked any more."""
         with self._lock:

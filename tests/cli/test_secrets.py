@@ -159,12 +159,15 @@ def test_the_key_that_was_opened_last_is_tried_first(
         monkeypatch.setenv("PVBACK_PASSWORD", password)
         found = [json.loads(run("key", "list", "--json").stdout) for _ in range(2)][1]
         assert [tried[-1]] == [f"keys/{one['principal']}.json" for one in found if one["is_current"]]
-    (hint,) = (tmp_path / "cache").rglob("key")
-    for nonsense in (b"keys/gone.json", b"\xff", b""):
-        hint.write_bytes(nonsense)
+    (memory,) = (tmp_path / "cache" / "opened").glob("*.json")
+    right = json.loads(memory.read_text())
+    gone = right | {"key": f"keys/{'0' * 32}.json"}
+    for nonsense in (b"\xff", b"", b"[]", b"{}", *(json.dumps(one).encode() for one in (gone, right))):
+        memory.write_bytes(nonsense)
         assert run("snapshots").exit_code == 0
-    hint.unlink()
-    hint.mkdir()
+        assert json.loads(memory.read_text()) == right
+    memory.unlink()
+    memory.mkdir()
     assert run("snapshots").exit_code == 0
 
 
