@@ -9,12 +9,14 @@ each size are measured
 - the mark as prune does it: all reference sets counted, the index joined with the counts, and the merge of
   all runs, in one process with the peak of memory for each step.
 
-The size 0 is a repository as `init` makes it; bars are differences to it.
+The size 0 is a repository as `init` makes it; bars are differences to it. With `--minio` both are done in a
+bucket of a MinIO that is started for it, into which the repository is put as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -22,6 +24,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -44,9 +47,12 @@ from pvback.repository.records import FinishedTree, RecordDetails, Root, SourceI
 from pvback.repository.registers import read_register
 from pvback.repository.repository import RepositoryAccess, open_repository_access
 from pvback.repository.session import WriterSession
+from tests.support.s3_servers import client_of, make_bucket, minio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tests.support.s3_servers import S3Server
 
 T = TypeVar("T")
 
@@ -62,6 +68,7 @@ PVBACK_VARIABLES = {
     "PVBACK_PASSWORD": "{password}",
     "PVBACK_CACHE_DIR": "{home}/cache",
 }
+BUCKET = "bucket"
 BARS = {"backup s": 5.0, "backup MiB": 300.0, "mark s": 300.0, "mark MiB": 512.0}
 
 
@@ -164,20 +171,36 @@ def _commit(
     return place[0], record.hash
 
 
-def open_access(root: Path) -> RepositoryAccess:
+def open_access(address: str | Path) -> RepositoryAccess:
     """The repository, for whoever works below the command line. Remembers nothing."""
-    settings = {"repository": str(root), "password": Secret(PASSWORD), "cache_dir": False}
+    settings = {"repository": str(address), "password": Secret(PASSWORD), "cache_dir": False}
     return open_repository_access(load_config(settings))
 
 
-def clone_repository(root: Path, target: Path) -> None:
-    """The same repository once more, made of links: objects are replaced, never changed in place."""
-    shutil.copytree(root, target, copy_function=os.link)
+@contextlib.contextmanager
+def cloned(root: Path, home: Path, server: S3Server | None) -> Iterator[Mapping[str, str]]:
+    """The same repository once more, and the variables that lead to it.
+
+    Made of links, for objects are replaced and never changed in place; or in the bucket of `server`.
+    """
+    if server is None:
+        shutil.copytree(root, home / "repository", copy_function=os.link)
+        yield PVBACK_VARIABLES | {"PVBACK_REPOSITORY": str(home / "repository")}
+        return
+    client, files = client_of(server), [one for one in root.rglob("*") if one.is_file()]
+    keys = [f"{home.name}/{one.relative_to(root).as_posix()}" for one in files]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda one, key: client.upload_file(str(one), BUCKET, key), files, keys))
+        place = {"PVBACK_REPOSITORY": f"s3://{BUCKET}/{home.name}", "PVBACK_S3_ENDPOINT": server.endpoint}
+        yield PVBACK_VARIABLES | place | server.environment
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{home.name}/"):
+        for one in page.get("Contents", ()):
+            client.delete_object(Bucket=BUCKET, Key=one["Key"])
 
 
-def mark(root: Path) -> dict[str, Any]:
+def mark(address: str) -> dict[str, Any]:
     """Do what prune does to learn what is needed, and say what each step took."""
-    access = open_access(root)
+    access = open_access(address)
     state = load_gc_state(access.objects).state
     refs = [one for name in sorted(state.roster) for one in read_register(access.objects, name).register.refs]
     view, work = list_index(access.objects, state), NativeIndexWork(access)
@@ -213,7 +236,14 @@ def _memory_bytes_peak() -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
-def measure_size(work: Path, chunks: int, options: argparse.Namespace, maker: Path | None) -> Cost:
+def measure_size(
+    work: Path,
+    chunks: int,
+    options: argparse.Namespace,
+    *,
+    maker: Path | None,
+    server: S3Server | None = None,
+) -> Cost:
     """Make a repository with so many chunks and measure on it. Raises CommandFailed."""
     root, source, cost = work / f"repository-{chunks}", work / "source", Cost(chunks=chunks)
     started = time.monotonic()
@@ -225,9 +255,8 @@ def measure_size(work: Path, chunks: int, options: argparse.Namespace, maker: Pa
     program = find_programs(["pvback"], install=False)["pvback"]
     usages = []
     for number in range(options.rounds):
-        with work_dir(work) as home:
-            clone_repository(root, home / "repository")
-            tool = Pvback("pvback", program, home, PVBACK_VARIABLES)
+        with work_dir(work) as home, cloned(root, home, server) as variables:
+            tool = Pvback("pvback", program, home, variables)
             usages.append(
                 run_measured(tool.backup(source).argv, env=tool.env(), is_settled=not options.unsettled)
             )
@@ -236,14 +265,15 @@ def measure_size(work: Path, chunks: int, options: argparse.Namespace, maker: Pa
     cost.backup_cpu_seconds = median(one.cpu_seconds for one in usages)
     cost.backup_memory_bytes = max(one.memory_bytes_peak for one in usages)
     if chunks:
-        _measure_mark(root, cost)
+        with work_dir(work) as home, cloned(root, home, server) as variables:
+            _measure_mark(variables, cost)
     shutil.rmtree(root)
     return cost
 
 
-def _measure_mark(root: Path, cost: Cost) -> None:
-    argv = [sys.executable, "-m", "benchmarks.big_index", "--mark", str(root)]
-    done = run_measured(argv, env=dict(os.environ), cwd=TREE, is_settled=False)
+def _measure_mark(variables: Mapping[str, str], cost: Cost) -> None:
+    argv = [sys.executable, "-m", "benchmarks.big_index", "--mark", variables["PVBACK_REPOSITORY"]]
+    done = run_measured(argv, env=os.environ | variables, cwd=TREE, is_settled=False)
     found = json.loads(done.output)
     wanted = cost.chunks - -(-cost.chunks // UNUSED_ONE_IN)
     if found["missing"] or found["needed"] != wanted:
@@ -323,9 +353,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", default="release", help="of cargo, for the program that makes the index")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--unsettled", action="store_true", help="do not wait for the disk between steps")
+    parser.add_argument("--minio", action="store_true", help="in a bucket, and not in a directory")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
-    parser.add_argument("--mark", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--mark", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.mark:
         print(json.dumps(mark(options.mark)))
@@ -335,11 +366,15 @@ def main(argv: list[str] | None = None) -> int:
     with work_dir(options.work) as work:
         machine = describe_machine({}, work)
         make_source(work / "source", options.source_mib, options.seed)
-        try:
-            costs = [measure_size(work, chunks, options, maker) for chunks in sizes]
-        except CommandFailed as exc:
-            print(f"!!! FAILED: {exc}", file=sys.stderr)
-            return 1
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(minio(work)) if options.minio else None
+            if server is not None:
+                make_bucket(server, BUCKET)
+            try:
+                costs = [measure_size(work, one, options, maker=maker, server=server) for one in sizes]
+            except CommandFailed as exc:
+                print(f"!!! FAILED: {exc}", file=sys.stderr)
+                return 1
     options.out.mkdir(parents=True, exist_ok=True)
     document = {"machine": machine, "costs": [asdict(one) for one in costs]}
     (options.out / "index.json").write_text(json.dumps(document, indent=1) + "\n")

@@ -3,6 +3,9 @@
 `ObjectStore` in `base` is the seam; everything else implements it or wraps it.
 """
 
+import gc
+import sys
+
 from pvback.errors import RepositoryNotFound, StorageError, UsageError
 from pvback.model import LocalAddress, RepositoryAddress, S3Address
 from pvback.retrying import Patience
@@ -64,6 +67,21 @@ def open_versions(
 
 
 def _open_s3(address: S3Address, options: S3Options | None) -> ObjectStore:
+    if "pvback.storage.s3_store" in sys.modules:
+        return _make_s3(address, options)
+    # What the client brings stays until the program ends: it is not to be looked through for cycles while it
+    # is loaded, nor afterwards.
+    is_collecting = gc.isenabled()
+    gc.disable()
+    try:
+        return _make_s3(address, options)
+    finally:
+        gc.freeze()
+        if is_collecting:
+            gc.enable()
+
+
+def _make_s3(address: S3Address, options: S3Options | None) -> ObjectStore:
     try:
         # Loaded here: with its client it takes longer to load than all else, and most runs need none of it.
         from pvback.storage.s3_store import S3Store  # noqa: PLC0415

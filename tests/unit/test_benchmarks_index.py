@@ -29,28 +29,30 @@ def index_of(root: Path) -> list[Path]:
 def test_the_mark_counts_what_was_made(tmp_path: Path, maker: Path) -> None:
     make_repository(tmp_path / "r", maker, chunks=CHUNKS, snapshots=2, seed=1, run_entries=1_000)
     assert len(index_of(tmp_path / "r")) == 5
-    found = mark(tmp_path / "r")
+    found = mark(str(tmp_path / "r"))
     assert (found["needed"], found["missing"]) == (CHUNKS - CHUNKS // UNUSED_ONE_IN, 0)
     assert found["packs"] == CHUNKS // big_index.PACK_ENTRIES
     assert found["seconds"].keys() == found["memory"].keys() == set(big_index.MARK_STEPS)
     again = tmp_path / "again"
     make_repository(again, maker, chunks=CHUNKS, snapshots=1, seed=1, run_entries=1_000)
-    assert mark(again)["digest"] == found["digest"], "the same seed makes the same packs"
+    assert mark(str(again))["digest"] == found["digest"], "the same seed makes the same packs"
 
 
 @pytest.mark.timeout(900)
 def test_a_run_that_is_lost_is_missed(tmp_path: Path, maker: Path) -> None:
     make_repository(tmp_path / "r", maker, chunks=CHUNKS, snapshots=1, seed=1, run_entries=1_000)
     index_of(tmp_path / "r")[0].unlink()
-    assert mark(tmp_path / "r")["missing"] > 0
+    assert mark(str(tmp_path / "r"))["missing"] > 0
 
 
 @pytest.mark.timeout(900)
 def test_the_repository_is_one_to_back_up_into(tmp_path: Path, maker: Path) -> None:
     make_repository(tmp_path / "r", maker, chunks=CHUNKS, snapshots=1, seed=1)
-    big_index.clone_repository(tmp_path / "r", tmp_path / "clone")
+    clone = tmp_path / "home/repository"
+    with big_index.cloned(tmp_path / "r", tmp_path / "home", None) as variables:
+        assert variables["PVBACK_REPOSITORY"] == str(clone)
     big_index.make_source(tmp_path / "source", 1, 1)
-    with open_repository(tmp_path / "clone", PASSWORD, cache_dir=tmp_path / "cache") as repository:
+    with open_repository(clone, PASSWORD, cache_dir=tmp_path / "cache") as repository:
         made = repository.backup(tmp_path / "source")
         assert made.snapshot is not None
         assert len(repository.snapshots()) == 2
