@@ -43,9 +43,11 @@ struct OpenPack {
     bytes_max: usize,
 }
 
-/// The first data packs of a run are full at these parts of the size of the others: until they are, the store
-/// idles. Not less than what prune takes for small, or each run would leave it something to do.
-const FIRST_PACK_PARTS: [usize; 2] = [4, 2];
+/// The first data packs of a run are full at so many twelfths of the size of the others: until they are, the
+/// store idles. Not less than what prune takes for small, or each run would leave it something to do; and none
+/// is so much larger than the one before that it takes longer to fill than that one takes to store, where
+/// packs are filled a third faster than stored.
+const FIRST_PACK_TWELFTHS: [usize; 5] = [3, 3, 4, 6, 8];
 
 /// Where new packs come from.
 pub(super) type KeySource = Box<dyn Fn() -> Result<PackKey> + Send + Sync>;
@@ -153,10 +155,10 @@ impl Packer {
             };
             let builder = ObjectBuilder::with_capacity(self.pack_bytes + (1 << 20));
             let part = match self.kind {
-                PackKind::Data => FIRST_PACK_PARTS.get(before).copied().unwrap_or(1),
-                PackKind::Metadata => 1,
+                PackKind::Data => FIRST_PACK_TWELFTHS.get(before).copied().unwrap_or(12),
+                PackKind::Metadata => 12,
             };
-            let bytes_max = self.pack_bytes / part;
+            let bytes_max = self.pack_bytes * part / 12;
             *open = Some(OpenPack { name, key, builder, directory, bytes_max });
         }
         open.as_mut().ok_or_else(|| crate::Error::internal("no open pack"))
