@@ -24,6 +24,7 @@
  *   LAG                a LIST may miss what is new
  *   LIST_BESIDE        a writer lists runs beside its second look at gc/state, and not after it
  *   OBJECTS            reference sets and records are objects of their own
+ *   REFS_EARLY         a writer stores its reference set before its pack and its run, and not after them
  *   RESUME             the first writer makes a checkpoint; the second, of the same source, goes on from it
  *   BASES              a doom may add a base run to those that there are, and carry `dead` on
  *   MARKS              prune re-marks by what it counted before it published, and hands its marks to the next

@@ -131,6 +131,9 @@ inline list_owners() {
   for (r_ : 0 .. REGISTERS - 1) {
     if :: reg_state[r_] == ABSENT || IN(unlisted_regs, r_) || IS_VOID(r_) -> gone = gone | BIT(r_) :: else fi
   };
+#ifdef BUG_OBJECTS_OF_OPEN
+  for (r_ : 0 .. REGISTERS - 1) { if :: reg_state[r_] == OPEN -> gone = gone | BIT(r_) :: else fi };
+#endif
 #ifdef REVIVE
   /* A snapshot whose register was made anew has two of them in turn. */
   if :: reg_state[7] != ABSENT && !IN(unlisted_regs, 7) && !IS_VOID(7) && reg_state[0] == ABSENT -> gone = gone & ~1 :: else fi;

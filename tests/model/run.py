@@ -164,6 +164,16 @@ CLEAN = (
     Row(name="objects-two-prunes", options="OBJECTS WRITERS=0 PRUNES=2 FORGET UNDELETE RESTORE COARSE=1"),
     Row(name="objects-lag", options="OBJECTS FORGET LAG RESTARTS=0"),
     Row(name="objects-drain", options="OBJECTS FORGET DRAIN CRASHES=1 RESTARTS=1", search="drain"),
+    # The data path stores most of a reference set beside the packs, before the runs.
+    Row(name="objects-early", options="OBJECTS REFS_EARLY FORGET UNDELETE RESTORE"),
+    Row(name="objects-early-late", options="OBJECTS REFS_EARLY LATE=1 FORGET COARSE=1 RESTARTS=0"),
+    Row(name="objects-early-lag", options="OBJECTS REFS_EARLY FORGET LAG RESTARTS=0"),
+    Row(
+        name="objects-early-drain",
+        options="OBJECTS REFS_EARLY FORGET DRAIN CRASHES=1 RESTARTS=1",
+        search="drain",
+    ),
+    Row(name="unfinished-early", options="REOPEN OBJECTS REFS_EARLY RESTARTS=0 COARSE=1"),
     # Repair of a lost register.
     Row(name="repair", options="REPAIR OBJECTS WRITERS=0"),
     Row(name="repair-late", options="REPAIR OBJECTS WRITERS=0 LATE=1"),
@@ -288,6 +298,7 @@ CANARIES = (
     _canary("MERGE_IN_DOUBT", "MERGE LATE=1 LOSS_ONLY"),
     _canary("REFS_IN_DOUBT", "OBJECTS FORGET LATE=1 LOSS_ONLY"),
     _canary("OBJECTS_LISTED_LAST", "OBJECTS FORGET LOSS_ONLY"),
+    _canary("OBJECTS_OF_OPEN", "OBJECTS REFS_EARLY FORGET LOSS_ONLY"),
     _canary("OBJECTS_LAG_IGNORED", "OBJECTS FORGET LAG LOSS_ONLY"),
     _canary("REPAIR_DIRECT", "REPAIR WRITERS=0 LOSS_ONLY"),
     _canary("REPAIR_OLD_REFS", "REPAIR OBJECTS WRITERS=0 LOSS_ONLY"),

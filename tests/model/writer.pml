@@ -110,22 +110,25 @@ inline begin() {
 }
 /* Reference set and record, each under a name of this session alone. Asked for again until there is an answer. */
 #ifdef OBJECTS
-inline put_objects() {
+inline put_refs() {
 #ifdef BUG_REFS_IN_DOUBT
   if :: d_step { refs = refs | BIT(sid) } :: d_step { MAY_HANG -> hang(LATE_REFS, sid, 0, 0, 0, 0) } fi;
 #else
   if
   :: d_step { refs = refs | BIT(sid); printf("W%d PUT reference set %d\n", me, sid) }
   :: d_step { MAY_DOUBLE -> refs = refs | BIT(sid); hang(LATE_REFS, sid, 0, 0, 0, 0) }
-  fi;
+  fi
 #endif
+}
+inline put_record() {
   if
   :: d_step { records = records | BIT(sid) }
   :: d_step { MAY_DOUBLE -> records = records | BIT(sid); hang(LATE_RECORD, sid, 0, 0, 0, 0) }
   fi
 }
 #else
-inline put_objects() { skip }
+inline put_refs() { skip }
+inline put_record() { skip }
 #endif
 /* The swap that makes the snapshot; then a look whether its register counts, before anybody is told. */
 #ifdef BUG_TOLD_UNSEEN
@@ -201,6 +204,9 @@ start:
 #if COARSE == 0
   poll();
 #endif
+#ifdef REFS_EARLY
+  put_refs();
+#endif
   if
   :: need != 0 ->
 #ifdef BUG_DOUBT_NOT_KEPT
@@ -235,7 +241,10 @@ start:
   fi;
 #endif
   poll();
-  put_objects();
+#ifndef REFS_EARLY
+  put_refs();
+#endif
+  put_record();
   commit();
 again:
   atomic { CLEAR; FORGET_LIST };

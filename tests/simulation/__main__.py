@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from types import FrameType
 
+from tests.simulation.likely import load_likely, save_likely
 from tests.simulation.repair_canaries import CANARIES
 from tests.simulation.scopes import SCOPES
 from tests.simulation.simulate import Outcome, simulate
@@ -132,7 +133,10 @@ def _how(outcome: Outcome, scope: str | None) -> str:
 def look_for(pool: Executor, names: list[str]) -> bool:
     """Canaries, each in one process; whether all were found."""
     began = time.monotonic()
-    running: dict[Future[int | None], str] = {pool.submit(find, name): name for name in names}
+    likely = load_likely()
+    running: dict[Future[int | None], str] = {
+        pool.submit(find, name, likely.get(name)): name for name in names
+    }
     found: dict[str, int] = {}
     for future in as_completed(running):
         name, seed = running[future], future.result()
@@ -140,17 +144,20 @@ def look_for(pool: Executor, names: list[str]) -> bool:
             print(f"SURVIVED canary {name}: `python -m tests.simulation --canary {name}`", flush=True)
         else:
             found[name] = seed
+    save_likely(found)
     rarest = sorted(found.items(), key=lambda one: -one[1])[:5]
-    print(f"{len(found)} of {len(names)} canaries found in {time.monotonic() - began:.0f} s; the rarest:")
+    anew = sum(likely.get(name) != seed for name, seed in found.items())
+    seconds = time.monotonic() - began
+    print(f"{len(found)} of {len(names)} canaries found in {seconds:.0f} s, {anew} by new seeds; the rarest:")
     print(", ".join(f"{name} by seed {seed}" for name, seed in rarest))
     return len(found) == len(names)
 
 
-def find(name: str) -> int | None:
-    """The first seed that shows a canary; None too when it takes too long."""
+def find(name: str, likely: int | None) -> int | None:
+    """The first seed that shows a canary, `likely` before all; None too when it takes too long."""
     try:
         with _limited(CANARY_SECONDS_MAX):
-            return next(one for one in CANARIES if one.name == name).find()
+            return next(one for one in CANARIES if one.name == name).find(likely)
     except SlowError:
         return None
 

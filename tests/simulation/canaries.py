@@ -70,11 +70,15 @@ class Canary:
         """Whether this failure is what the breakage leads to."""
         return failure is not None and re.match(self.shows, failure) is not None
 
-    def find(self) -> int | None:
-        """The first seed that shows it; None when it survives. What it breaks is mended afterwards."""
+    def find(self, likely: int | None = None) -> int | None:
+        """The first seed that shows it, `likely` before all others; None when it survives.
+
+        What it breaks is mended afterwards.
+        """
+        firsts = [likely] if likely is not None and likely in range(self.seeds_max) else []
         with pytest.MonkeyPatch.context() as patch:
             self.apply(patch)
-            for seed in range(self.seeds_max):
+            for seed in [*firsts, *range(self.seeds_max)]:
                 if self.is_found(simulate(seed, self.scope).failure):
                     return seed
         return None

@@ -6,10 +6,11 @@
 import pytest
 
 from tests.simulation import __main__ as runner
+from tests.simulation import canaries
 from tests.simulation.canaries import Canary
 from tests.simulation.repair_canaries import CANARIES
 from tests.simulation.scopes import SCOPES, Scope
-from tests.simulation.simulate import simulate
+from tests.simulation.simulate import Outcome, simulate
 
 SEEDS = 10
 """Of each scope; a few seconds together."""
@@ -73,6 +74,21 @@ def test_a_whole_protocol_is_no_breakage() -> None:
     whole = Canary("nothing", lambda _patch: None, SCOPES[0], seeds_max=10)
     assert whole.find() is None
     assert not whole.is_found("TypeError: broken by a change of the code")
+
+
+def test_a_likely_seed_is_tried_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And no seed beyond what has to be enough."""
+    tried: list[int] = []
+
+    def fail_at_seven(seed: int, _scope: Scope) -> Outcome:
+        tried.append(seed)
+        failure = "LostError: it is" if seed == 7 else None
+        return Outcome(seed=seed, scope="", failure=failure, trace=[], trace_hash="", counts={})
+
+    monkeypatch.setattr(canaries, "simulate", fail_at_seven)
+    broken = Canary("broken", lambda _patch: None, SCOPES[0], seeds_max=10)
+    assert [broken.find(one) for one in (7, 3, 10, None)] == [7] * 4
+    assert tried == [7, 3, *range(8), *range(8), *range(8)]
 
 
 def test_a_seed_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
