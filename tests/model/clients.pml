@@ -217,7 +217,7 @@ proctype Repair() {
 #ifdef BUG_REPAIR_OLD_REFS
   if :: IN(records, 0) && IN(refs, 0) :: !(IN(records, 0) && IN(refs, 0)) -> goto end fi;
 #else
-  put_refs(); put_record();
+  put_objects();
 #endif
   poll();
   commit();

@@ -126,9 +126,9 @@ inline put_record() {
   :: d_step { MAY_DOUBLE -> records = records | BIT(sid); hang(LATE_RECORD, sid, 0, 0, 0, 0) }
   fi
 }
+inline put_objects() { put_refs(); put_record() }
 #else
-inline put_refs() { skip }
-inline put_record() { skip }
+inline put_objects() { skip }
 #endif
 /* The swap that makes the snapshot; then a look whether its register counts, before anybody is told. */
 #ifdef BUG_TOLD_UNSEEN
@@ -241,10 +241,11 @@ start:
   fi;
 #endif
   poll();
-#ifndef REFS_EARLY
-  put_refs();
-#endif
+#ifdef REFS_EARLY
   put_record();
+#else
+  put_objects();
+#endif
   commit();
 again:
   atomic { CLEAR; FORGET_LIST };
