@@ -155,7 +155,7 @@ impl Chunks {
             return Ok(id);
         }
         let key = self.packer.key()?;
-        let compression = Compression::Zstd(self.level.get());
+        let compression = Compression::Zstd(self.level.get(sealer.is_hard()));
         let blob = sealer.seal(&key.blob, BlobKind::Data, &id.0, bytes, compression)?;
         self.counters.new_chunk(length, blob.len() as u64);
         self.packer.add(&key, id, blob)?;

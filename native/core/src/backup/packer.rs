@@ -68,14 +68,14 @@ impl Level {
         Self { now: AtomicI32::new(base), base, most }
     }
 
-    /// The level to use now.
-    pub(super) fn get(&self) -> i32 {
-        self.now.load(Relaxed)
+    /// The level to use now: the lowest after what has hardly shrunk.
+    pub(super) fn get(&self, is_after_hard: bool) -> i32 {
+        if is_after_hard { self.base } else { self.now.load(Relaxed) }
     }
 
     fn adapt(&self, waited: Duration) {
         let step = if waited > SLOW_PUT { 1 } else { -1 };
-        let level = (self.get() + step).clamp(self.base, self.most);
+        let level = (self.get(false) + step).clamp(self.base, self.most);
         self.now.store(level, Relaxed);
     }
 }
@@ -289,6 +289,18 @@ mod tests {
     use super::*;
     use crate::broker::Broker;
     use crate::crypto::{InitOptions, Keyring};
+
+    #[test]
+    fn what_hardly_shrinks_is_not_tried_harder() {
+        let level = Level::new(3, 9);
+        for _ in 0..9 {
+            level.adapt(SLOW_PUT * 2);
+        }
+        assert_eq!([false, true].map(|hard| level.get(hard)), [9, 3]);
+        level.adapt(Duration::ZERO);
+        assert_eq!(level.get(false), 8);
+        assert_eq!(Level::new(7, 7).get(true), 7);
+    }
 
     #[test]
     fn few_full_packs_wait_however_many_threads_fill_them() {

@@ -199,6 +199,11 @@ impl BlobSealer {
         Ok(blob)
     }
 
+    /// Whether the blob that was sealed last has hardly become shorter, whatever the level.
+    pub fn is_hard(&self) -> bool {
+        self.zstd.is_hard()
+    }
+
     /// Puts the payload in its place in the buffer, compressed if that makes it shorter.
     fn fill_payload(&mut self, raw: &[u8], compression: Compression) -> Result<(u8, usize)> {
         let start = NONCE_BYTES + PREFIX_BYTES;

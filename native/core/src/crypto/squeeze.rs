@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 const USUAL_LEVEL: i32 = zstd::DEFAULT_COMPRESSION_LEVEL;
 /// What shrinks to less than one part in this many is easy.
 const EASY: usize = 4;
+/// What shrinks by less than one part in this many is hard: nothing is gained by trying harder.
+const HARD: usize = 32;
 /// Bytes of the shortest match that is looked for in what is easy, and entries of the table for it, as a power
 /// of two: it fits the second cache.
 const EASY_MATCH_BYTES: u32 = 5;
@@ -24,12 +26,13 @@ pub(super) struct Zstd {
     by_level: Compressor<'static>,
     easy: Option<Compressor<'static>>,
     is_easy: bool,
+    is_hard: bool,
 }
 
 impl Zstd {
     pub(super) fn new() -> Result<Self> {
         let by_level = Compressor::new(USUAL_LEVEL).map_err(|error| failed(&error))?;
-        Ok(Self { level: USUAL_LEVEL, by_level, easy: None, is_easy: false })
+        Ok(Self { level: USUAL_LEVEL, by_level, easy: None, is_easy: false, is_hard: false })
     }
 
     /// Compresses `raw` into `out`; the length, or `None` if there is not enough room.
@@ -51,7 +54,13 @@ impl Zstd {
                 .map_err(|code| Error::internal(format!("zstd: {}", get_error_name(code))))?;
         }
         self.is_easy = len.is_some_and(|len| len < raw.len() / EASY);
+        self.is_hard = len.is_none_or(|len| len > raw.len() - raw.len() / HARD);
         Ok(len)
+    }
+
+    /// Whether what was compressed last has hardly shrunk.
+    pub(super) fn is_hard(&self) -> bool {
+        self.is_hard
     }
 
     fn at(&mut self, level: i32) -> Result<&mut Compressor<'static>> {
@@ -122,6 +131,20 @@ mod tests {
             assert_eq!(zstd::bulk::decompress(&out[..len], raw.len()).unwrap(), raw);
         }
         assert!(was_easy > 20, "{was_easy}");
+    }
+
+    #[test]
+    fn what_hardly_shrinks_is_hard() {
+        let (mut zstd, mut out) = (Zstd::new().unwrap(), vec![0; 400_000]);
+        assert!(!zstd.is_hard());
+        let mixed = [easy(1)[..30_000].to_vec(), hard(2)].concat();
+        for (raw, is_hard) in [(easy(1), false), (hard(1), true), (mixed, false), (hard(3), true)] {
+            for level in [3, 9] {
+                let end = raw.len() - 1;
+                let _ = zstd.compress(level, &raw, &mut out[..end]).unwrap();
+                assert_eq!(zstd.is_hard(), is_hard);
+            }
+        }
     }
 
     #[test]
