@@ -4,6 +4,7 @@ Every canary takes one rule out of the code under test, or out of the data path 
 can be taken out unnoticed is not tested.
 """
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -75,10 +76,10 @@ class Canary:
 
         What it breaks is mended afterwards.
         """
-        firsts = [likely] if likely is not None and likely in range(self.seeds_max) else []
+        firsts: list[int] = [likely] if likely is not None and likely in range(self.seeds_max) else []
         with pytest.MonkeyPatch.context() as patch:
             self.apply(patch)
-            for seed in [*firsts, *range(self.seeds_max)]:
+            for seed in itertools.chain(firsts, range(self.seeds_max)):
                 if self.is_found(simulate(seed, self.scope).failure):
                     return seed
         return None

@@ -287,7 +287,8 @@ fn the_first_data_packs_are_small_so_that_the_store_has_something_to_do() {
     let [growing @ .., _last] = sizes.as_slice() else {
         panic!("{sizes:?}");
     };
-    let least = [3, 3, 4, 6, 8].into_iter().chain(std::iter::repeat(12)).map(|part| (part << 22) / 12);
+    let least =
+        [3, 3, 4, 6, 8].into_iter().chain(std::iter::repeat(12)).map(|part| (part << 22) / 12);
     assert!(growing.len() >= 7, "{sizes:?}");
     for (size, least) in growing.iter().zip(least) {
         assert!((least..least + (1 << 19)).contains(size), "{least} in {sizes:?}");
