@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from pvback import datapath, limits
 from pvback.datapath import JobControl
-from pvback.errors import SessionFencedError, StorageError
+from pvback.errors import SessionFencedError, StorageError, StorageUnavailable
 from pvback.repository.gcstate import GcState, IndexView, list_index, list_runs, read_gc_state
-from pvback.repository.layout import record_name
+from pvback.repository.layout import Area, record_name
 from pvback.repository.reading_each import beside
 from pvback.repository.records import FinishedTree, RecordDetails, seal_record
 from pvback.repository.registers import (
@@ -194,8 +194,10 @@ def _start(
 ) -> tuple[GcState, StoredRegister, View, Mapping[str, int] | None]:
     """Create a register of the generation that is current before and after; when the latter was read.
 
-    And the runs that were listed beside that.
+    And the runs that were listed beside that. Raises StorageUnavailable when no register could be created,
+    StorageError when a prune came between each time.
     """
+    is_created = False
     for _ in range(limits.SESSION_START_COUNT_MAX):
         before, known = known or read_gc_state(objects), None
         stored = create_register(
@@ -212,6 +214,7 @@ def _start(
         )
         if stored is None:
             continue
+        is_created = True
         view = View.begin(clock)
         # A run that is listed before the state is read counts by that state, or not; one that comes later is
         # missed, which costs dedup.
@@ -221,6 +224,12 @@ def _start(
         if after.n == before.n:
             # The later one: packs may have been condemned, or doomed, between the two.
             return after, stored, view, listed
+    if not is_created:
+        raise StorageUnavailable(
+            "no register could be created: the store does not answer, and has none afterwards",
+            key=objects.layout.area(Area.SNAPSHOTS),
+            hint="run it again",
+        )
     raise StorageError(
         "prune moved on each time that a session was begun", key=objects.layout.key("gc/state")
     )

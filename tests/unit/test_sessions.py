@@ -188,6 +188,16 @@ def test_a_prune_between_the_two_looks_means_a_new_beginning(open_access: Open, 
     assert (session.register.generation, session.register.ack) == (2, 2)
 
 
+def test_a_store_that_takes_no_register(open_access: Open, clock: ManualClock) -> None:
+    """It is not a prune's fault, and nothing of it is left."""
+    store = Losing(open_access().store)
+    access = open_access(store)
+    store.plan = [(Request.CREATE, False)] * 1000
+    with pytest.raises(StorageUnavailable, match="no register could be created"):
+        WriterSession(access.objects, SOURCE, clock=clock)
+    assert not list(access.objects.list_area(Area.SNAPSHOTS))
+
+
 def test_prunes_without_end(open_access: Open, clock: ManualClock) -> None:
     quiet = open_access()
     store = Losing(quiet.store)
