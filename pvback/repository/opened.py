@@ -5,8 +5,8 @@ before all others: to try a password takes a good part of a second by design. It
 directory; lost, torn or wrong it costs time and requests, and nothing else.
 """
 
+import binascii
 import contextlib
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 
 from pvback.config import Config
 from pvback.repository.cache_file import locked, replace_json
-from pvback.repository.layout import KEYS_PREFIX, ScopeLayout, is_key_object
+from pvback.repository.layout import KEYS_PREFIX, ScopeLayout, is_key_object, key_object_key
 from pvback.repository.snapshots import first_questions
 
 if TYPE_CHECKING:
+    from pvback.datapath import Keyring
     from pvback.storage.ahead import Question
 
-__all__ = ["Opened", "OpenedFile"]
+__all__ = ["OpenedFile"]
 
 _SCOPE = re.compile("[0-9a-f]{32}")
 
@@ -33,26 +34,36 @@ class Opened:
     scope: str
     asked: str | None = None
 
-    def questions(self, *, with_catalog: bool) -> "list[list[Question]]":
-        """What a store is asked for, beside `config`, before that shows whether anything of this is so."""
-        firsts: list[Question] = [("list", KEYS_PREFIX), ("read", self.key)]
-        if not with_catalog:
-            return [firsts]
-        state, *others = first_questions(ScopeLayout(self.scope))
-        return [[*firsts, *state], *others]
-
 
 class OpenedFile:
-    """The memory of one address. Two processes may use it at once."""
+    """The memory of one address. Two processes may use it at once.
+
+    Attributes:
+        last: What was opened last; None when nothing is remembered.
+    """
 
     def __init__(self, config: Config) -> None:
         self._path = None
         if config.cache_dir is not None and config.repository is not None:
-            name = hashlib.sha256(repr(config.repository).encode()).hexdigest()[:32]
+            # Two addresses of one name cost each other what a wrong memory costs.
+            name = f"{binascii.crc32(repr(config.repository).encode()):08x}"
             self._path = config.cache_dir / "opened" / f"{name}.json"
+        self.last = self._load()
 
-    def load(self) -> Opened | None:
-        """What is remembered; None for nothing, and for what cannot be."""
+    def questions(self, asked: str | None, *, with_catalog: bool) -> "list[list[Question]]":
+        """What a store is asked for, beside `config`, before that shows whether anything of this is so.
+
+        `asked` is the scope that is asked for now.
+        """
+        if self.last is None:
+            return [[("list", KEYS_PREFIX)]]
+        firsts: list[Question] = [("list", KEYS_PREFIX), ("read", self.last.key)]
+        if not with_catalog or self.last.asked != asked:
+            return [firsts]
+        state, *others = first_questions(ScopeLayout(self.last.scope))
+        return [[*firsts, *state], *others]
+
+    def _load(self) -> Opened | None:
         if self._path is None:
             return None
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
@@ -62,9 +73,10 @@ class OpenedFile:
                 return opened
         return None
 
-    def remember(self, opened: Opened) -> None:
-        """Remember this from now on, if that is possible."""
-        if self._path is None:
+    def remember(self, keyring: "Keyring", scope: str, *, asked: str | None = None) -> None:
+        """Remember from now on what was opened, if that is possible."""
+        opened = Opened(key_object_key(keyring.principal), scope, asked)
+        if self._path is None or opened == self.last:
             return
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)

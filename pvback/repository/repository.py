@@ -20,22 +20,20 @@ from pvback.errors import (
 )
 from pvback.model import LocalAddress, StoreUsage
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
-from pvback.repository.copies import Twins, read_config
+from pvback.repository.copies import FoundConfig, Twins, read_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import Head, HeadsFile, Memory
 from pvback.repository.layout import (
     GC_STATE_NAME,
-    KEYS_PREFIX,
     ObjectType,
     ScopeLayout,
     copy_key,
-    key_object_key,
 )
-from pvback.repository.opened import Opened, OpenedFile
+from pvback.repository.opened import OpenedFile
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, first_questions, load_catalog
-from pvback.repository.unlocking import unlock
+from pvback.repository.unlocking import Unlocked, unlock
 from pvback.retrying import Patience
 from pvback.runtime import Clock, SystemClock
 from pvback.storage import ObjectStore, open_store
@@ -201,14 +199,13 @@ def create_repository(
     if password is None:
         raise UsageError("a repository needs a password", hint="use `--password-file` or set PVBACK_PASSWORD")
     address = config.require_repository()
-    where = str(address)
     chunker = _plan_chunker(chosen.chunk_bytes or limits.CHUNK_BYTES_AVERAGE)
     used_clock = clock or SystemClock()
     chain = _wrap(config, store or _open(config, make=True), clock=used_clock)
     inner = chain.store
     with contextlib.closing(inner):
         folder = address.path if isinstance(address, LocalAddress) and store is None else None
-        left_over = find_free_place(inner, where, folder=folder)
+        left_over = find_free_place(inner, str(address), folder=folder)
         is_needed = not chosen.may_be_unconditional
         if not find_conditions(inner, clock=used_clock, is_needed=is_needed, patience=chain.patience):
             inner = without_conditions(chain, clock=used_clock).store
@@ -227,10 +224,9 @@ def create_repository(
         first = {made.key_name: key_object, copy_key(made.key_name): key_object}
         first |= _first_states(made.keyring)
         found_repository(
-            inner, first, config=made.config, where=where, clock=used_clock, patience=chain.patience
+            inner, first, config=made.config, where=str(address), clock=used_clock, patience=chain.patience
         )
-        key = key_object_key(made.keyring.principal)
-        OpenedFile(config).remember(Opened(key, made.keyring.scopes()[0][0]))
+        OpenedFile(config).remember(made.keyring, made.keyring.scopes()[0][0])
         # Another `init` that is still under way has lost, and removes what it goes on to write.
         with contextlib.suppress(StorageError):
             inner.delete_many(left_over)
@@ -264,15 +260,10 @@ def open_repository_access(
     used: ObjectStore = chain.store
     ahead = _asking_ahead(used)
     memory = OpenedFile(config)
-    last = memory.load()
     try:
         if ahead is not None:
             used = ahead
-            ahead.ask_ahead(
-                last.questions(with_catalog=is_used_at_once and last.asked == scope)
-                if last is not None
-                else [[("list", KEYS_PREFIX)]]
-            )
+            ahead.ask_ahead(memory.questions(scope, with_catalog=is_used_at_once))
         found = read_config(chain.store)
         warnings = list(found.warnings)
         if not found.facts.is_conditional:
@@ -281,18 +272,11 @@ def open_repository_access(
             warnings.append(UNCONDITIONAL_WARNING)
         if is_writer:
             check_writable(found.facts)
-
-        def ask_for_catalog() -> None:
-            if ahead is not None and is_used_at_once and len(found.facts.scopes) == 1 and not ahead.is_asked:
-                ahead.ask_ahead(first_questions(ScopeLayout(found.facts.scopes[0])))
-
-        likely = last.key if last is not None else None
-        unlocked = unlock(config, found, store=used, likely=likely, before_secret=ask_for_catalog)
+        with_catalog = ahead if is_used_at_once and len(found.facts.scopes) == 1 else None
+        unlocked = _unlock(config, found, store=used, memory=memory, ahead=with_catalog)
         keyring = unlocked.keyring
         layout = ScopeLayout(_choose_scope(keyring, scope))
-        now = Opened(key_object_key(keyring.principal), layout.scope, scope)
-        if now != last:
-            memory.remember(now)
+        memory.remember(keyring, layout.scope, asked=scope)
         if is_writer:
             _refuse_useless_key(keyring, layout.scope)
     except BaseException:
@@ -309,6 +293,24 @@ def open_repository_access(
         config_object=found.data,
         warnings=[*warnings, *unlocked.warnings],
     )
+
+
+def _unlock(
+    config: Config,
+    found: FoundConfig,
+    *,
+    store: ObjectStore,
+    memory: OpenedFile,
+    ahead: "AheadStore | None",
+) -> Unlocked:
+    """The keyring; `ahead` is asked for the catalog meanwhile unless it has been asked already."""
+
+    def ask_for_catalog() -> None:
+        if ahead is not None and not ahead.is_asked:
+            ahead.ask_ahead(first_questions(ScopeLayout(found.facts.scopes[0])))
+
+    likely = memory.last.key if memory.last is not None else None
+    return unlock(config, found, store=store, likely=likely, before_secret=ask_for_catalog)
 
 
 def _asking_ahead(store: ObjectStore) -> "AheadStore | None":

@@ -81,7 +81,7 @@ def unlock(
         before_secret()
         with contextlib.suppress(DamagedError, WrongKeyError, UnsupportedFormatError):
             return Unlocked(_unlock(config, found.data, key_objects=firsts))
-        firsts = read_key_objects(store, names)
+        firsts += read_key_objects(store, [name for name in names if name != likely])
     else:
         firsts = read_key_objects(store, names)
         before_secret()

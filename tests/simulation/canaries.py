@@ -72,10 +72,7 @@ class Canary:
         return failure is not None and re.match(self.shows, failure) is not None
 
     def find(self, likely: int | None = None) -> int | None:
-        """The first seed that shows it, `likely` before all others; None when it survives.
-
-        What it breaks is mended afterwards.
-        """
+        """The first seed that shows it, `likely` before all; None when it survives. Mended afterwards."""
         firsts: list[int] = [likely] if likely is not None and likely in range(self.seeds_max) else []
         with pytest.MonkeyPatch.context() as patch:
             self.apply(patch)
