@@ -80,10 +80,11 @@ class Namespace:
         """What the script of a new pod prints, when it has done its work. One that fails, fails the test.
 
         A pod may be over before all that it has printed is in its log, so the script says where that ends.
+        Two streams would come into the log in any order.
         """
         made = copy.deepcopy(manifest)
         command = made["spec"]["containers"][0]["command"]
-        command[-1] = f"trap 'echo {LOG_END}' EXIT\n{command[-1]}"
+        command[-1] = f"exec 2>&1\ntrap 'echo {LOG_END}' EXIT\n{command[-1]}"
         name = self.create(made).metadata.name
         phase = self.wait_phase(name, "Succeeded", "Failed")
         assert phase == "Succeeded", f"pod {name} failed:\n{self.log(name)}"

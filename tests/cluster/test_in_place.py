@@ -31,6 +31,8 @@ def spoilt(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
         namespace.delete("v1", "Pod", "work")
         if script == FILL:
             fleet.good("pvc", "backup", f"{namespace.name}/data")
+            # Its mover must not be taken for the one of the restore.
+            wait_nothing_left(namespace)
     yield namespace
     wait_nothing_left(namespace)
 
