@@ -191,8 +191,8 @@ def cloned(root: Path, home: Path, server: S3Server | None) -> Iterator[Mapping[
     keys = [f"{home.name}/{one.relative_to(root).as_posix()}" for one in files]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda one, key: client.upload_file(str(one), BUCKET, key), files, keys))
-        place = {"PVBACK_REPOSITORY": f"s3://{BUCKET}/{home.name}", "PVBACK_S3_ENDPOINT": server.endpoint}
-        yield PVBACK_VARIABLES | place | server.environment
+    place = {"PVBACK_REPOSITORY": f"s3://{BUCKET}/{home.name}", "PVBACK_S3_ENDPOINT": server.endpoint}
+    yield PVBACK_VARIABLES | place | server.environment
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{home.name}/"):
         for one in page.get("Contents", ()):
             client.delete_object(Bucket=BUCKET, Key=one["Key"])

@@ -105,7 +105,7 @@ class Race:
             "restore": [tool.restore(Restore(source=corpus.source, target=target))],
         }
         for step, parts in commands.items():
-            if step in ("backup", "restore"):
+            if step != "init":
                 use_room(target, corpus.bytes)
             link.shape(is_slow and step in corpus.steps)
             done = self._step(tool, corpus, link, (step, parts))

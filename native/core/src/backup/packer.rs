@@ -45,8 +45,8 @@ struct OpenPack {
 
 /// The first data packs of a run are full at so many twelfths of the size of the others: until they are, the
 /// store idles. Not less than what prune takes for small, or each run would leave it something to do; and none
-/// is so much larger than the one before that it takes longer to fill than that one takes to store, where
-/// packs are filled a third faster than stored.
+/// is so much larger than those before it that the store has nothing to do until it is full, where packs are
+/// filled two fifths faster than stored.
 const FIRST_PACK_TWELFTHS: [usize; 5] = [3, 3, 4, 6, 8];
 
 /// Where new packs come from.
