@@ -51,6 +51,13 @@ def remove_slot(key_object: bytes, position: int) -> bytes:
     """The key object without one unlock entry. Raises UsageError for the last one."""
 
 @final
+class Stretched:
+    """A passphrase made ahead into the key of one salt and cost. Stays on the native side, both of them."""
+
+    def __new__(cls, passphrase: bytes, salt: bytes, argon2: tuple[int, int, int]) -> Stretched:
+        """Without the GIL. Raises UsageError, UnsupportedFormatError for a cost out of bounds."""
+
+@final
 class Keyring:
     """An unlocked key bundle. Secrets stay on the native side; its repr shows role and principal only."""
 
@@ -74,8 +81,12 @@ class Keyring:
         key_objects: Sequence[tuple[str, bytes]],
         method: Literal["passphrase", "x25519", "secret"],
         secret: bytes,
+        stretched: Stretched | None = None,
     ) -> Keyring:
-        """Tries the key objects in turn. Raises WrongKeyError, DamagedError, UnsupportedFormatError."""
+        """Tries the key objects in turn; `stretched` saves work where it fits.
+
+        Raises WrongKeyError, DamagedError, UnsupportedFormatError.
+        """
 
     @property
     def role(self) -> str: ...

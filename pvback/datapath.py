@@ -31,7 +31,7 @@ from pvback.retrying import CreatingStore, Patience, create_own
 from pvback.runtime import Cancel, Counters, SystemClock, parse_counters, waiting_under
 
 if TYPE_CHECKING:
-    from pvback._native import Keyring, Request
+    from pvback._native import Keyring, Request, Stretched
 
 __all__ = [
     "Argon2",
@@ -41,6 +41,7 @@ __all__ = [
     "Keyring",
     "Listeners",
     "NewRepository",
+    "Stretched",
     "UnlockMethod",
     "blake3",
     "create_keys",
@@ -50,6 +51,7 @@ __all__ = [
     "random_id",
     "recovery_key",
     "run_job",
+    "stretch",
     "unlock",
 ]
 
@@ -133,11 +135,25 @@ def create_keys(
 
 
 def unlock(
-    config: bytes, key_objects: Sequence[tuple[str, bytes]], *, method: UnlockMethod, secret: bytes
+    config: bytes,
+    key_objects: Sequence[tuple[str, bytes]],
+    *,
+    method: UnlockMethod,
+    secret: bytes,
+    stretched: "Stretched | None" = None,
 ) -> "Keyring":
-    """The first key bundle that `secret` opens. Raises WrongKeyError, DamagedError or as `config` does."""
-    keyring: Keyring = load_native().Keyring.unlock(config, list(key_objects), method, secret)
+    """The first key bundle that `secret` opens. Raises WrongKeyError, DamagedError or as `config` does.
+
+    `stretched`, made of whatever, saves time where it fits.
+    """
+    keyring: Keyring = load_native().Keyring.unlock(config, list(key_objects), method, secret, stretched)
     return keyring
+
+
+def stretch(passphrase: bytes, *, salt: bytes, argon2: Argon2) -> "Stretched":
+    """What a passphrase is with this salt, for `unlock`. Raises UsageError, UnsupportedFormatError."""
+    made: Stretched = load_native().Stretched(passphrase, salt, argon2)
+    return made
 
 
 class JobControl(Protocol):

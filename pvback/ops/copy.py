@@ -26,7 +26,7 @@ from pvback.ops.backup import stats_from_json
 from pvback.ops.copy_plan import CopyOptions, CopyPair, CopyWork
 from pvback.ops.rows import Problem
 from pvback.ops.writing import SnapshotWriting, view_with_runs_merged
-from pvback.repository.gcstate import IndexView, list_index, read_gc_state
+from pvback.repository.gcstate import IndexView, read_index
 from pvback.repository.records import FinishedTree, Origin, RecordDetails, Root, plan_record, read_record
 from pvback.repository.registers import RegisterState
 from pvback.repository.repository import RepositoryAccess
@@ -137,7 +137,7 @@ class _SnapshotCopy:
         raise AssertionError("the last attempt returns or raises")
 
     def _source_view(self) -> IndexView:
-        return list_index(self._source.objects, read_gc_state(self._source.objects)).readable()
+        return read_index(self._source.objects).readable()
 
     def _attempt(self, view: IndexView) -> CopiedSnapshot:
         resumed, resume = self._find_checkpoint()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pvback import limits
 from pvback.datapath import DataJob, Listeners, run_job
 from pvback.errors import DamagedError, ObjectNotFound, PvbackError, UsageError
-from pvback.repository.gcstate import list_index, read_gc_state
+from pvback.repository.gcstate import read_index
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot, find_snapshot
 from pvback.runtime import Cancel
@@ -234,5 +234,4 @@ def _explain(access: RepositoryAccess, exc: ObjectNotFound | DamagedError) -> Pv
 def _with_index(access: RepositoryAccess, options: Mapping[str, object]) -> dict[str, object]:
     if "index" in options:
         return {**access.job_options({}), **options}
-    view = list_index(access.objects, read_gc_state(access.objects))
-    return {**access.job_options(view.as_options()), **options}
+    return {**access.job_options(read_index(access.objects).as_options()), **options}

@@ -15,6 +15,7 @@ from pvback import datapath, limits
 from pvback.errors import DamagedError, ObjectChanged, ObjectExists, ObjectNotFound, StorageUnavailable
 from pvback.repository.body import Body, dump_body
 from pvback.repository.layout import GC_STATE_NAME, Area, ObjectType, generation_name, split_generation
+from pvback.repository.reading_each import beside
 from pvback.repository.sealed import Named, ScopeObjects, parse_named
 from pvback.runtime import Clock
 
@@ -31,6 +32,7 @@ __all__ = [
     "load_gc_state",
     "named_lists",
     "read_gc_state",
+    "read_index",
     "swap_gc_state",
 ]
 
@@ -261,20 +263,31 @@ def list_index(
 ) -> IndexView:
     """The runs that count under `state`; for a writer only those that it may dedup against.
 
-    A writer may have `listed` them before it read the state (name -> size): what is missing costs only dedup,
-    and what counts is decided by the state.
+    Who has `listed` them before the state was read (name -> size) misses what has come since: a writer dedup,
+    a reader nothing where the registers that it goes by had been read before the list.
 
     A list may lag, so what the state names and a list does not show is asked for by name. What is not there
     either was lost, or removed under a newer state: whoever misses its entries says so.
     """
     counts = state.is_run_trusted if is_writer else state.is_run_valid
-    assert listed is None or is_writer, "who reads misses what has come since"
     found = list_runs(objects) if listed is None else listed
     runs = {name: size for name, size in found.items() if counts(name)}
     for name in state.base - runs.keys():
         with contextlib.suppress(ObjectNotFound):
             runs[name] = objects.store.head(objects.layout.key(f"{Area.INDEX}/{name}")).size
     return IndexView(tuple(sorted(runs.items())), dead=state.dead, condemned=state.condemned, base=state.base)
+
+
+def read_index(objects: ScopeObjects) -> IndexView:
+    """The index for who has read the registers of all snapshots that it is read for.
+
+    State and list are asked for at once. What these snapshots need was listed, unless it was merged: into
+    runs that the state names, or that are found when the inputs turn out to be gone, and all is read again.
+    """
+    state, listed = beside(
+        objects.store, first=lambda: read_gc_state(objects), second=lambda: list_runs(objects)
+    )
+    return list_index(objects, state, listed=listed)
 
 
 def list_runs(objects: ScopeObjects) -> dict[str, int]:

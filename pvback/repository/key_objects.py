@@ -36,9 +36,10 @@ def config_facts(config: bytes) -> dict[str, Any]:
 
 
 def key_facts(key_object: bytes) -> dict[str, Any]:
-    """`repository`, `principal`, `serial` and `unlock` ({`kind`, `sealed`}) of a key object. Proves nothing.
+    """`repository`, `principal`, `serial` and `unlock` of a key object. Proves nothing.
 
-    Raises DamagedError, UnsupportedFormatError.
+    `unlock` holds {`kind`, `sealed`, `salt`, `argon2`}: what a command has sealed, and what a passphrase is
+    stretched with, bytes in base64. Raises DamagedError, UnsupportedFormatError.
     """
     facts: dict[str, Any] = json.loads(datapath.load_native().key_facts(key_object))
     return facts

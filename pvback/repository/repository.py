@@ -33,6 +33,7 @@ from pvback.repository.opened import OpenedFile
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
 from pvback.repository.snapshots import Catalog, first_questions, load_catalog
+from pvback.repository.stretching import StretchingAhead
 from pvback.repository.unlocking import Unlocked, unlock
 from pvback.retrying import Patience
 from pvback.runtime import Clock, SystemClock
@@ -226,7 +227,7 @@ def create_repository(
         found_repository(
             inner, first, config=made.config, where=str(address), clock=used_clock, patience=chain.patience
         )
-        OpenedFile(config).remember(made.keyring, made.keyring.scopes()[0][0])
+        OpenedFile(config).remember(made.keyring, made.keyring.scopes()[0][0], key_object=made.key_object)
         # Another `init` that is still under way has lost, and removes what it goes on to write.
         with contextlib.suppress(StorageError):
             inner.delete_many(left_over)
@@ -255,11 +256,12 @@ def open_repository_access(
 
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
+    memory = OpenedFile(config)
+    stretching = _stretch_ahead(config, memory, store)
     chain = _wrap(config, store or _open(config), clock=clock)
     # What is asked next is known, and what it costs to unlock a key is no time of the store's.
     used: ObjectStore = chain.store
     ahead = _asking_ahead(used)
-    memory = OpenedFile(config)
     try:
         if ahead is not None:
             used = ahead
@@ -273,10 +275,12 @@ def open_repository_access(
         if is_writer:
             check_writable(found.facts)
         with_catalog = ahead if is_used_at_once and len(found.facts.scopes) == 1 else None
-        unlocked = _unlock(config, found, store=used, memory=memory, ahead=with_catalog)
+        unlocked = _unlock(
+            config, found, store=used, memory=memory, ahead=with_catalog, stretching=stretching
+        )
         keyring = unlocked.keyring
         layout = ScopeLayout(_choose_scope(keyring, scope))
-        memory.remember(keyring, layout.scope, asked=scope)
+        memory.remember(keyring, layout.scope, key_object=unlocked.key_object, asked=scope)
         if is_writer:
             _refuse_useless_key(keyring, layout.scope)
     except BaseException:
@@ -302,6 +306,7 @@ def _unlock(
     store: ObjectStore,
     memory: OpenedFile,
     ahead: "AheadStore | None",
+    stretching: StretchingAhead | None,
 ) -> Unlocked:
     """The keyring; `ahead` is asked for the catalog meanwhile unless it has been asked already."""
 
@@ -310,7 +315,14 @@ def _unlock(
             ahead.ask_ahead(first_questions(ScopeLayout(found.facts.scopes[0])))
 
     likely = memory.last.key if memory.last is not None else None
-    return unlock(config, found, store=store, likely=likely, before_secret=ask_for_catalog)
+    return unlock(config, found, store=store, likely=likely, ahead=stretching, before_secret=ask_for_catalog)
+
+
+def _stretch_ahead(config: Config, memory: OpenedFile, store: ObjectStore | None) -> StretchingAhead | None:
+    """The password on its way to a key, where the key object is far away."""
+    is_local = isinstance(config.require_repository(), LocalAddress)
+    is_remote = not is_local if store is None else store.capabilities.is_remote
+    return StretchingAhead(config, memory.last.salt) if is_remote and memory.last is not None else None
 
 
 def _asking_ahead(store: ObjectStore) -> "AheadStore | None":

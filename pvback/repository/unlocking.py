@@ -8,7 +8,7 @@ import base64
 import contextlib
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -25,6 +25,7 @@ from pvback.repository.copies import (
 from pvback.repository.key_commands import open_with_command
 from pvback.repository.key_objects import config_facts, key_facts, slot_of
 from pvback.repository.layout import key_object_key
+from pvback.repository.stretching import StretchingAhead
 from pvback.storage import ObjectStore
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Unlocked:
     """A keyring, and what to tell people about where it was."""
 
     keyring: "Keyring"
+    key_object: bytes
+    """Where the keyring was, or its copy."""
     warnings: tuple[str, ...] = ()
 
 
@@ -67,45 +70,58 @@ def unlock(
     *,
     store: ObjectStore,
     likely: str | None = None,
+    ahead: StretchingAhead | None = None,
     before_secret: Callable[[], None] = lambda: None,
 ) -> Unlocked:
     """The keyring that the configured secret opens. Raises as `try_secrets` and `datapath.unlock`.
 
     Of the key objects the `likely` one is read and tried before the others are even read. Where none opens,
-    the copies of those that are missing, damaged or different are tried. `before_secret` is called when all
-    is read that the first attempt needs.
+    the copies of those that are missing, damaged or different are tried. What was done `ahead` is used where
+    it fits. `before_secret` is called when all is read that the first attempt needs.
     """
+
+    def attempt(key_objects: Sequence[tuple[str, bytes]]) -> Unlocked:
+        keyring = _unlock(config, found.data, key_objects=key_objects, ahead=ahead)
+        return Unlocked(keyring, dict(key_objects)[key_object_key(keyring.principal)])
+
     names = list_key_objects(store)
     if likely in names and len(names) > 1:
         firsts = read_key_objects(store, [likely])
         before_secret()
         with contextlib.suppress(DamagedError, WrongKeyError, UnsupportedFormatError):
-            return Unlocked(_unlock(config, found.data, key_objects=firsts))
+            return attempt(firsts)
         firsts += read_key_objects(store, [name for name in names if name != likely])
     else:
         firsts = read_key_objects(store, names)
         before_secret()
     try:
-        return Unlocked(_unlock(config, found.data, key_objects=firsts))
+        return attempt(firsts)
     except (DamagedError, WrongKeyError, UnsupportedFormatError) as exc:
         revoked = [str(one["principal"]) for one in config_facts(found.data)["revoked"]]
         copies = copies_worth_trying(store, firsts, revoked=revoked)
         try:
             if not copies:
                 raise
-            keyring = _unlock(config, found.data, key_objects=copies)
+            unlocked = attempt(copies)
         except (DamagedError, WrongKeyError, UnsupportedFormatError):
             raise exc from None
-        key = key_object_key(keyring.principal)
+        key = key_object_key(unlocked.keyring.principal)
         warning = f"{key} does not open, but its copy does: an owner should run `pvback key repair`"
-        return Unlocked(keyring, (warning,))
+        return replace(unlocked, warnings=(warning,))
 
 
-def _unlock(config: Config, config_object: bytes, *, key_objects: Sequence[tuple[str, bytes]]) -> "Keyring":
+def _unlock(
+    config: Config,
+    config_object: bytes,
+    *,
+    key_objects: Sequence[tuple[str, bytes]],
+    ahead: StretchingAhead | None,
+) -> "Keyring":
     """The keyring that the configured secret opens among these key objects."""
 
     def unlock_with(method: UnlockMethod, secret: bytes) -> "Keyring":
-        return datapath.unlock(config_object, key_objects, method=method, secret=secret)
+        stretched = ahead.wait() if ahead is not None and method == "passphrase" else None
+        return datapath.unlock(config_object, key_objects, method=method, secret=secret, stretched=stretched)
 
     try:
         return try_secrets(config, unlock_with, key_objects=key_objects)

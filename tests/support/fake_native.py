@@ -79,7 +79,11 @@ class Keyring:
 
     @staticmethod
     def unlock(
-        config: bytes, key_objects: Sequence[tuple[str, bytes]], _method: str, secret: bytes
+        config: bytes,
+        key_objects: Sequence[tuple[str, bytes]],
+        _method: str,
+        secret: bytes,
+        _stretched: object = None,
     ) -> "Keyring":
         for _, data in key_objects:
             key = json.loads(data)
@@ -152,7 +156,7 @@ def config_facts(config: bytes) -> str:
 
 def key_facts(key_object: bytes) -> str:
     key = json.loads(key_object)
-    unlock = [{"kind": "passphrase", "sealed": None} for _ in key["secrets"]]
+    unlock = [{"kind": "passphrase", "sealed": None, "salt": None} for _ in key["secrets"]]
     return json.dumps({"principal": key["principal"], "serial": 1, "unlock": unlock})
 
 

@@ -1,14 +1,16 @@
 """What was opened last: more is asked for at once, one key is enough, and nothing else depends on it."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
+from pvback import datapath
 from pvback.config import Config, Secret
 from pvback.errors import WrongKeyError
 from pvback.model import LocalAddress
@@ -34,6 +36,11 @@ class Remote(WrappedStore):
         self.asked: list[str] = []
         self._together: frozenset[str] = frozenset()
         self._meeting = threading.Barrier(1)
+        self._before: threading.Event | None = None
+
+    def wait_before(self, event: threading.Event) -> None:
+        """Answer nothing before this happens."""
+        self._before = event
 
     def expect_together(self, *keys: str) -> None:
         """Answer none of these before all are asked for."""
@@ -59,6 +66,8 @@ class Remote(WrappedStore):
 
     def _see(self, key: str) -> None:
         self.asked.append(key)
+        if self._before is not None:
+            assert self._before.wait(MEETING_SECONDS), "it does not happen before the store answers"
         if key in self._together:
             self._meeting.wait()
 
@@ -137,9 +146,16 @@ def test_one_key_object_is_read_of_many(world: World) -> None:
         {"scope": "../.."},
         {"asked": "another"},
         {"key": None},
+        {"salt": None},
+        {"salt": 5},
+        {"salt": {"value": "%%%", "argon2": [65536, 3, 4]}},
+        {"salt": {"value": "AAAA", "argon2": [65536, 3, 4]}},
+        {"salt": {"value": "A" * 22 + "==", "argon2": [65536, 3, 4]}},
+        {"salt": {"value": "A" * 22 + "==", "argon2": [1 << 31, 3, 4]}},
+        {"salt": {"value": "A" * 22 + "==", "argon2": [-1, 3, 4]}},
     ],
 )
-def test_a_wrong_memory_costs_requests_only(world: World, wrong: dict[str, str | None]) -> None:
+def test_a_wrong_memory_costs_requests_only(world: World, wrong: dict[str, object]) -> None:
     right = json.loads(world.memory.read_text())
     world.memory.write_text(json.dumps(right | wrong))
     key, catalog = world.open()
@@ -154,3 +170,48 @@ def test_another_repository_at_the_same_address(world: World, tmp_path: Path) ->
     key, _ = other.open()
     assert key != before["key"]
     assert json.loads(other.memory.read_text())["key"] == key
+
+
+def test_the_password_is_stretched_before_the_store_answers(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+    used: list[object] = []
+    stretch, unlock = datapath.stretch, datapath.unlock
+
+    def watched_stretch(*args: Any, **kwargs: Any) -> Any:
+        begun.set()
+        return stretch(*args, **kwargs)
+
+    def watched_unlock(*args: Any, **kwargs: Any) -> Any:
+        used.append(kwargs["stretched"])
+        return unlock(*args, **kwargs)
+
+    monkeypatch.setattr(datapath, "stretch", watched_stretch)
+    monkeypatch.setattr(datapath, "unlock", watched_unlock)
+    world.store.wait_before(begun)
+    world.open()
+    assert [type(one).__name__ for one in used] == ["Stretched"]
+
+
+def test_a_password_from_a_pipe_is_read_once(world: World) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"correct horse\n")
+    os.close(writer)
+    try:
+        config = replace(world.config, password=None, password_file=Path(f"/dev/fd/{reader}"))
+        access = open_repository_access(config, store=world.store)
+        assert access.keyring.role == "owner"
+    finally:
+        os.close(reader)
+
+
+def test_a_password_in_a_file(world: World, tmp_path: Path) -> None:
+    """It is read twice, and both readings find it."""
+    path = tmp_path / "password"
+    path.write_text("correct horse\n")
+    config = replace(world.config, password=None, password_file=path)
+    assert open_repository_access(config, store=world.store).keyring.role == "owner"
+    path.write_text("correct hors\n")
+    with pytest.raises(WrongKeyError):
+        open_repository_access(config, store=world.store)

@@ -2,7 +2,9 @@
 
 use pvback_core::crypto::config::ChunkerParams;
 use pvback_core::crypto::keyfile::KeyFile;
-use pvback_core::crypto::{self, Config, InitOptions, ScopeId, ScopeKeys, SourceId, StoreFacts};
+use pvback_core::crypto::{
+    self, Config, InitOptions, ScopeId, ScopeKeys, SourceId, StoreFacts, stretch,
+};
 use pvback_core::{Error, ErrorKind, Result, documents};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
@@ -10,9 +12,27 @@ use pyo3::types::PyBytes;
 use crate::errors::{guarded, raise};
 use crate::keys::{self, Argon2, add_slot};
 
+macro_rules! run {
+    ($py:expr, $work:expr) => {
+        $py.detach(|| guarded(|| $work)).map_err(|error| raise($py, &error))
+    };
+}
+
 /// An unlocked key bundle.
 #[pyclass(frozen, module = "pvback._native")]
 pub(crate) struct Keyring(crypto::Keyring);
+
+/// A passphrase stretched ahead; see `pvback_core::crypto::stretch::Stretched`.
+#[pyclass(frozen, module = "pvback._native")]
+pub(crate) struct Stretched(stretch::Stretched);
+
+#[pymethods]
+impl Stretched {
+    #[new]
+    fn make(py: Python<'_>, passphrase: &[u8], salt: &[u8], argon2: Argon2) -> PyResult<Self> {
+        run!(py, keys::stretch(passphrase, salt, argon2)).map(Self)
+    }
+}
 
 impl Keyring {
     pub(crate) fn new(core: crypto::Keyring) -> Self {
@@ -26,12 +46,6 @@ impl Keyring {
     fn scope_keys(&self, scope: &str) -> Result<ScopeKeys> {
         self.0.scope(&ScopeId::parse(scope)?)
     }
-}
-
-macro_rules! run {
-    ($py:expr, $work:expr) => {
-        $py.detach(|| guarded(|| $work)).map_err(|error| raise($py, &error))
-    };
 }
 
 #[pymethods]
@@ -63,14 +77,17 @@ impl Keyring {
     }
 
     #[staticmethod]
+    #[pyo3(signature = (config, key_objects, method, secret, stretched=None))]
     fn unlock(
         py: Python<'_>,
         config: &[u8],
         key_objects: Vec<(String, Vec<u8>)>,
         method: &str,
         secret: &[u8],
+        stretched: Option<&Stretched>,
     ) -> PyResult<Self> {
-        run!(py, keys::unlock(config, &key_objects, method, secret)).map(Self)
+        let stretched = stretched.map(|made| &made.0);
+        run!(py, keys::unlock(config, &key_objects, method, secret, stretched)).map(Self)
     }
 
     #[getter]

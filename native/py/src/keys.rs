@@ -4,7 +4,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pvback_core::crypto::config::{Revoked, ScopeEntry};
 use pvback_core::crypto::keyfile::KeyFile;
-use pvback_core::crypto::slot::{Argon2Cost, Slot, SlotKind};
+use pvback_core::crypto::slot::{Slot, SlotKind};
+use pvback_core::crypto::stretch::{Argon2Cost, Passphrase, SALT_BYTES, Stretched};
 use pvback_core::crypto::{
     self, Config, InspectedScope, IssueRequest, IssueScope, Role, ScopeId, SourceId, UnlockSecret,
 };
@@ -39,17 +40,27 @@ pub(crate) fn add_slot(
     }
 }
 
+pub(crate) fn stretch(passphrase: &[u8], salt: &[u8], argon2: Argon2) -> Result<Stretched> {
+    let salt: Option<[u8; SALT_BYTES]> = salt.try_into().ok();
+    let salt = salt.ok_or_else(|| Error::new(ErrorKind::Usage, "not a salt"))?;
+    Stretched::new(passphrase, salt, cost(argon2))
+}
+
 pub(crate) fn unlock(
     config: &[u8],
     key_objects: &[(String, Vec<u8>)],
     method: &str,
     secret: &[u8],
+    stretched: Option<&Stretched>,
 ) -> Result<crypto::Keyring> {
     let config = Config::parse(config, None)?;
     let mut last = Error::new(ErrorKind::WrongKey, "no key of this repository opens with this");
     for (name, bytes) in key_objects {
         let attempt = KeyFile::parse(bytes).and_then(|file| match method {
-            "passphrase" => crypto::Keyring::unlock_passphrase(config.clone(), &file, secret),
+            "passphrase" => {
+                let passphrase = Passphrase::with(secret, stretched);
+                crypto::Keyring::unlock_passphrase(config.clone(), &file, passphrase)
+            }
             "x25519" => {
                 let private = crypto::Key::new(key_array(secret, "not an X25519 private key")?);
                 crypto::Keyring::unlock_x25519(config.clone(), &file, &private)
@@ -114,7 +125,11 @@ pub(crate) fn facts(bytes: &[u8]) -> Result<serde_json::Value> {
     let file = KeyFile::parse(bytes)?;
     let slot = |slot: &Slot| {
         let sealed = slot.command_bytes().map(|bytes| STANDARD.encode(bytes));
-        serde_json::json!({ "kind": slot_name(&slot.kind()), "sealed": sealed })
+        let (salt, argon2) = slot.stretching().map(|(salt, cost)| (STANDARD.encode(salt), cost)).unzip();
+        let argon2: Option<Argon2> = argon2.map(|cost| (cost.memory_kib, cost.passes, cost.lanes));
+        serde_json::json!({
+            "kind": slot_name(&slot.kind()), "sealed": sealed, "salt": salt, "argon2": argon2,
+        })
     };
     Ok(serde_json::json!({
         "repository": file.repository().to_string(),

@@ -58,6 +58,7 @@ fn _native(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add_function(wrap_pyfunction!(recovery_key, module)?)?;
     owner::register(module)?;
     module.add_class::<keyring::Keyring>()?;
+    module.add_class::<keyring::Stretched>()?;
     module.add_class::<job::Job>()?;
     module.add_class::<job::Request>()
 }

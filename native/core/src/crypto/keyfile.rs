@@ -15,8 +15,9 @@ use zeroize::Zeroizing;
 use super::bundle::{Bundle, JSON_BYTES_MAX};
 use super::kdf::Label;
 use super::sign::signing_key;
-use super::slot::{Argon2Cost, Slot, UnlockSecret};
+use super::slot::{Slot, UnlockSecret};
 use super::small::{small_open, small_seal};
+use super::stretch::{Argon2Cost, Passphrase};
 use super::text::{Base64, Base64Array};
 use super::{Key, PrincipalId, RepositoryId, random_array, usage, wrong_key};
 use crate::error::{Error, ErrorKind, Result};
@@ -200,6 +201,7 @@ impl KeyFile {
 
     /// The position of the first slot that this opens. `WrongKey` if none does.
     pub fn slot_of_passphrase(&self, passphrase: &[u8]) -> Result<usize> {
+        let passphrase = Passphrase::from(passphrase);
         let binding = (self.repository, self.principal);
         self.unlock(|slot| slot.open_passphrase(binding, passphrase)).map(|(position, _)| position)
     }
@@ -229,7 +231,11 @@ impl KeyFile {
     }
 
     /// The unlock secret, by the first passphrase slot that this opens.
-    pub fn unlock_passphrase(&self, passphrase: &[u8]) -> Result<UnlockSecret> {
+    pub fn unlock_passphrase<'a>(
+        &self,
+        passphrase: impl Into<Passphrase<'a>>,
+    ) -> Result<UnlockSecret> {
+        let passphrase = passphrase.into();
         let binding = (self.repository, self.principal);
         self.unlock(|slot| slot.open_passphrase(binding, passphrase)).map(|(_, secret)| secret)
     }

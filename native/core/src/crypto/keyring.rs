@@ -13,6 +13,7 @@ use super::scope::{Metadata, ScopeKeys};
 use super::sign::{Certificate, Role, Signer, Verifier, signing_key};
 use super::slot::UnlockSecret;
 use super::small::small_open;
+use super::stretch::Passphrase;
 use super::{Key, KeyFile, PrincipalId, RepositoryId, ScopeId, SourceId, wrong_key};
 use crate::error::{Error, Result};
 
@@ -42,7 +43,11 @@ pub struct Keyring {
 
 impl Keyring {
     /// Unlocks a key file with a passphrase; `WrongKey` if it is not the right one.
-    pub fn unlock_passphrase(config: Config, file: &KeyFile, passphrase: &[u8]) -> Result<Self> {
+    pub fn unlock_passphrase<'a>(
+        config: Config,
+        file: &KeyFile,
+        passphrase: impl Into<Passphrase<'a>>,
+    ) -> Result<Self> {
         Self::unlock(config, file, file.unlock_passphrase(passphrase)?)
     }
 

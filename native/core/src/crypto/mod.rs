@@ -34,6 +34,7 @@ mod scope;
 mod secret;
 pub mod sign;
 pub mod slot;
+pub mod stretch;
 mod small;
 mod squeeze;
 mod suite;

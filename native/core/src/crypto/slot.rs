@@ -4,7 +4,6 @@
 
 use std::fmt;
 
-use argon2::{Algorithm, Argon2, Block, Params, Version};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::{Zeroize, Zeroizing};
@@ -14,19 +13,11 @@ use super::issue::public_key;
 use super::kdf::Label;
 use super::sign::OwnerKey;
 use super::small::{small_open, small_seal};
+use super::stretch::{ARGON2_VERSION, Argon2Cost, Passphrase, SALT_BYTES};
 use super::text::{Base64, Base64Array};
 use super::{Key, PrincipalId, RepositoryId, random_array, usage};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Least and greatest memory of Argon2id, in KiB: RFC 9106's second recommendation, and what no
-/// machine that restores should be made to allocate by whoever writes to the store.
-pub const ARGON2_MEMORY_KIB: (u32, u32) = (64 << 10, 1 << 20);
-/// Least and greatest number of passes.
-pub const ARGON2_PASSES: (u32, u32) = (3, 16);
-/// Least and greatest number of lanes.
-pub const ARGON2_LANES: (u32, u32) = (4, 16);
-
-const ARGON2_VERSION: u32 = 0x13;
 /// X25519 in HPKE's registry.
 const KEM_X25519: u32 = 32;
 
@@ -101,53 +92,6 @@ impl fmt::Debug for UnlockSecret {
     }
 }
 
-/// The cost of a passphrase guess.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Argon2Cost {
-    /// Memory in KiB.
-    pub memory_kib: u32,
-    /// Passes over it.
-    pub passes: u32,
-    /// Lanes.
-    pub lanes: u32,
-}
-
-impl Default for Argon2Cost {
-    /// 64 MiB, 3 passes, 4 lanes: the second setting that RFC 9106 recommends.
-    fn default() -> Self {
-        Self { memory_kib: 64 << 10, passes: 3, lanes: 4 }
-    }
-}
-
-impl Argon2Cost {
-    /// Whether all three lie within the limits.
-    pub fn is_allowed(&self) -> bool {
-        let within = |value, (least, greatest)| (least..=greatest).contains(&value);
-        within(self.memory_kib, ARGON2_MEMORY_KIB)
-            && within(self.passes, ARGON2_PASSES)
-            && within(self.lanes, ARGON2_LANES)
-    }
-
-    /// Argon2id of `passphrase`. The caller has checked the limits.
-    pub(super) fn stretch(&self, passphrase: &[u8], salt: &[u8]) -> Result<Key> {
-        let failed = |error| Error::internal(format!("Argon2id: {error}"));
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32));
-        let params = params.map_err(failed)?;
-        let mut memory = Zeroizing::new(crate::buffers::with_room(params.block_count())?);
-        memory.resize(params.block_count(), Block::default());
-        let mut out = Key::new([0; 32]);
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password_into_with_memory(
-                passphrase,
-                salt,
-                out.expose_mut(),
-                memory.as_mut_slice(),
-            )
-            .map_err(failed)?;
-        Ok(out)
-    }
-}
-
 /// What a slot is bound to.
 pub(super) type Binding = (RepositoryId, PrincipalId);
 
@@ -158,8 +102,19 @@ struct PassphraseSlot {
     m: u32,
     t: u32,
     p: u32,
-    salt: Base64Array<16>,
+    salt: Base64Array<SALT_BYTES>,
     sealed: Base64,
+}
+
+impl PassphraseSlot {
+    /// `Unsupported` if the cost lies outside the limits, or is of another function.
+    fn cost(&self) -> Result<Argon2Cost> {
+        let cost = Argon2Cost { memory_kib: self.m, passes: self.t, lanes: self.p };
+        if self.kdf != "argon2id" || self.v != ARGON2_VERSION || !cost.is_allowed() {
+            return Err(Error::unsupported("a passphrase slot with Argon2 limits out of bounds"));
+        }
+        Ok(cost)
+    }
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -240,6 +195,13 @@ impl Slot {
         SlotKind::Unknown
     }
 
+    /// What a passphrase is stretched with for this slot. `None` for other slots, and for one that
+    /// no passphrase would open.
+    pub fn stretching(&self) -> Option<([u8; SALT_BYTES], Argon2Cost)> {
+        let slot: PassphraseSlot = self.is("passphrase").then(|| self.fields().ok())??;
+        Some((slot.salt.0, slot.cost().ok()?))
+    }
+
     /// What a command made of the unlock secret, for that command to undo. `None` for other slots.
     pub fn command_bytes(&self) -> Option<Vec<u8>> {
         if !self.is("command") {
@@ -261,7 +223,7 @@ impl Slot {
             return Err(usage("an empty passphrase"));
         }
         let salt = random_array()?;
-        let key = cost.stretch(passphrase, &salt)?;
+        let key = Passphrase::from(passphrase).stretch(&salt, cost)?;
         let sealed = seal_stretched(&key, &secret.to_bytes(), (secret.repository, principal))?;
         let Argon2Cost { memory_kib: m, passes: t, lanes: p } = cost;
         let (kdf, v) = ("argon2id".to_owned(), ARGON2_VERSION);
@@ -274,17 +236,13 @@ impl Slot {
     pub(super) fn open_passphrase(
         &self,
         binding: Binding,
-        passphrase: &[u8],
+        passphrase: Passphrase<'_>,
     ) -> Result<UnlockSecret> {
         if !self.is("passphrase") {
             return Err(not_for_you());
         }
         let slot: PassphraseSlot = self.fields()?;
-        let cost = Argon2Cost { memory_kib: slot.m, passes: slot.t, lanes: slot.p };
-        if slot.kdf != "argon2id" || slot.v != ARGON2_VERSION || !cost.is_allowed() {
-            return Err(Error::unsupported("a passphrase slot with Argon2 limits out of bounds"));
-        }
-        let key = cost.stretch(passphrase, &slot.salt.0)?;
+        let key = passphrase.stretch(&slot.salt.0, slot.cost()?)?;
         open_stretched(&key, &slot.sealed.0, binding)
     }
 

@@ -12,4 +12,5 @@ mod object;
 mod packs;
 mod roles;
 mod signatures;
+mod stretch;
 mod vectors;

@@ -8,7 +8,8 @@ use crate::crypto::config::{Config, Revoked};
 use crate::crypto::issue::public_key;
 use crate::crypto::object::ObjectType;
 use crate::crypto::sign::{Action, OwnerKey, Role, Standing};
-use crate::crypto::slot::{Argon2Cost, SlotKind, UnlockSecret, generate_recovery_key};
+use crate::crypto::slot::{SlotKind, UnlockSecret, generate_recovery_key};
+use crate::crypto::stretch::Argon2Cost;
 use crate::crypto::{
     InitOptions, IssueRequest, IssueScope, Key, KeyFile, Keyring, ScopeId, ScopeKeys, SourceId,
 };
