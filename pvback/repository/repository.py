@@ -257,8 +257,8 @@ def open_repository_access(
     Raises RepositoryNotFound, UnsupportedFormatError, WrongKeyError, DamagedError, UsageError, StorageError.
     """
     memory = OpenedFile(config)
-    stretching = _stretch_ahead(config, memory, store)
     chain = _wrap(config, store or _open(config), clock=clock)
+    stretching = _stretch_ahead(config, memory, store)
     # What is asked next is known, and what it costs to unlock a key is no time of the store's.
     used: ObjectStore = chain.store
     ahead = _asking_ahead(used)
