@@ -2,9 +2,9 @@
 
 To stretch a password takes a good part of a second by design, about as long as the first answers take from
 far away. (Not while the store's client loads: that computes, too, and where two processors are one core's the
-two take each other's time.) Salt and cost are in the key object, which is not there yet; this client remembers
-them. They are no secrets: whoever reads the repository reads them. Remembered wrongly they cost the time that
-was spent, and nothing else, for what was made of them fits nothing.
+two take each other's time.) Salt and cost are in the key object, which is not there yet; they are remembered.
+They are no secrets: whoever reads the repository reads them. Remembered wrongly they cost the time that was
+spent, and nothing else, for what was made of them fits nothing.
 """
 
 import base64
