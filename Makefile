@@ -23,21 +23,23 @@ help: ## say what the targets do
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 
 # Debug information and the places where code panics name files; a wheel must not tell where it was built. The
-# extension of .venv is built the same way, so that a wheel after it finds nearly everything done.
+# extension of .venv is built the same way, without symbols too, so that a wheel after it finds everything done;
+# `make build STRIP=` keeps them, for a profiler.
+STRIP := --strip
 BUILD_CARGO_HOME := $(or $(CARGO_HOME),$(HOME)/.cargo)
 BUILD_ENV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" \
 	RUSTFLAGS="--remap-path-prefix=$(BUILD_CARGO_HOME)=cargo --remap-path-prefix=$(CURDIR)=." \
 	CFLAGS="-ffile-prefix-map=$(BUILD_CARGO_HOME)=cargo -ffile-prefix-map=$(CURDIR)=."
 
 build: $(STAMP) ## make .venv with the release extension in it; .venv/bin/pvback works afterwards
-	@$(BUILD_ENV) $(BIN)/maturin develop --release --locked --skip-install --quiet
+	@$(BUILD_ENV) $(BIN)/maturin develop --release --locked $(STRIP) --skip-install --quiet
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; set PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	rm -f $(VENV)/.installed-*
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'maturin>=1.9,<2'
-	PIP_CONSTRAINT=constraints.txt $(BUILD_ENV) $(BIN)/maturin develop --release --locked --extras $(EXTRAS)
+	PIP_CONSTRAINT=constraints.txt $(BUILD_ENV) $(BIN)/maturin develop --release --locked $(STRIP) --extras $(EXTRAS)
 	touch $@
 
 demo: build ## back up, change, back up again, restore and compare a real tree of 1 GiB

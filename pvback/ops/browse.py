@@ -17,7 +17,7 @@ from pvback import limits
 from pvback.datapath import DataJob, Listeners
 from pvback.errors import DamagedError, ObjectNotFound, PvbackError
 from pvback.ops.reading import tree_options
-from pvback.repository.gcstate import read_index
+from pvback.repository.gcstate import list_index, read_gc_state
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot
 
@@ -245,7 +245,7 @@ class Browser:
                 return True
             objects = self._access.objects
             for attempt in range(_RELOAD_COUNT_MAX + 1):
-                index = read_index(objects).as_options()
+                index = list_index(objects, read_gc_state(objects)).as_options()
                 if index == self._index:
                     return False
                 try:
