@@ -23,19 +23,27 @@ from tests.cluster.local.images import BUSYBOX, load_image
 from tests.cluster.local.programs import find_programs
 from tests.cluster.restores import install_kind
 from tests.cluster.saved import Saved, save
+from tests.cluster.spreading import spread
 from tests.support.s3_servers import BUCKET, minio
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-TIMEOUT_SECONDS = 300
+TIMEOUT_SECONDS = 600
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.cluster)
             if not item.get_closest_marker("timeout"):
                 item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+    yield
+    # Those that were not asked for are gone now.
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = spread(
+        items, is_long=lambda item: item.get_closest_marker("long") is not None, workers=workers
+    )
 
 
 @pytest.fixture(scope="session")

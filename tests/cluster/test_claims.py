@@ -428,6 +428,7 @@ def test_interrupted(fleet: Fleet, connected: Namespace) -> None:
     wait_nothing_left(connected)
 
 
+@pytest.mark.long
 def test_many_at_once(fleet: Fleet, connected: Namespace) -> None:
     names = [f"data{number}" for number in range(4)]
     for name in names:

@@ -59,6 +59,7 @@ def test_of_another_cluster(fleet: Fleet, connected: Namespace, other: Namespace
     assert listed["snapshot"] is not None
 
 
+@pytest.mark.long
 def test_where_the_application_can_follow(fleet: Fleet, connected: Namespace, local_cluster: Cluster) -> None:
     """A volume comes to be where its first pod runs, which is the mover."""
     taint = {"key": "dedicated", "operator": "Equal", "value": "db", "effect": "NoSchedule"}

@@ -135,6 +135,7 @@ def test_the_lease_ends_in_the_middle(fleet: Fleet, app: Application) -> None:
     assert fleet.snapshots(app.namespace) == []
 
 
+@pytest.mark.long
 def test_pvback_is_killed_in_the_middle(fleet: Fleet, app: Application) -> None:
     """The mover waits for a word that nobody has for it: then it is a live read as any other."""
     app.annotate(holds())

@@ -60,6 +60,7 @@ def is_ready(namespace: Namespace, kind: str) -> bool:
     return bool(namespace.get("apps/v1", kind, "app").status.get("readyReplicas"))
 
 
+@pytest.mark.long
 def test_a_backup(fleet: Fleet, filled: Namespace) -> None:
     count = 0
     words = ("pvc", "backup", f"{filled.name}/data", "--method", "snapshot")
@@ -71,6 +72,7 @@ def test_a_backup(fleet: Fleet, filled: Namespace) -> None:
     assert len(fleet.snapshots(filled)) >= 2
 
 
+@pytest.mark.long
 def test_a_restore(fleet: Fleet, filled: Namespace) -> None:
     """The claim that it makes is there when it was whole, and else it is not."""
     before = digest_of(filled, "data")
@@ -88,6 +90,7 @@ def test_a_restore(fleet: Fleet, filled: Namespace) -> None:
     assert digest_of(filled, "again") == before
 
 
+@pytest.mark.long
 def test_in_place_with_a_workload(fleet: Fleet, filled: Namespace) -> None:
     """The workload runs again once a restore has ended, and not before while its data may be half there."""
     before = digest_of(filled, "data")
@@ -105,6 +108,7 @@ def test_in_place_with_a_workload(fleet: Fleet, filled: Namespace) -> None:
     assert digest_of(filled, "data") == before
 
 
+@pytest.mark.long
 def test_replaced_with_a_workload(fleet: Fleet, filled: Namespace) -> None:
     """A StatefulSet would make an empty claim of that name: it has the one volume or the other."""
     ready = partial(is_ready, filled, "StatefulSet")

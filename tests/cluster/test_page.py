@@ -31,6 +31,7 @@ def shop(cluster: Cluster, namespace_names: list[str]) -> Iterator[Namespace]:
             remove_populators_rights(made)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_the_page(fleet: Fleet, shop: Namespace, tmp_path: Path) -> None:
     blocks = re.findall(r"^```bash\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)

@@ -176,6 +176,7 @@ def kill_at_each_change(saved: Saved, is_bound: Callable[[], bool], *, is_cleane
     pytest.fail("it does not end")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("is_cleaned", [True, False], ids=["cleaned", "run again"])
 def test_killed_before_each_change(saved: Saved, is_cleaned: bool) -> None:
     """Whoever looks at the claim in between sees none, or all of it; in the end there is one volume."""

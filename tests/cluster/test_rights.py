@@ -140,6 +140,7 @@ def rights_of(rules: list[dict[str, Any]]) -> set[Right]:
     }
 
 
+@pytest.mark.long
 def test_every_right_is_used_and_no_other(
     fleet: Fleet, team: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: set[Right]
 ) -> None:

@@ -125,7 +125,8 @@ pub(crate) fn facts(bytes: &[u8]) -> Result<serde_json::Value> {
     let file = KeyFile::parse(bytes)?;
     let slot = |slot: &Slot| {
         let sealed = slot.command_bytes().map(|bytes| STANDARD.encode(bytes));
-        let (salt, argon2) = slot.stretching().map(|(salt, cost)| (STANDARD.encode(salt), cost)).unzip();
+        let (salt, argon2) =
+            slot.stretching().map(|(salt, cost)| (STANDARD.encode(salt), cost)).unzip();
         let argon2: Option<Argon2> = argon2.map(|cost| (cost.memory_kib, cost.passes, cost.lanes));
         serde_json::json!({
             "kind": slot_name(&slot.kind()), "sealed": sealed, "salt": salt, "argon2": argon2,

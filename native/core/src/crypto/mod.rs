@@ -34,9 +34,9 @@ mod scope;
 mod secret;
 pub mod sign;
 pub mod slot;
-pub mod stretch;
 mod small;
 mod squeeze;
+pub mod stretch;
 mod suite;
 mod text;
 

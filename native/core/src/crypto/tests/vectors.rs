@@ -14,8 +14,8 @@ use crate::crypto::keyfile::{bundle_context, bundle_message};
 use crate::crypto::object::{HEADER_BYTES, ObjectBuilder, ObjectKeys, ObjectType};
 use crate::crypto::sign::{Certificate, OwnerKey, message, signing_key};
 use crate::crypto::slot::{open_stretched, seal_stretched};
-use crate::crypto::stretch::Argon2Cost;
 use crate::crypto::small::{small_open, small_seal};
+use crate::crypto::stretch::Argon2Cost;
 use crate::crypto::{Key, PrincipalId, RepositoryId, ScopeId, SourceId, Suite};
 
 fn vectors() -> Value {
