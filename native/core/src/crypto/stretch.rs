@@ -49,7 +49,7 @@ impl Argon2Cost {
     }
 
     /// Argon2id of `passphrase`. The caller has checked the limits.
-    fn stretch(&self, passphrase: &[u8], salt: &[u8]) -> Result<Key> {
+    pub(super) fn stretch(&self, passphrase: &[u8], salt: &[u8]) -> Result<Key> {
         let failed = |error| Error::internal(format!("Argon2id: {error}"));
         let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(32));
         let params = params.map_err(failed)?;
