@@ -43,6 +43,8 @@ _NO_CREDENTIALS = (
     aws.SSOError,
     aws.TokenRetrievalError,
 )
+_ASSUME_ROLE = "AssumeRole"
+"""What requests to the token service begin with: the client makes them where a role is what it has."""
 _NO_CREDENTIALS_HINT = "set the AWS environment, a profile (`--s3-option profile=NAME`) or a service account"
 _ELSEWHERE_HINT = "check the endpoint, `https` or `http` above all, and the region"
 _TLS_HINT = "name the file with the service's authority: `--s3-option ca_bundle=FILE`"
@@ -88,6 +90,10 @@ class S3Door:
             try:
                 return act(client)
             except aws.ClientError as exc:
+                if exc.operation_name.startswith(_ASSUME_ROLE):
+                    # Its words might hold what cannot be scrubbed, for it is not known.
+                    code = str(exc.response.get("Error", {}).get("Code", "unknown"))
+                    raise _no_credentials(code, key) from exc
                 refusal = self._read_refusal(exc)
                 if {refusal.code, str(refusal.status)} & passes:
                     raise Passed from exc
@@ -112,7 +118,7 @@ class S3Door:
         try:
             credentials = self._session.get_credentials()
             frozen = credentials.get_frozen_credentials() if credentials else None
-        except _LOST:
+        except (*_LOST, aws.ClientError):
             return ""
         for secret in (frozen.secret_key, frozen.token, frozen.access_key) if frozen else ():
             text = text.replace(secret, "***") if secret else text
@@ -189,12 +195,19 @@ def _add_md5(params: dict[str, Any], **_: object) -> None:
     params["headers"]["Content-MD5"] = base64.b64encode(digest).decode("ascii")
 
 
+def _no_credentials(why: str, key: str) -> StorageError:
+    return StorageError(f"credentials for S3 could not be had: {why}", key=key, hint=_NO_CREDENTIALS_HINT)
+
+
 def _translate_loss(exc: Exception, key: str) -> StorageError:
     """What the end of a request without an answer is. Doubt, unless it never left this machine."""
     if isinstance(exc, aws.NoCredentialsError | aws.PartialCredentialsError):
         return StorageError("there are no credentials for S3", key=key, hint=_NO_CREDENTIALS_HINT)
     if isinstance(exc, _NO_CREDENTIALS):
-        return StorageError("credentials for S3 could not be had", key=key, hint=_NO_CREDENTIALS_HINT)
+        return _no_credentials(type(exc).__name__, key)
+    if isinstance(exc, FileNotFoundError | PermissionError):
+        # Of connections neither comes: the file with a token, or another one that the environment names.
+        return _no_credentials(f"{exc.filename}: {exc.strerror}", key)
     if isinstance(exc, aws.SSLError):
         words = str(exc)
         if "CERTIFICATE_VERIFY_FAILED" in words:

@@ -50,6 +50,7 @@ class S3Server:
     access_key: str
     secret_key: str = field(repr=False)
     ca_bundle: Path | None = None
+    region: str = "us-east-1"
     others: Mapping[str, "S3Server"] = field(default_factory=dict, repr=False)
     """The same server with the credentials of others, by name."""
 
@@ -59,7 +60,7 @@ class S3Server:
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_REGION": "us-east-1",
+            "AWS_REGION": self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
@@ -122,12 +123,13 @@ def minio(
     *,
     policies: Mapping[str, dict[str, Any]] | None = None,
     address: str = "127.0.0.1",
+    region: str | None = None,
 ) -> Generator[S3Server, None, None]:
     """MinIO on one directory: conditional writes, versions, Object Lock, policies of users, quotas.
 
     With `policies` (name -> document) each name is a user who may do what its document allows and nothing
     else: see `S3Server.others`. What is in `folder` from an earlier run is there again. `address` is one of
-    this machine that nobody else reaches.
+    this machine that nobody else reaches. Signatures for another `region` are refused, if one is given.
     """
     port = free_ports(1)[0]
     others = {name: _identity("minio", port, address=address) for name in policies or {}}
@@ -142,6 +144,9 @@ def minio(
         # It wants a disk of its own otherwise.
         "MINIO_CI_CD": "on",
     }
+    if region is not None:
+        server = replace(server, region=region)
+        variables["MINIO_SITE_REGION"] = region
     with _running([*argv, str(folder / "data")], folder=folder, server=server, variables=variables):
         administrator = minio_admin(server)
         for name, other in others.items():
@@ -196,7 +201,7 @@ def client_of(server: S3Server):  # type: ignore[no-untyped-def] # noqa: ANN201 
     return boto3.session.Session(
         aws_access_key_id=server.access_key,
         aws_secret_access_key=server.secret_key,
-        region_name="us-east-1",
+        region_name=server.region,
     ).client("s3", endpoint_url=server.endpoint, verify=str(server.ca_bundle) if server.ca_bundle else None)
 
 
