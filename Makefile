@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 EXTRAS := s3,kubernetes,mount,image,test,servers,dev
 PYTEST_WORKERS ?= auto
 # They wait for pods more than they compute.
-CLUSTER_WORKERS ?= 5
+CLUSTER_WORKERS ?= 4
 CARGO := cargo
 MANIFEST := --manifest-path native/Cargo.toml
 # A name that changes with what is to be installed, so that a second run finds nothing to do.

@@ -11,6 +11,7 @@ from pvback.cli.output import Output, format_bytes, format_count
 from pvback.cli.progress import ending_at_once, stopping, watching
 from pvback.cli.values import parse_tag_filters
 from pvback.errors import PartlyDone, UsageError
+from pvback.model import StoreUsage
 from pvback.ops.copy import CopiedSnapshot, CopyResult, copy_snapshots
 from pvback.ops.copy_plan import CopyOptions, CopyPlan, plan_copy
 from pvback.repository.repository import RepositoryAccess, open_repository_access
@@ -77,7 +78,8 @@ def copy(
             return _show_plan(invocation.output, plan_copy(other, target, options=used))
         with watching(invocation.output) as progress, stopping() as cancel:
             result = copy_snapshots(other, target, options=used, progress=progress, cancel=cancel)
-    _show(invocation.output, result)
+        usage = target.usage()
+    _show(invocation.output, result, usage=usage)
     count = len(result.failures) + sum(one.error_count for one in result.copied)
     if count:
         raise PartlyDone(f"{count} snapshots or files could not be copied; the rest is")
@@ -127,10 +129,10 @@ def _show_plan(output: Output, plan: CopyPlan) -> int:
     return 0
 
 
-def _show(output: Output, result: CopyResult) -> None:
+def _show(output: Output, result: CopyResult, *, usage: StoreUsage) -> None:
     if output.is_json:
         failures = [str(one) for one in result.failures]
-        output.message("summary", {**_fields(result), "failures": failures})
+        output.summary({**_fields(result), "failures": failures}, usage)
         return
     for one in result.copied:
         _show_copied(output, one)

@@ -90,6 +90,8 @@ def forget(invocation: Invocation, /, ids: tuple[str, ...], **options: object) -
         if options["with_prune"]:
             used = PruneOptions(is_alone=bool(options["alone"]))
             code = _prune(output, access, used, is_dry=is_dry)
+        elif output.is_json:
+            output.summary({"is_dry_run": is_dry}, access.usage())
     return code or (PartlyDone.exit_code if plan.shrunk and not is_dry else 0)
 
 

@@ -296,7 +296,7 @@ def _row(one: CoveredClaim) -> tuple[str, ...]:
     return one.claim, one.phase, format_bytes(one.capacity_bytes), ",".join(one.pods), last, worth
 
 
-@pvc.command("cleanup", epilog=exit_codes(3, 40))
+@pvc.command("cleanup", epilog=exit_codes(3, 40, has_repository=False))
 @click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
 @click.option("--dry-run", is_flag=True, help="Say what would be removed.")
 @click.option("--scale-up", is_flag=True, help="Also workloads whose claim is half restored.")

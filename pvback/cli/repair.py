@@ -246,7 +246,7 @@ def _lost_text(entry: Mapping[str, Any]) -> str:
     return f"entries {' and '.join(parts) or 'of the whole tree'}: {entry['message']}"
 
 
-@repair.command("versions", epilog=exit_codes(has_repository=False))
+@repair.command("versions", epilog=exit_codes(30, has_repository=False))
 @click.option(
     "--before", metavar="TIME", required=True, help="The first moment that is undone, by the service's clock."
 )

@@ -177,6 +177,9 @@ def test_what_was_asked_of_the_store(run: Run, source: Path, tmp_path: Path) -> 
     assert store_of("check", "--read-data")["received_bytes"] > 1 << 20
     assert store_of("prune", "--dry-run")["requests"]["read"] > 0
     assert store_of("prune")["requests"]["swap"] > 0
+    assert store_of("forget", "--keep-last", "1", "--dry-run")["requests"]["read"] > 0
+    assert store_of("forget", "--keep-last", "1", "--prune")["requests"]["read"] > 0
+    assert store_of("forget", "latest")["requests"]["swap"] > 0
     assert "put" not in store_of("stats")["requests"]
     assert re.search(r"this took \d+ requests \(.*\d+ list.*\); 0 B sent, ", run("stats").stderr)
 

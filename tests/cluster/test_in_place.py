@@ -71,20 +71,21 @@ def while_it_writes(fleet: Fleet, namespace: Namespace, action: Callable[[], obj
     """How a restore ends, if this is done while its mover works."""
     set_rate(namespace, RATE, way="download")
     with fleet.start(*words) as process:
-        wait_for(lambda: is_mover_running(namespace), lambda: f"no mover runs: {namespace.events()}")
+        wait_for(lambda: is_mover_at_work(namespace), lambda: f"no mover works: {namespace.events()}")
         action()
         out, err = process.communicate(timeout=120)
     set_rate(namespace, None, way="download")
     return Done(words, process.returncode, out, err)
 
 
-def is_mover_running(namespace: Namespace) -> bool:
+def is_mover_at_work(namespace: Namespace) -> bool:
+    """Whether it has said something: the first process of a pod hears no signal before it has said that it will."""
     pods = namespace.cluster.kind("v1", "Pod").get(
         namespace=namespace.name,
         label_selector="pvback.io/role=mover",
         field_selector="status.phase=Running",
     )
-    return bool(pods.items)
+    return any(namespace.log(pod.metadata.name).strip() for pod in pods.items)
 
 
 def test_a_pod_takes_the_claim(fleet: Fleet, spoilt: Namespace) -> None:
