@@ -79,7 +79,7 @@ def while_it_writes(fleet: Fleet, namespace: Namespace, action: Callable[[], obj
 
 
 def is_mover_at_work(namespace: Namespace) -> bool:
-    """Whether it has said something: the first process of a pod hears no signal before it has said that it will."""
+    """Whether it has said something: before that the first process of a pod hears no signal."""
     pods = namespace.cluster.kind("v1", "Pod").get(
         namespace=namespace.name,
         label_selector="pvback.io/role=mover",

@@ -1,0 +1,128 @@
+"""Prune by the program as it is, packs and runs included: beside backups that run, and killed anywhere."""
+
+import random
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.robust.trees import Image, age, differences, image, make_tree, mutate
+from tests.robust.world import World
+
+PACK_BYTES = 256 * 1024
+PRUNE = ("prune", "--max-unused", "0", "--keep-unused", "0s", "--grace", "0s", "--force", "--json")
+FORGET = ("forget", "--keep-last", "1", "--force")
+"""3 where a source has lost so much that none of its snapshots are forgotten."""
+SOURCE_COUNT = 3
+BACKUP_COUNT = 5
+
+
+def comes_back(world: World, place: Path, expected: Image, target: Path) -> None:
+    """The newest snapshot of a source, byte for byte."""
+    world.good("restore", "latest", "--source", str(place), "--target", target)
+    assert not differences(expected, image(target))
+
+
+@pytest.mark.timeout(400)
+def test_beside_backups(world: World, tmp_path: Path, seed: int) -> None:
+    """Sources change and are backed up again and again while all but the newest of each is pruned away."""
+    places = [tmp_path / f"source{number}" for number in range(SOURCE_COUNT)]
+    running = threading.Semaphore(0)
+    over = threading.Event()
+
+    def run_backup(own: World, place: Path) -> None:
+        done = own.process("backup", place, plan={"pack_bytes": PACK_BYTES}).ended(0, 3)
+        # Without any grace the snapshot that it compares with may be pruned meanwhile. All is read then.
+        assert done.code == 0 or "the tree of an earlier backup is not usable" in done.err, done.err
+
+    def back_up(number: int) -> None:
+        rng = random.Random(f"{seed}-{number}")
+        own = World(world.repository, tmp_path / f"cache{number}", world.key_file)
+        make_tree(places[number], rng)
+        for _ in range(BACKUP_COUNT):
+            run_backup(own, places[number])
+            running.release()
+            mutate(places[number], rng)
+            age(places[number])
+        # What the last one has, not what has changed since.
+        run_backup(own, places[number])
+
+    def prune() -> list[dict[str, Any]]:
+        own = World(world.repository, tmp_path / "prune-cache", world.key_file)
+        reports = []
+        while not over.is_set():
+            # Between two prunes somebody has committed something, or all have.
+            if running.acquire(timeout=1):
+                own.process(*FORGET).ended(0, 3)
+                reports.append(own.process(*PRUNE, plan={"pack_bytes": PACK_BYTES}).ended(0).summary())
+        return reports
+
+    with ThreadPoolExecutor(SOURCE_COUNT + 1) as pool:
+        pruning = pool.submit(prune)
+        try:
+            list(pool.map(back_up, range(SOURCE_COUNT)))
+        finally:
+            over.set()
+        reports = pruning.result()
+    print(f"{len(reports)} prunes removed", [one["removed_pack_count"] for one in reports])
+    assert len(reports) > 1
+    assert sum(one["removed_pack_count"] for one in reports) > 0, "nothing was pruned beside them"
+    for _ in range(2):
+        world.good("check", "--read-data")
+        for number, place in enumerate(places):
+            comes_back(world, place, image(place), tmp_path / f"target{number}")
+        world.run(*FORGET).ended(0, 3)
+        world.good(*PRUNE)
+    assert len(world.snapshots()) == SOURCE_COUNT
+
+
+@pytest.mark.parametrize(
+    "rounds", [8, pytest.param(100, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+)
+@pytest.mark.timeout(400)
+def test_killed_at_any_moment(world: World, tmp_path: Path, seed: int, rounds: int) -> None:
+    """Nothing that is needed is gone then, and the next prune removes what the killed one would have."""
+    rng = random.Random(seed)
+    place = tmp_path / "source"
+    make_tree(place, rng)
+    (place / "pieces").write_bytes(rng.randbytes(4_000_000))
+    for _ in range(3):
+        world.process("backup", place, plan={"pack_bytes": PACK_BYTES}).ended(0)
+        mutate(place, rng)
+        with (place / "pieces").open("r+b") as file:
+            for _ in range(4):
+                # Each makes a hole in a pack, and leaves some of what is in it.
+                file.seek(rng.randrange(3_900_000))
+                file.write(rng.randbytes(1_000))
+        age(place)
+    world.process("backup", place, plan={"pack_bytes": PACK_BYTES}).ended(0)
+    expected = image(place)
+    world.run(*FORGET).ended(0, 3)
+    whole = world.copy(tmp_path / "whole")
+    with whole.start(*PRUNE, plan={"at": "system", "do": "count", "pack_bytes": PACK_BYTES}) as running:
+        report = running.finish().ended(0).summary()
+        among = int(running.read_told())
+    print(f"{among} calls; {report['moved_count']} blobs moved, {report['removed_pack_count']} packs removed")
+    assert among > 30, "there are moments to be killed at"
+    assert min(report["moved_count"], report["removed_pack_count"]) > 0
+    left = len([key for key in whole.objects() if "/data/" in key or "/meta/" in key])
+    for number in range(rounds):
+        one = world.copy(tmp_path / f"killed{number}")
+        point = rng.randrange(1, among)
+        plan = {"at": "system", "do": "kill", "count": point, "pack_bytes": PACK_BYTES}
+        done = one.process(*PRUNE, plan=plan)
+        print(f"killed at {point}: {done.code}")
+        done.ended(0, -9)
+        one.good("check", *(["--read-data"] if number % 2 else []))
+        comes_back(one, place, expected, tmp_path / f"target{number}")
+        if number % 2:
+            # Somebody backs up before anybody prunes again.
+            one.good("backup", place)
+        one.process(*PRUNE, plan={"pack_bytes": PACK_BYTES}).ended(0)
+        one.process(*PRUNE, plan={"pack_bytes": PACK_BYTES}).ended(0)
+        one.good("check", "--read-data")
+        comes_back(one, place, expected, tmp_path / f"again{number}")
+        packs = [key for key in one.objects() if "/data/" in key or "/meta/" in key]
+        assert number % 2 or len(packs) <= left + 1, "what the killed one has written is gone, too"
