@@ -107,6 +107,10 @@ def test_killed_at_any_moment(world: World, tmp_path: Path, seed: int, rounds: i
     print(f"{among} calls; {report['moved_count']} blobs moved, {report['removed_pack_count']} packs removed")
     assert among > 30, "there are moments to be killed at"
     assert min(report["moved_count"], report["removed_pack_count"]) > 0
+    bounded = world.copy(tmp_path / "bounded")
+    done = bounded.process(*PRUNE, "--max-repack", "0", plan={"pack_bytes": PACK_BYTES}).ended(0).summary()
+    assert done["moved_count"] == 0 < report["moved_count"]
+    comes_back(bounded, place, expected, tmp_path / "from-bounded")
     left = len([key for key in whole.objects() if "/data/" in key or "/meta/" in key])
     for number in range(rounds):
         one = world.copy(tmp_path / f"killed{number}")

@@ -147,6 +147,11 @@ def test_each_role_does_its_work(world: World) -> None:
     world.run("restorer", "restore", "latest", "--target", str(target))
     assert copy_of(target) == copy_of(world.source)
     before = set(world.keys("index"))
+    for _ in range(2):
+        world.run("maintainer", "forget", old[0]["id"])
+        assert len(json.loads(world.run("restorer", "snapshots", "--json"))) == len(old)
+        world.run("maintainer", "undelete", old[0]["id"])
+        assert len(json.loads(world.run("restorer", "snapshots", "--json"))) == len(old) + 1
     world.run("maintainer", "forget", old[0]["id"])
     world.run("maintainer", "prune", "--grace", "0s", "--force")
     assert not before & set(world.keys("index")), "the runs were not merged"

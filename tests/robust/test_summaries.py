@@ -1,0 +1,39 @@
+"""Every field of a long job's summary is in the manual."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.robust.world import ROOT, World
+
+INNER = ("stats", "counts", "plan", "store")
+
+
+def fields(found: dict[str, Any]) -> Iterator[str]:
+    """Names, those in the parts that count among them; not what stands in lists, nor kinds of requests."""
+    for name, value in found.items():
+        yield name
+        if name in INNER:
+            yield from value
+
+
+@pytest.mark.parametrize("command", ["backup", "restore", "check", "forget", "prune", "stats"])
+def test_every_field_is_in_the_manual(world: World, tmp_path: Path, command: str) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("alpha")
+    world.good("backup", source)
+    words: dict[str, tuple[object, ...]] = {
+        "backup": (source,),
+        "restore": ("latest", "--target", tmp_path / "target"),
+        "forget": ("latest", "--dry-run"),
+    }
+    done = world.good(command, *words.get(command, ()), "--json")
+    found = done.json() if command == "stats" else done.summary()
+    section = (ROOT / "docs/operations.md").read_text().split("## JSON")[1].split("## Exit codes")[0]
+    row = next(line for line in section.splitlines() if line.startswith(f"| `{command}` |"))
+    told = set(re.findall(r"`([a-z_]+)`", row + section.split("###")[0]))
+    assert not set(fields(found)) - told - {"plan", *INNER}
