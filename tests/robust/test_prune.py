@@ -28,8 +28,8 @@ def comes_back(world: World, place: Path, expected: Image, target: Path) -> None
     assert not differences(expected, image(target))
 
 
-# Slow not by itself: a session that begins right when a prune publishes its cycle begins anew, and nobody speaks
-# for the register that it gives up, so that one prune in fifty or so waits for it for a quarter of an hour.
+# Slow not by itself: a session that begins right when a prune publishes its cycle begins anew, and nobody
+# speaks for the register that it gives up: now and then a prune waits for it for a quarter of an hour.
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_beside_backups(world: World, tmp_path: Path, seed: int) -> None:
