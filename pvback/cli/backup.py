@@ -17,6 +17,8 @@ from pvback.ops.sources import Source, command_source, path_source, stdin_source
 
 __all__ = ["backup"]
 
+_DAMAGED = "run `pvback check` to see what the repository lacks"
+
 
 @click.command(epilog=exit_codes(3, 11))
 @click.argument("sources", nargs=-1, metavar="SOURCE...", type=click.UNPROCESSED)
@@ -74,9 +76,14 @@ def backup(
     )
     results, failures = _run_all(invocation, chosen, used)
     partly = [one for one in results if one.error_count]
+    hint = _DAMAGED if any(one.is_damage_found for one in results) else None
     if failures or partly:
         count = sum(one.error_count for one in partly) + len(failures)
-        raise PartlyDone(f"{count} sources or files could not be read; the rest is stored")
+        raise PartlyDone(f"{count} sources or files could not be read; the rest is stored", hint=hint)
+    if hint is not None:
+        raise PartlyDone(
+            "all was read; the repository lacks something that an earlier backup stored", hint=hint
+        )
     return 0
 
 

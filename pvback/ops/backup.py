@@ -17,14 +17,16 @@ from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem
 from pvback.ops.sources import Source, open_source
 from pvback.ops.writing import SnapshotWriting, view_with_runs_merged
-from pvback.repository.gcstate import list_index
+from pvback.repository.gcstate import is_all_trusted, list_index
 from pvback.repository.records import FinishedTree, RecordDetails, Root, plan_record, read_record
+from pvback.repository.registers import Register
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import (
     Catalog,
     CommittedSnapshot,
     find_snapshot,
+    is_standing,
     latest_checkpoint,
     latest_of_source,
 )
@@ -111,6 +113,10 @@ class BackupResult:
     """Files that changed while they were read, twice; they are stored as they were read."""
     problems: Sequence[Problem] = ()
     """The first thousand."""
+    is_damage_found: bool = False
+    """Something is missing of what an earlier backup stored, and no prune was meant to remove it. It was read
+    again; what else is missing, this snapshot may need, too.
+    """
     is_clone: bool = False
     """The source was taken for a clone of what the parent saw: ctimes or inodes were ignored."""
 
@@ -178,6 +184,8 @@ class _Run:
         self._state = catalog.state
         self._parent = self._choose_parent(catalog)
         self._resumed, self._resume = self._choose_resume(catalog)
+        self._earlier = [self._parent.register] if self._parent is not None else []
+        self._earlier += [self._resumed] if self._resumed is not None else []
         self._place = plan_record(
             [
                 (one.record.seq, one.record.named.hash)
@@ -295,7 +303,7 @@ class _Run:
             return None
         return _tree_json(self._parent.require_details())
 
-    def _choose_resume(self, catalog: Catalog) -> tuple[str | None, dict[str, object] | None]:
+    def _choose_resume(self, catalog: Catalog) -> tuple[Register | None, dict[str, object] | None]:
         register = latest_checkpoint(catalog, self._source_id)
         if register is None or register.checkpoint is None:
             return None, None
@@ -308,7 +316,7 @@ class _Run:
             return None, None
         if record.details is None:
             return None, None
-        return register.snapshot, _tree_json(record.details)
+        return register, _tree_json(record.details)
 
     def _details(self, raw: Mapping[str, Any], *, is_complete: bool) -> RecordDetails:
         assert self._session is not None, "a dry run records nothing"
@@ -334,6 +342,18 @@ class _Run:
             manifests=self._options.manifests,
         )
 
+    def _is_damage_found(self, result: Mapping[str, Any]) -> bool:
+        """Whether something is lost of what this was compared with, and no prune has to do with it.
+
+        What a prune has condemned, or not met yet, is there, and no writer may build on it.
+        """
+        if not result["stats"].get("earlier_lost"):
+            return False
+        objects = self._access.objects
+        state = self._session.state if self._session else self._state
+        is_alone = state.n == self._state.n and is_all_trusted(objects, state)
+        return is_alone and all(is_standing(objects, one.name) for one in self._earlier)
+
     def _seconds(self) -> float:
         return round(self._clock.monotonic() - self._began, 3)
 
@@ -343,11 +363,12 @@ class _Run:
             snapshot=self._session.snapshot if self._session else None,
             source=self._source.identity.string,
             parent=self._parent.id if self._parent else None,
-            resumed=self._resumed,
+            resumed=self._resumed.snapshot if self._resumed else None,
             stats=stats,
             error_count=stats.error_count,
             unstable_count=int(result["stats"].get("unstable", 0)),
             problems=problems,
+            is_damage_found=self._is_damage_found(result),
             is_clone=result.get("clone") is not None,
         )
 

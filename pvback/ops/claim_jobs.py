@@ -178,7 +178,8 @@ def with_hooks(job: MoverJob, hooks: HookRun, *, own: Sequence[PlannedHook]) -> 
 def what_is_wrong(end: MoverEnd, job: MoverJob, *, failures: Sequence[str]) -> PartlyDone | None:
     """Files that are not stored, hooks that did not undo what they did; None where all is well."""
     wrong = [] if end.exit_code == 0 else [_partly(end)]
-    hint = None if end.exit_code == 0 else _hint_for_unread(job.exposure, job)
+    is_unread = end.exit_code != 0 and (end.message.get("result") or {}).get("error_count") != 0
+    hint = _hint_for_unread(job.exposure, job) if is_unread else None
     if failures:
         wrong.append(f"{'; '.join(failures)}; the snapshot is stored")
         hint = "look after the application: it may not have been let go on"
@@ -198,6 +199,8 @@ def _partly(end: MoverEnd) -> str:
     result = end.message.get("result") or {}
     examples = "; ".join(result.get("examples") or ())
     count = result.get("error_count", "some")
+    if count == 0 and result.get("is_damage_found"):
+        return "all was read; the repository lacks something that was stored earlier: run `pvback check`"
     which = f", for example {examples}" if examples else ""
     return f"{count} files could not be read{which}; the rest is stored"
 

@@ -27,6 +27,7 @@ __all__ = [
     "StoredGcState",
     "first_gc_state",
     "found_gc_state",
+    "is_all_trusted",
     "list_index",
     "list_runs",
     "load_gc_state",
@@ -288,6 +289,18 @@ def read_index(objects: ScopeObjects) -> IndexView:
         objects.store, first=lambda: read_gc_state(objects), second=lambda: list_runs(objects)
     )
     return list_index(objects, state, listed=listed)
+
+
+def is_all_trusted(objects: ScopeObjects, state: GcState) -> bool:
+    """Whether a writer that has gone by `state` until now may dedup against all that a reader finds.
+
+    Not beside a prune, nor against runs that the last one has not met.
+    """
+    now = read_gc_state(objects)
+    is_alone = now.n == state.n and not state.condemned and not now.condemned
+    return is_alone and all(
+        state.is_run_trusted(name) or not now.is_run_valid(name) for name in list_runs(objects)
+    )
 
 
 def list_runs(objects: ScopeObjects) -> dict[str, int]:

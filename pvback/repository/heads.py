@@ -7,14 +7,19 @@ this protection; it is kept in the cache directory and not at all without one.
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from pvback import limits
 from pvback.errors import DamagedError, FileError
 from pvback.repository.cache_file import locked, replace_json
+from pvback.repository.gcstate import read_gc_state
+from pvback.repository.register_copies import CopiesFile
+from pvback.repository.sealed import ScopeObjects
+from pvback.repository.snapshots import Catalog, load_catalog
 
-__all__ = ["Head", "HeadsFile", "Memory", "judge", "merge"]
+__all__ = ["Head", "HeadsFile", "Memory", "judge", "load_judged", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,8 @@ class Head:
     snapshot: str
     seq: int
     hash: str
+    register: str
+    """`<gen>-<snapshot>`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,15 +42,18 @@ class Memory:
     heads: Mapping[str, Head] = field(default_factory=dict)
 
 
-def judge(remembered: Memory, seen: Memory, *, present: Mapping[str, str]) -> str | None:
+def judge(
+    remembered: Memory, seen: Memory, *, present: Mapping[str, str], is_valid: Callable[[str], bool]
+) -> str | None:
     """What shows that the repository is older than it was, in words; None when nothing does. Pure.
 
     Args:
         remembered: What this client saw last.
         seen: What it sees now.
-        present: Record hash of each snapshot whose register is there and is COMMITTED or FORGOTTEN.
+        present: Record hash of each snapshot whose register is there and is, or has been, COMMITTED.
+        is_valid: Whether a register counts under the `gc/state` that is seen.
 
-    A remembered record may only go by a prune, and a prune raises the generation.
+    A remembered record may only go by a prune, which makes its register void before.
     """
     if seen.serial < remembered.serial:
         return f"`config` has serial {seen.serial}, but {remembered.serial} was seen before"
@@ -51,8 +61,8 @@ def judge(remembered: Memory, seen: Memory, *, present: Mapping[str, str]) -> st
         return f"`gc/state` is at {seen.generation}, but {remembered.generation} was seen before"
     for head in remembered.heads.values():
         digest = present.get(head.snapshot)
-        if digest is None and seen.generation == remembered.generation:
-            return f"snapshot {head.snapshot[:8]} was there, and no prune has run since"
+        if digest is None and is_valid(head.register):
+            return f"snapshot {head.snapshot[:8]} was there, and no prune has removed it"
         if digest is not None and digest != head.hash:
             return f"snapshot {head.snapshot[:8]} has another record than before"
     return None
@@ -85,9 +95,16 @@ class HeadsFile:
         with self._usable():
             return self._load()
 
-    def compare(self, remembered: Memory, seen: Memory, *, present: Mapping[str, str]) -> None:
+    def compare(
+        self,
+        remembered: Memory,
+        seen: Memory,
+        *,
+        present: Mapping[str, str],
+        is_valid: Callable[[str], bool],
+    ) -> None:
         """Judge what is seen by what was remembered, and remember it, too. DamagedError for a roll-back."""
-        verdict = judge(remembered, seen, present=present)
+        verdict = judge(remembered, seen, present=present, is_valid=is_valid)
         if verdict is not None:
             raise DamagedError(
                 f"the repository was rolled back: {verdict}",
@@ -111,7 +128,9 @@ class HeadsFile:
         try:
             raw = json.loads(self._path.read_bytes())
             heads = {
-                str(source): Head(str(one["snapshot"]), int(one["seq"]), str(one["hash"]))
+                str(source): Head(
+                    str(one["snapshot"]), int(one["seq"]), str(one["hash"]), str(one["register"])
+                )
                 for source, one in raw["heads"].items()
             }
             return Memory(int(raw["serial"]), int(raw["generation"]), heads)
@@ -121,9 +140,56 @@ class HeadsFile:
             return Memory()
 
     def _save(self, memory: Memory) -> None:
-        heads = {
-            source: {"snapshot": head.snapshot, "seq": head.seq, "hash": head.hash}
-            for source, head in memory.heads.items()
-        }
+        heads = {source: asdict(head) for source, head in memory.heads.items()}
         raw = {"serial": memory.serial, "generation": memory.generation, "heads": heads}
         replace_json(self._path, raw)
+
+
+def load_judged(
+    objects: ScopeObjects,
+    *,
+    serial: int,
+    file: HeadsFile | None,
+    remembered: Memory,
+    copies_file: CopiesFile | None,
+) -> Catalog:
+    """A catalog that is not older than what was `remembered` before; the file has been told of it.
+
+    Args:
+        objects: The scope.
+        serial: That of `config`.
+        file: The memory; None: there is none.
+        remembered: What it said.
+        copies_file: Of registers.
+
+    Raises DamagedError for a roll-back, and as `load_catalog`.
+    """
+    for attempts_left in reversed(range(limits.SESSION_START_COUNT_MAX)):
+        catalog = load_catalog(objects, copies_file=copies_file)
+        # A register that does not open would look like one that was taken back; it is named as damaged.
+        if file is None or catalog.damaged:
+            break
+        state = catalog.state
+        try:
+            file.compare(
+                remembered,
+                _seen(catalog, serial),
+                present=catalog.record_hashes(),
+                is_valid=state.is_register_valid,
+            )
+            break
+        except DamagedError:
+            # What a prune has made void since the state was read may be gone.
+            if not attempts_left or read_gc_state(objects) == state:
+                raise
+    return catalog
+
+
+def _seen(catalog: Catalog, serial: int) -> Memory:
+    heads: dict[str, Head] = {}
+    for one in catalog.snapshots:
+        head = heads.get(one.source)
+        if head is None or one.record.seq >= head.seq:
+            named = one.record.named
+            heads[one.source] = Head(one.id, one.record.seq, named.hash, one.register.name)
+    return Memory(serial=serial, generation=catalog.state.n, heads=heads)

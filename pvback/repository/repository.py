@@ -22,7 +22,7 @@ from pvback.model import LocalAddress, StoreUsage
 from pvback.repository.config_object import RepositoryConfig, check_writable, parse_config
 from pvback.repository.copies import FoundConfig, Twins, read_config
 from pvback.repository.gcstate import first_gc_state
-from pvback.repository.heads import Head, HeadsFile, Memory
+from pvback.repository.heads import HeadsFile, Memory, load_judged
 from pvback.repository.layout import (
     GC_STATE_NAME,
     ObjectType,
@@ -32,7 +32,7 @@ from pvback.repository.layout import (
 from pvback.repository.opened import OpenedFile
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
-from pvback.repository.snapshots import Catalog, first_questions, load_catalog
+from pvback.repository.snapshots import Catalog, first_questions
 from pvback.repository.stretching import StretchingAhead
 from pvback.repository.unlocking import Unlocked, unlock
 from pvback.retrying import Patience
@@ -132,12 +132,13 @@ class RepositoryAccess:
         file, remembered = self._remembered()
         folder = self.config.cache_dir
         copies = folder and CopiesFile(folder, repository=self.facts.repository, scope=self.objects.scope)
-        catalog = load_catalog(self.objects, copies_file=copies or None)
-        # A register that does not open would look like one that was taken back; it is reported as damaged.
-        if file is not None and not catalog.damaged:
-            seen = remember(catalog, self.facts.serial)
-            file.compare(remembered, seen, present=catalog.record_hashes())
-        return catalog
+        return load_judged(
+            self.objects,
+            serial=self.facts.serial,
+            file=file,
+            remembered=remembered,
+            copies_file=copies or None,
+        )
 
     def _remembered(self) -> tuple[HeadsFile | None, Memory]:
         if self.config.cache_dir is None:
@@ -157,16 +158,6 @@ class RepositoryAccess:
     def close(self) -> None:
         """Give back the store's connections."""
         self.store.close()
-
-
-def remember(catalog: Catalog, serial: int) -> Memory:
-    """What a client should remember of a catalog."""
-    heads: dict[str, Head] = {}
-    for one in catalog.snapshots:
-        head = heads.get(one.source)
-        if head is None or one.record.seq >= head.seq:
-            heads[one.source] = Head(one.id, one.record.seq, one.record.named.hash)
-    return Memory(serial=serial, generation=catalog.state.n, heads=heads)
 
 
 def create_repository(

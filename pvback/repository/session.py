@@ -7,13 +7,15 @@ old one is in flight, and no run of the new one is written before the acknowledg
 compare-and-swap means that prune ended this session: `SessionFencedError`, and the caller starts over.
 """
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from pvback import datapath, limits
 from pvback.datapath import JobControl
-from pvback.errors import SessionFencedError, StorageError, StorageUnavailable
+from pvback.errors import PvbackError, SessionFencedError, StorageError, StorageUnavailable
+from pvback.repository.finishing import fenced
 from pvback.repository.gcstate import GcState, IndexView, list_index, list_runs, read_gc_state
 from pvback.repository.layout import Area, record_name
 from pvback.repository.reading_each import beside
@@ -224,6 +226,10 @@ def _start(
         if after.n == before.n:
             # The later one: packs may have been condemned, or doomed, between the two.
             return after, stored, view, listed
+        if not is_timed(objects):
+            # Nobody will speak for it: the prune that came between would wait a quarter of an hour for it.
+            with contextlib.suppress(PvbackError):
+                swap_register(objects, stored, new=fenced(stored.register), clock=clock)
     if not is_created:
         raise StorageUnavailable(
             "no register could be created: the store does not answer, and has none afterwards",

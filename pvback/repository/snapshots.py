@@ -20,7 +20,7 @@ from pvback.repository.layout import GC_STATE_NAME, Area, ScopeLayout
 from pvback.repository.reading_each import beside, read_each
 from pvback.repository.records import Record, RecordDetails, read_record
 from pvback.repository.register_copies import CopiesFile, RegisterCopies, find_copies
-from pvback.repository.registers import Register, RegisterState, open_register
+from pvback.repository.registers import Register, RegisterState, open_register, read_register
 from pvback.repository.sealed import ScopeObjects
 from pvback.storage import ObjectInfo
 
@@ -33,6 +33,7 @@ __all__ = [
     "SnapshotFilter",
     "find_snapshot",
     "first_questions",
+    "is_standing",
     "latest_checkpoint",
     "latest_of_source",
     "load_catalog",
@@ -90,10 +91,10 @@ class Catalog:
     """Why registers and records are missing above that did not open. The others are as good as ever."""
 
     def record_hashes(self) -> dict[str, str]:
-        """The hash of the record of each snapshot that is committed, or forgotten and not yet dead."""
-        alive = (RegisterState.COMMITTED, RegisterState.FORGOTTEN)
+        """The hash of the record of each snapshot that is or was committed, and whose register is there."""
+        closed = (RegisterState.COMMITTED, RegisterState.FORGOTTEN, RegisterState.DEAD)
         return {
-            one.snapshot: one.record.hash for one, _ in self.registers if one.record and one.state in alive
+            one.snapshot: one.record.hash for one, _ in self.registers if one.record and one.state in closed
         }
 
 
@@ -232,6 +233,21 @@ def latest_checkpoint(catalog: Catalog, source: str) -> Register | None:
         and (latest is None or mtime > latest.time)
     ]
     return max(unfinished, key=lambda one: one[:2])[2] if unfinished else None
+
+
+def is_standing(objects: ScopeObjects, name: str) -> bool:
+    """Whether no prune may remove what belongs to the register `snapshots/<name>`.
+
+    What is forgotten may be condemned as soon as its grace is over, before it is dead. Raises DamagedError,
+    StorageError.
+    """
+    if not read_gc_state(objects).is_register_valid(name):
+        return False
+    try:
+        state = read_register(objects, name).register.state
+    except ObjectNotFound:
+        return False
+    return state in (RegisterState.OPEN, RegisterState.COMMITTED)
 
 
 def _list_names(

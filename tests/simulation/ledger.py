@@ -24,7 +24,7 @@ class Ledger:
 
     happened: dict[str, int] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
-    """Their registers were lost once."""
+    """Their registers were lost once, or a repair took them for lost."""
     successors: dict[str, set[str]] = field(default_factory=dict)
     """By snapshot: what repairs have written in its place, that have returned."""
     lying: set[str] = field(default_factory=set)
@@ -32,7 +32,7 @@ class Ledger:
     is_state_lost: bool = False
     """`gc/state` was lost once."""
     unsettled: set[str] = field(default_factory=set)
-    """Their registers were lost, and nobody was told since that they are whole."""
+    """Of these, those of which nobody was told since that they are whole."""
 
     reopened: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Snapshots that were saved, whose registers were lost and came back as they were created -> what they
@@ -55,6 +55,15 @@ class Ledger:
         """Its register was lost, and its create came a second time."""
         self.saved.discard(snapshot)
         self.reopened[snapshot] = body
+
+    def begin_reviving(self, snapshot: str) -> None:
+        """A repair found its record and no register: what a session stored after it was fenced looks so, too.
+
+        From here on there may be a register with a record that a prune removes as a remnant.
+        """
+        if snapshot not in self.saved:
+            self.lost.add(snapshot)
+            self.unsettled.add(snapshot)
 
     def report_whole(self, snapshot: str) -> None:
         """A repair returned, and said that it is back."""

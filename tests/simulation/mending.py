@@ -61,6 +61,8 @@ def mend_all(process: Process, objects: ScopeObjects, work: ModelIndexWork, *, l
         ledger.give_up(exc)
         return
     for problem in plan:
+        if problem.kind == "register-missing":
+            ledger.begin_reviving(problem.snapshot)
         try:
             process.world.note(f"{problem.kind} of {problem.snapshot}: {mend_snapshot(tools, problem)}")
         except (*REASONS, StorageUnavailable) as exc:

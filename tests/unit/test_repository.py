@@ -185,17 +185,23 @@ def test_the_next_record() -> None:
 
 
 def test_memory_of_heads() -> None:
-    head = Head("a" * 32, 2, "1" * 64)
+    head = Head("a" * 32, 2, "1" * 64, "0-" + "a" * 32)
     known = Memory(serial=2, generation=5, heads={"s": head})
     same = {"a" * 32: "1" * 64}
-    assert judge(known, known, present=same) is None
-    assert judge(known, dataclasses.replace(known, serial=1), present=same)
-    assert judge(known, dataclasses.replace(known, generation=4), present=same)
-    assert judge(known, known, present={})
-    assert judge(known, known, present={"a" * 32: "2" * 64})
-    # A prune may have removed a snapshot that was forgotten.
+
+    def look(seen: Memory, present: dict[str, str], is_valid: bool = True) -> str | None:
+        return judge(known, seen, present=present, is_valid=lambda name: is_valid and name == head.register)
+
+    assert look(known, same) is None
+    assert look(dataclasses.replace(known, serial=1), same)
+    assert look(dataclasses.replace(known, generation=4), same)
+    assert look(known, {})
+    assert look(known, {"a" * 32: "2" * 64})
+    # A prune may have removed a snapshot that was forgotten, and the cycle may have been one that was seen.
     pruned = Memory(serial=2, generation=6)
-    assert judge(known, pruned, present={}) is None
+    assert look(pruned, {}, is_valid=False) is None
+    assert look(known, {}, is_valid=False) is None
+    assert look(pruned, {}), "no prune has removed it"
     assert merge(known, pruned).heads == {}
     assert merge(pruned, known) == pruned
     assert merge(known, dataclasses.replace(known, heads={})).heads == {"s": head}
@@ -203,10 +209,10 @@ def test_memory_of_heads() -> None:
 
 def test_a_memory_that_is_torn_remembers_nothing(tmp_path: Path) -> None:
     file = HeadsFile(tmp_path, repository="r", scope="s")
-    file.compare(file.load(), Memory(serial=3, generation=3), present={})
+    file.compare(file.load(), Memory(serial=3, generation=3), present={}, is_valid=bool)
     path = tmp_path / "r/heads-s.json"
     with pytest.raises(DamagedError, match="serial 1, but 3") as caught:
-        file.compare(file.load(), Memory(serial=1, generation=3), present={})
+        file.compare(file.load(), Memory(serial=1, generation=3), present={}, is_valid=bool)
     assert caught.value.hint is not None
     assert str(path) in caught.value.hint
     path.write_text('{"serial": [')
@@ -216,9 +222,9 @@ def test_a_memory_that_is_torn_remembers_nothing(tmp_path: Path) -> None:
 def test_a_process_that_looked_earlier_takes_nothing_back(tmp_path: Path) -> None:
     one, two = (HeadsFile(tmp_path, repository="r", scope="s") for _ in "ab")
     early = one.load()
-    newer = Memory(serial=1, generation=1, heads={"s": Head("a" * 32, 7, "1" * 64)})
-    two.compare(two.load(), newer, present={"a" * 32: "1" * 64})
-    one.compare(early, Memory(serial=1, generation=1), present={})
+    newer = Memory(serial=1, generation=1, heads={"s": Head("a" * 32, 7, "1" * 64, "0-" + "a" * 32)})
+    two.compare(two.load(), newer, present={"a" * 32: "1" * 64}, is_valid=bool)
+    one.compare(early, Memory(serial=1, generation=1), present={}, is_valid=bool)
     assert one.load() == newer
 
 

@@ -258,7 +258,7 @@ impl<'a> Comparison<'a> {
     /// and said once.
     fn lost(&mut self, error: &Error) -> Result<()> {
         if !self.known.index().lacks_revoked() {
-            return self.problems.report(error);
+            return self.problems.lost(error);
         }
         if std::mem::replace(&mut self.is_revocation_told, true) {
             return Ok(());

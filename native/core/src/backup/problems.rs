@@ -23,6 +23,12 @@ impl Problems {
         self.tell(error, false)
     }
 
+    /// Something that an earlier backup stored cannot be had. This snapshot is as it should be.
+    pub(super) fn lost(&self, error: &Error) -> Result<()> {
+        self.counters.lost_earlier();
+        self.note(error)
+    }
+
     /// Something that people should know, though the snapshot is as it should be.
     pub(super) fn note(&self, error: &Error) -> Result<()> {
         self.tell(error, true)

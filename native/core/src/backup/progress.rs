@@ -62,6 +62,8 @@ counters! {
     errors,
     /// Files that changed while they were read.
     unstable,
+    /// Trees and files of earlier backups that could not be had: what they are of was read again.
+    earlier_lost,
 }
 
 impl Counters {
@@ -101,6 +103,10 @@ impl Counters {
 
     pub(super) fn problem(&self) {
         self.errors.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn lost_earlier(&self) {
+        self.earlier_lost.fetch_add(1, Relaxed);
     }
 
     pub(super) fn unstable_file(&self) {
