@@ -33,6 +33,8 @@ MEMORY_BYTES_DEFAULT = 256 * MIB
 INTERPRETER_BYTES = 88 * MIB
 """Of them, what Python, the libraries of the store and its connections take: 57 MiB before any work begins,
 75 while a restore reads from S3."""
+OTHER_STORE_BYTES = 12 * MIB
+"""What a second repository takes that is open beside the first, with its client and connections."""
 MEMORY_BYTES_MIN = INTERPRETER_BYTES + 64 * MIB
 """Below this, one pack in the making and some on their way up do not fit beside the interpreter."""
 PASSWORD_COMMAND_SECONDS_MAX = 60

@@ -189,6 +189,7 @@ class _SnapshotCopy:
             base = {"from": original.root.as_json(), "copy": self._base.root.as_json()}
         return {
             **common,
+            "memory_bytes": int(str(common["memory_bytes"])) - limits.OTHER_STORE_BYTES,
             "gets": gets,
             "puts": limits.PUTS_IN_FLIGHT,
             "source_id": self._source_id,

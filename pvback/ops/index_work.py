@@ -1,6 +1,6 @@
 """`IndexWork` by jobs of the data path."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -48,7 +48,7 @@ class NativeIndexWork:
             "remove": [named.as_json() for named in remove],
             "gen": generation,
         }
-        result, _ = self._run("count", _NO_INDEX, options)
+        result = self._run("count", _NO_INDEX, options)
         parts = tuple(Named(part["name"], part["hash"]) for part in result["parts"])
         return Marks(parts, id_count=result["ids"])
 
@@ -68,18 +68,26 @@ class NativeIndexWork:
             "keep": sorted(keep),
             "spare_runs": list(spare_runs),
         }
-        result, rows = self._run("usage", view, options)
+        packs: dict[str, PackUse] = {}
+        revived: set[str] = set()
+
+        def take(row: Mapping[str, Any]) -> None:
+            packs[row["name"]] = _pack_use(row)
+            if row["is_revived"]:
+                revived.add(row["name"])
+
+        result = self._run("usage", view, options, take=take)
         return Usage(
-            packs={row["name"]: _pack_use(row) for row in rows},
+            packs=packs,
             needed_count=result["needed"],
             missing_count=result["missing"],
             missing_examples=tuple(result["missing_examples"]),
-            revived=frozenset(row["name"] for row in rows if row["is_revived"]),
+            revived=frozenset(revived),
         )
 
     def merge(self, view: IndexView, *, drop: AbstractSet[str], generation: int) -> tuple[str, ...]:
         """See `IndexWork.merge`."""
-        result, _ = self._run("merge", view, {"drop": sorted(drop), "gen": generation})
+        result = self._run("merge", view, {"drop": sorted(drop), "gen": generation})
         return tuple(result["runs"])
 
     def repack(
@@ -93,7 +101,7 @@ class NativeIndexWork:
             "gen": generation,
             "pack_bytes": view.pack_bytes,
         }
-        result, _ = self._run("repack", view, options)
+        result = self._run("repack", view, options)
         return Repacked(
             packs=tuple(result["packs"]),
             runs=tuple(result["runs"]),
@@ -104,18 +112,24 @@ class NativeIndexWork:
     def rebuild(self, packs: Sequence[tuple[str, int]], *, generation: int) -> Rebuilt:
         """See `IndexWork.rebuild`."""
         listed = [{"name": name, "size": size} for name, size in packs]
-        result, _ = self._run("rebuild", _NO_INDEX, {"packs": listed, "gen": generation})
+        result = self._run("rebuild", _NO_INDEX, {"packs": listed, "gen": generation})
         return Rebuilt(runs=tuple(result["runs"]), problems=result["problems"])
 
     def survey(self, view: IndexView, *, directories: bool = False) -> Survey:
         """See `RepairWork.survey`."""
-        result, rows = self._run("survey", view, {"directories": directories})
+        packs: dict[str, tuple[str, int]] = {}
+        incomplete: set[str] = set()
+
+        def take(row: Mapping[str, Any]) -> None:
+            name = row["name"]
+            packs[name] = (f"{row['kind']}/{name[:2]}/{name}", row["object_bytes"])
+            if row["is_incomplete"]:
+                incomplete.add(name)
+
+        result = self._run("survey", view, {"directories": directories}, take=take)
         return Survey(
-            packs={
-                row["name"]: (f"{row['kind']}/{row['name'][:2]}/{row['name']}", row["object_bytes"])
-                for row in rows
-            },
-            incomplete=frozenset(row["name"] for row in rows if row["is_incomplete"]),
+            packs=packs,
+            incomplete=frozenset(incomplete),
             damaged=result["damaged"],
             contradicting=result["contradicting"],
             missing=tuple(result["missing"]),
@@ -131,32 +145,42 @@ class NativeIndexWork:
             "gen": generation,
             "pack_bytes": view.pack_bytes,
         }
-        result, rows = self._run("salvage", view, options)
+        lost: list[LostBlob] = []
+
+        def take(row: Mapping[str, Any]) -> None:
+            lost.append(LostBlob(pack=row["pack"], id=row["id"], bytes=row["length"]))
+
+        result = self._run("salvage", view, options, take=take)
         return Salvaged(
             packs=tuple(result["packs"]),
             runs=tuple(result["runs"]),
             saved_count=result["saved"],
             saved_bytes=result["saved_bytes"],
-            lost=tuple(LostBlob(pack=row["pack"], id=row["id"], bytes=row["length"]) for row in rows),
+            lost=tuple(lost),
         )
 
     def references(self, view: IndexView, *, tree: TreeRef, first: int) -> tuple[tuple[Named, ...], int]:
         """See `RepairWork.references`."""
-        result, _ = self._run("references", view, {"snapshots": [_tree(tree)], "first": first})
+        result = self._run("references", view, {"snapshots": [_tree(tree)], "first": first})
         return tuple(Named(part["name"], part["hash"]) for part in result["parts"]), result["lost_pages"]
 
     def _run(
-        self, verb: str, view: IndexView, options: Mapping[str, object]
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """The result of a job, and its rows. One put is on its way at a time."""
-        rows: list[dict[str, Any]] = []
+        self,
+        verb: str,
+        view: IndexView,
+        options: Mapping[str, object],
+        *,
+        take: Callable[[Mapping[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """The result of a job, whose rows `take` is given. One put is on its way at a time."""
 
         def on_output(kind: str, data: memoryview) -> None:
-            if kind == "rows":
-                rows.extend(parse_lines(data))
+            if kind == "rows" and take is not None:
+                for row in parse_lines(data):
+                    take(row)
 
         made = {**self.access.job_options(view.as_options()), **options, "puts": 1}
-        result = run_job(
+        return run_job(
             verb,
             self.access.keyring,
             options=made,
@@ -164,7 +188,6 @@ class NativeIndexWork:
             listeners=Listeners(on_output=on_output, cancel=self.cancel or Cancel()),
             patience=self.access.patience,
         )
-        return result, rows
 
 
 def _marks(marks: Marks) -> dict[str, object]:

@@ -23,8 +23,9 @@ use crate::format::run::{
 use crate::format::{Id, ShortId};
 use crate::scope::{Ranged, Scope, hex16};
 
-/// Blocks of entries kept per run that is not held whole, 64 KiB each.
-const BLOCKS_KEPT: usize = 64;
+mod holding;
+
+use holding::{Holding, holdings};
 
 /// Runs that are loaded at the same time.
 const LOADS_IN_FLIGHT: usize = 16;
@@ -85,7 +86,12 @@ impl Place {
 
 enum Body {
     Whole(Run),
-    Parts { parts: RunParts, ranged: Ranged, blocks: Mutex<HashMap<u64, Vec<u8>>> },
+    Parts {
+        parts: RunParts,
+        ranged: Ranged,
+        blocks: Mutex<HashMap<u64, Vec<u8>>>,
+        blocks_kept: usize,
+    },
 }
 
 /// What an index is loaded for.
@@ -149,19 +155,12 @@ impl Index {
     ) -> Result<Self> {
         let mut left_out = parse_names(&options.dead)?;
         left_out.extend(parse_names(&options.condemned)?);
-        let mut memory_left = memory_bytes;
-        let wanted: Vec<_> = (options.runs.iter())
-            .map(|run| {
-                let is_whole = run.size <= memory_left;
-                memory_left -= if is_whole { run.size } else { 0 };
-                (run, is_whole)
-            })
-            .collect();
+        let wanted = holdings(&options.runs, memory_bytes);
         let mut views = Vec::with_capacity(wanted.len());
         let mut damaged = Vec::new();
         let mut lacks_revoked = false;
         let loaded = View::load_all(scope, &wanted, &left_out);
-        for ((run, _), found) in wanted.iter().zip(loaded) {
+        for ((run, _), found) in wanted.into_iter().zip(loaded) {
             match found {
                 Ok(view) if purpose != Purpose::Deduplicate => views.push(view),
                 Ok(view) if view.is_forged => {
@@ -353,7 +352,7 @@ impl View {
     /// All of them, in order, several at a time: each takes some requests, one after the other.
     fn load_all(
         scope: &Scope,
-        wanted: &[(&RunName, bool)],
+        wanted: &[(&RunName, Holding)],
         left_out: &HashSet<PackName>,
     ) -> Vec<Result<Self>> {
         let next = AtomicUsize::new(0);
@@ -361,8 +360,8 @@ impl View {
             let mut loaded = Vec::new();
             loop {
                 let number = next.fetch_add(1, Ordering::Relaxed);
-                let Some((run, is_whole)) = wanted.get(number) else { return loaded };
-                loaded.push((number, Self::load(scope, run, *is_whole, left_out)));
+                let Some((run, holding)) = wanted.get(number) else { return loaded };
+                loaded.push((number, Self::load(scope, run, *holding, left_out)));
             }
         };
         let mut loaded = load_beside(wanted.len().min(LOADS_IN_FLIGHT), load);
@@ -373,13 +372,15 @@ impl View {
     fn load(
         scope: &Scope,
         run: &RunName,
-        is_whole: bool,
+        holding: Holding,
         left_out: &HashSet<PackName>,
     ) -> Result<Self> {
         let name = format!("index/{}", run.name);
         let at = |error: Error| error.at(scope.key(&name));
         let (mut is_revoked, mut is_forged) = (false, false);
-        let (body, packs) = if is_whole {
+        let (body, packs) = if let Holding::Parts { blocks_kept } = holding {
+            Self::load_parts(scope, &name, run.size, blocks_kept).map_err(at)?
+        } else {
             let action = if run.base { Action::Replace } else { Action::Add };
             let (body, signed_by) = scope.open_signed(ObjectType::Run, &name, action)?;
             is_revoked = signed_by.standing == Standing::Revoked;
@@ -394,20 +395,23 @@ impl View {
                 is_forged = !origins.are_of(signed_by.principal);
             }
             (Body::Whole(loaded), packs.map_err(at)?)
-        } else {
-            Self::load_parts(scope, &name, run.size).map_err(at)?
         };
         let is_usable = packs.iter().map(|pack| !left_out.contains(&pack.name)).collect();
         Ok(Self { name: scope.key(&name), is_revoked, is_forged, body, packs, is_usable })
     }
 
-    fn load_parts(scope: &Scope, name: &str, size: u64) -> Result<(Body, Vec<PackRecord>)> {
+    fn load_parts(
+        scope: &Scope,
+        name: &str,
+        size: u64,
+        blocks_kept: usize,
+    ) -> Result<(Body, Vec<PackRecord>)> {
         let ranged = scope.ranged(ObjectType::Run, name, size)?;
         let header = RunHeader::parse(&ranged.read(0..RUN_HEADER_BYTES as u64)?)?;
         let parts = RunParts::parse(&ranged.read(0..header.filter_range().end)?)?;
         let table = ranged.read(header.packs_range())?;
         let packs: Result<_> = table.chunks_exact(RUN_PACK_BYTES).map(PackRecord::parse).collect();
-        Ok((Body::Parts { parts, ranged, blocks: Mutex::default() }, packs?))
+        Ok((Body::Parts { parts, ranged, blocks: Mutex::default(), blocks_kept }, packs?))
     }
 
     fn counts(&self, at: &Location) -> bool {
@@ -417,7 +421,7 @@ impl View {
     fn find(&self, id: &ShortId) -> Result<Vec<Location>> {
         match &self.body {
             Body::Whole(run) => Ok(run.lookup(id).collect()),
-            Body::Parts { parts, ranged, blocks } => {
+            Body::Parts { parts, ranged, blocks, blocks_kept } => {
                 if !parts.maybe_contains(id) {
                     return Ok(Vec::new());
                 }
@@ -429,7 +433,7 @@ impl View {
                     } else {
                         let block = ranged.read(range.clone())?.to_vec();
                         let mut blocks = lock(blocks);
-                        if blocks.len() >= BLOCKS_KEPT {
+                        if blocks.len() >= *blocks_kept {
                             // Any will do: blocks are asked for in no order, chunk ids are random.
                             let victim = blocks.keys().next().copied();
                             victim.map(|key| blocks.remove(&key));

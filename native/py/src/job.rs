@@ -14,6 +14,7 @@ use pyo3::{Bound, PyAny, Python, ffi};
 
 use crate::buffer::Lent;
 use crate::errors::{guarded, raise};
+use crate::heap;
 use crate::keyring::Keyring;
 
 /// Work that runs on native threads until it is done.
@@ -75,7 +76,13 @@ impl Job {
     }
 
     fn result(&self, py: Python<'_>) -> PyResult<String> {
-        py.detach(|| self.0.result()).map_err(|error| raise(py, &error))
+        let result = py.detach(|| {
+            let result = self.0.result();
+            // Jobs follow each other in one process, and each may use what it is given.
+            heap::give_back_what_is_free();
+            result
+        });
+        result.map_err(|error| raise(py, &error))
     }
 }
 

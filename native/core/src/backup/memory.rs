@@ -23,13 +23,16 @@ pub(super) struct Shares {
 
 const MIB: u64 = 1 << 20;
 
+/// Whoever gives less gives this much.
+pub(super) const MEMORY_BYTES_MIN: u64 = 48 * MIB;
+
 impl Shares {
     /// Shares `memory` bytes among the stages. `longest_chunk` bounds from below what reading needs.
     ///
     /// Packs take the most: one of each kind is filled, one of each kind may be full and wait for its turn,
     /// and up to two are on their way to the store.
     pub(super) fn of(memory: u64, longest_chunk: usize, pack_bytes: usize) -> Self {
-        let memory = memory.max(64 * MIB);
+        let memory = memory.max(MEMORY_BYTES_MIN);
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let data_pack = pack_bytes.min(size(memory / 8)).max(4 << 20);
         let slab = (2 * longest_chunk + (1 << 20)).max(2 << 20);

@@ -98,7 +98,7 @@ impl<'a> Writer<'a> {
             catalog,
             generation: options.generation,
             after: options.bulk.index.runs.iter().map(|run| run.name.as_str()).max(),
-            entries_max: run_entries_max(options.bulk.memory_bytes / 2),
+            entries_max: run_entries_max(options.bulk.memory_bytes / 3),
             run: RunBuilder::new(),
             positions: vec![NONE; catalog.packs().len()],
         }

@@ -33,7 +33,7 @@ use serde::{Deserialize, Serialize};
 use super::carry::Carrier;
 use super::ending::{drain, fail, guard};
 use super::finish::{Finished, RootJson};
-use super::memory::Shares;
+use super::memory::{MEMORY_BYTES_MIN, Shares};
 use super::metadata::{Counts, ObjectHash};
 use super::problems::Problems;
 use super::progress::Stats;
@@ -174,7 +174,7 @@ impl Copying {
     pub fn run(&self) -> Result<CopyResult> {
         let signal = Signal::new(Arc::clone(&self.writer.scope.broker));
         self.writer.control.attach(&signal);
-        let memory = self.options.memory_bytes.max(64 << 20);
+        let memory = self.options.memory_bytes.max(MEMORY_BYTES_MIN);
         let index = Arc::new(Index::load(&self.from, &self.options.from.index, memory / 12)?);
         let losses = self.is_rewrite.then(|| self.survey(&signal, &index, memory)).transpose()?;
         let Finished { root, refs, runs } = if self.options.dry_run {
@@ -225,7 +225,7 @@ impl Copying {
         let (writer, from) = (&self.writer, &self.options.from);
         let problems =
             Problems::new(Arc::clone(&writer.scope.broker), Arc::clone(&writer.counters));
-        let memory = self.options.memory_bytes.max(64 << 20);
+        let memory = self.options.memory_bytes.max(MEMORY_BYTES_MIN);
         for error in writer.known.index().damaged().iter().chain(index.damaged()) {
             problems.note(error)?;
         }
