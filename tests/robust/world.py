@@ -102,7 +102,6 @@ class World:
             **{name: value for name, value in os.environ.items() if not name.startswith("PVBACK_")},
             **{name: value for name, value in self.environment().items() if value is not None},
             "PYTHONPATH": str(ROOT),
-            "PYTHONDONTWRITEBYTECODE": "1",
         }
         command = [*before, sys.executable, "-m", "tests.robust.gated", json.dumps(used), *map(str, words)]
         settings = {"stdin": subprocess.DEVNULL, **settings}
