@@ -97,6 +97,8 @@ class FaultProxy:
         self._behind = urlsplit(behind.endpoint).netloc
         self._lock = threading.Lock()
         self._rule: Rule | None = None
+        self.answered_bytes = 0
+        """In bodies of answers, of all requests."""
         self.ending = threading.Event()
         self.listener = _Listener(("127.0.0.1", 0), _Handler)
         self.listener.proxy = self
@@ -133,6 +135,11 @@ class FaultProxy:
             size -= len(parts[-1])
             self._upload.wait(len(parts[-1]), Cancel())
         return b"".join(parts)
+
+    def note_answer(self, count: int) -> None:
+        """So many bytes more have been answered with."""
+        with self._lock:
+            self.answered_bytes += count
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection to the server."""
@@ -210,6 +217,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is Fault.FLIP:
             answer = _flip(answer)
+        self.server.proxy.note_answer(len(answer))
         self.send_response_only(status, reason)
         for name, value in headers:
             self.send_header(name, value)
