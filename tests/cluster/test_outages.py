@@ -3,6 +3,8 @@
 pvback tells the truth, nothing is left behind in the end, and the next run goes on.
 """
 
+import json
+import random
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,16 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.cluster import objects
 from tests.cluster.client import Cluster, Namespace, wait_for
 from tests.cluster.fleet import ROOT, Fleet, die, make_claim, wait_nothing_left, writer_pod
 from tests.cluster.local import layout, nodes, processes
 from tests.cluster.slow import make_slow, mover_of, next_run
+from tests.cluster.test_capture import stored as captured
 from tests.cluster.test_hooks import Application, hook
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.alone]
 NODE = next(one for one in layout.NODES if one.name == "n2")
 KUBELET = f"kubelet-{NODE.name}"
+RUNTIME = f"containerd-{NODE.name}"
 API_SERVER = "kube-apiserver"
+FILL = "head -c 16777216 /dev/urandom > /tmp/part; echo /tmp/part; while true; do sleep 1; done"
 HANG_SECONDS = 20
 LEASE_SECONDS = 8
 
@@ -102,6 +108,40 @@ def test_the_api_server_hangs_while_an_application_holds_still(
     assert app.steps() == ["pre", "frozen", "thawed", "post"]
     wait_nothing_left(namespace)
     assert fleet.snapshots(namespace) == []
+
+
+def test_the_runtime_is_killed_under_a_capture(
+    fleet: Fleet, namespace: Namespace, local_cluster: Cluster, seed: int
+) -> None:
+    """What came until then is never taken for all of it; once the runtime is back, it is captured whole."""
+    box = objects.pod("box", FILL, image=local_cluster.image)
+    box["spec"]["nodeSelector"] = {"kubernetes.io/hostname": NODE.name}
+    namespace.create(box)
+    namespace.wait_phase("box", "Running")
+    wait_for(lambda: "/tmp/part" in namespace.log("box"), lambda: namespace.log("box"))
+    words = ("pvc", "capture", f"{namespace.name}/box", "--name", "part.bin")
+    enough = random.Random(seed).randrange(1, 64 << 20)
+    endless = ("--no-digest", "--json", "--", "sh", "-c", "while true; do cat /tmp/part; done")
+    with fleet.start(*words, *endless) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line).get("done_bytes", 0) >= enough:
+                break
+        processes.stop(RUNTIME, kill=True)
+        try:
+            _, err = process.communicate(timeout=120)
+        finally:
+            start_again(f"processes.again({RUNTIME!r})")
+    print(f"after {enough} bytes:", err)
+    assert process.returncode == 40, err
+    assert captured(fleet, "part.bin") == []
+    wait_ready(local_cluster)
+    # The pod has lived on, and its first `cat` may not have heard that nobody reads.
+    wait_for(
+        lambda: fleet.run(*words, "--", "cat", "/tmp/part").code == 0,
+        lambda: "the runtime does not come back",
+    )
+    assert len(captured(fleet, "part.bin")) == 1
 
 
 def test_the_kubelet_is_started_again(fleet: Fleet, slow: Namespace) -> None:
