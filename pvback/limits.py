@@ -217,6 +217,9 @@ MOVER_REQUEST_MILLIS = 250
 MOVER_SPARE_BYTES = 128 * MIB
 """Of the container's limit, what is left to the kernel: pages of files that are being read and written."""
 MOVER_CACHE_BYTES = 2 * GIB
+MOVER_SCRATCH_BYTES = 64 * MIB
+MOVER_DISK_BYTES = 256 * MIB
+"""Of its node's disk a mover asks for so much, of what its cache, its scratch space and its log may take."""
 MOVER_DEADLINE_SECONDS = 24 * 3600
 MOVER_GRACE_SECONDS = 120
 """Between SIGTERM and SIGKILL: a checkpoint is stored."""

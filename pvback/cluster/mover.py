@@ -219,7 +219,9 @@ class MoverJob:
         capabilities: dict[str, Any] = {"drop": ["ALL"]}
         if settings.is_privileged:
             capabilities["add"] = list(_CAPABILITIES[self.work])
-        maximum = {"memory": as_quantity(settings.memory_bytes)}
+        # Cache and scratch space are of the node's disk, and so is the log.
+        disk = settings.cache_bytes + 2 * limits.MOVER_SCRATCH_BYTES
+        maximum = {"memory": as_quantity(settings.memory_bytes), "ephemeral-storage": as_quantity(disk)}
         # The API refuses a request above its limit.
         requested = min(settings.memory_bytes, limits.MOVER_REQUEST_BYTES)
         millis = min(parse_millis(settings.cpu or "1"), limits.MOVER_REQUEST_MILLIS)
@@ -241,7 +243,11 @@ class MoverJob:
                 "capabilities": capabilities,
             },
             "resources": {
-                "requests": {"cpu": f"{millis}m", "memory": as_quantity(requested)},
+                "requests": {
+                    "cpu": f"{millis}m",
+                    "memory": as_quantity(requested),
+                    "ephemeral-storage": as_quantity(min(disk, limits.MOVER_DISK_BYTES)),
+                },
                 "limits": {**maximum, **({"cpu": settings.cpu} if settings.cpu else {})},
             },
             "terminationMessagePolicy": "File",
@@ -269,7 +275,7 @@ class MoverJob:
         claim: dict[str, Any] = {"claimName": self.mounted, **({"readOnly": True} if is_read_only else {})}
         volumes: list[dict[str, Any]] = [
             {"name": "data", "persistentVolumeClaim": claim},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
+            {"name": "tmp", "emptyDir": {"sizeLimit": as_quantity(limits.MOVER_SCRATCH_BYTES)}},
             {"name": "cache", "emptyDir": {"sizeLimit": as_quantity(self.settings.cache_bytes)}},
             {"name": "spec", "configMap": {"name": self.spec_name}},
             {"name": "repository", "secret": {"secretName": self.settings.secret, "defaultMode": 0o440}},

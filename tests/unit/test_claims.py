@@ -314,6 +314,20 @@ def test_no_more_is_requested_than_is_allowed(cpu: str | None, requested: str) -
     assert container["resources"]["limits"].get("cpu") == cpu
 
 
+@pytest.mark.parametrize("cache", [limits.MIB, limits.MOVER_CACHE_BYTES])
+def test_what_a_mover_takes_of_a_disk_is_asked_for(cache: int) -> None:
+    """Where a quota counts it, a pod that does not say is refused; one that takes more is evicted."""
+    settings = MoverSettings(image="i", secret=SECRET, cache_bytes=cache)
+    spec = make_job(Exposure(method="live", grade=Consistency.COLD), settings=settings).pod_spec()
+    (container,) = spec["containers"]
+    most, asked = (
+        parse_quantity(container["resources"][one]["ephemeral-storage"]) for one in ("limits", "requests")
+    )
+    folders = [parse_quantity(one["emptyDir"]["sizeLimit"]) for one in spec["volumes"] if "emptyDir" in one]
+    assert sum(folders) < most
+    assert asked <= most
+
+
 @pytest.mark.parametrize("cpu", ["", "much", "0", "-1", "1x"])
 def test_a_limit_that_is_none(cpu: str) -> None:
     done = CliRunner().invoke(main, ["pvc", "backup", "a", "--mover-cpu", cpu, "--kubeconfig", "/none"])
