@@ -17,7 +17,9 @@ from tests.cluster.objects import Manifest
 T = TypeVar("T")
 
 WAIT_SECONDS_MAX = 60.0
-POLL_SECONDS = 0.1
+POLL_SECONDS_MIN = 0.1
+POLL_SECONDS_MAX = 0.5
+"""What is waited for long is asked for less often: each look costs the API server as much as the test."""
 LOG_END = "pvback-test-end"
 
 
@@ -142,13 +144,14 @@ def wait_for(
     look: Callable[[], T | None], what: Callable[[], str], *, seconds: float = WAIT_SECONDS_MAX
 ) -> T:
     """What `look` finds. Raises AssertionError with the words of `what`, asked when time is up."""
-    end = time.monotonic() + seconds
+    start = time.monotonic()
     while True:
         if found := look():
             return found
-        if time.monotonic() > end:
+        waited = time.monotonic() - start
+        if waited > seconds:
             raise AssertionError(what())
-        time.sleep(POLL_SECONDS)
+        time.sleep(min(max(POLL_SECONDS_MIN, waited / 10), POLL_SECONDS_MAX))
 
 
 def connect(kubeconfig: Path, **facts: Any) -> Cluster:

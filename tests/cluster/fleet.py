@@ -143,6 +143,11 @@ def has_groups(namespace: Namespace) -> list[tuple[str, str]]:
 
 def left_behind(namespace: Namespace) -> list[str]:
     """Everything in a namespace that a run of ours has made."""
+    return list(_left_behind(namespace))
+
+
+def _left_behind(namespace: Namespace) -> Iterator[str]:
+    """The same, of which no more is asked for than is wanted."""
     kinds = [
         ("batch/v1", "Job"),
         ("v1", "Pod"),
@@ -152,12 +157,10 @@ def left_behind(namespace: Namespace) -> list[str]:
         ("v1", "Secret"),
         ("v1", "ConfigMap"),
     ]
-    found = []
     for api_version, kind in kinds:
         resource = namespace.cluster.kind(api_version, kind)
         listed = resource.get(namespace=namespace.name, label_selector="pvback.io/run").items
-        found += [f"{kind} {one.metadata.name}" for one in listed]
-    return found
+        yield from (f"{kind} {one.metadata.name}" for one in listed)
 
 
 def wait_nothing_left(namespace: Namespace) -> None:
@@ -172,13 +175,13 @@ def wait_nothing_left(namespace: Namespace) -> None:
 
     def look() -> bool:
         nonlocal nudge
-        left = left_behind(namespace)
-        if left and time.monotonic() > nudge:
-            going = nudge_volume_snapshots(namespace)
+        is_any_left = any(_left_behind(namespace))
+        if is_any_left and time.monotonic() > nudge:
+            going, left = nudge_volume_snapshots(namespace), left_behind(namespace)
             nudge += NUDGE_SECONDS
             if time.monotonic() > start + WAIT_SECONDS_MAX and not set(left) <= going:
                 raise AssertionError(f"left behind: {left}; of these are being deleted: {sorted(going)}")
-        return not left
+        return not is_any_left
 
     def what() -> str:
         kind = namespace.cluster.kind("snapshot.storage.k8s.io/v1", "VolumeSnapshot")
