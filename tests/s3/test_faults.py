@@ -280,9 +280,9 @@ def test_no_bucket_and_no_repository(client: Client, source: Path) -> None:
     client.run("snapshots", code=10)
     client.address = S3Address("pvback-test-none", "p", client.server.endpoint)
     for words in (("snapshots",), ("init",), ("backup", str(source))):
-        code, _, errors = client.finish(client.start(*words))
-        assert code in (10, 30), errors
+        errors = client.run(*words, code=30)
         assert "no such bucket" in errors
+        assert "hint: make the bucket first" in errors
 
 
 def test_pages_of_a_pack_that_are_other_bytes_are_not_believed(
@@ -309,15 +309,38 @@ def remove_all(server: S3Server, address: S3Address) -> None:
             client.delete_object(Bucket=BUCKET, Key=one["Key"])
 
 
-def test_a_repository_that_is_deleted_under_a_backup(service: S3Server, client: Client, source: Path) -> None:
+@pytest.mark.parametrize("area", ["snapshots", "data", "meta", "index", "refs", "records"])
+def test_a_repository_that_is_deleted_under_a_backup(
+    service: S3Server, client: Client, source: Path, area: str
+) -> None:
+    """Before the first object of any kind. Nothing notices before the commit, which looks what it was."""
     client.run("init")
-    rule = Rule(fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: remove_all(service, client.address))
+    rule = Rule(
+        fault=Fault.PASS, methods=PUT, path=f"/{area}/", act=lambda: remove_all(service, client.address)
+    )
     client.proxy.obey(rule)
-    code, _, errors = client.finish(client.start("backup", str(source)))
+    errors = client.run("backup", str(source), code=10)
     assert rule.hit_count == 1
-    assert code in (10, 11, 20, 30), errors
+    assert f"repository not found at `{client.address}`" in errors
+    assert "prune has ended" not in errors
     client.proxy.obey(None)
     client.run("snapshots", code=10)
+
+
+def test_a_state_that_is_deleted_under_a_backup(service: S3Server, client: Client, source: Path) -> None:
+    """One object alone is damage, which can be mended."""
+    client.run("init")
+    (key,) = (key for key in client.objects() if key.endswith("/gc/state"))
+    place = {"Bucket": BUCKET, "Key": key}
+    rule = Rule(
+        fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: client_of(service).delete_object(**place)
+    )
+    client.proxy.obey(rule)
+    assert "pvback repair state" in client.run("backup", str(source), code=20)
+    client.proxy.obey(None)
+    client.run("repair", "state", "--force")
+    client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
 
 
 def test_an_old_client_on_a_new_format(service: S3Server, client: Client, source: Path) -> None:
