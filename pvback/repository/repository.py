@@ -151,6 +151,10 @@ class RepositoryAccess:
                 raise
             return None, Memory()
 
+    def require_there(self) -> None:
+        """Raises RepositoryNotFound when somebody has removed the repository since, and not a part of it."""
+        read_config(self.store)
+
     def usage(self) -> StoreUsage:
         """What was asked of the store since this was opened, opening included."""
         return self.chain.usage()

@@ -12,9 +12,11 @@ import http.client
 import threading
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import boto3
+import botocore.session
 import urllib3.exceptions
 from botocore import exceptions as aws
 from botocore.config import Config as ClientConfig
@@ -25,6 +27,7 @@ from pvback.model import S3Address
 from pvback.runtime import Clock, Random, SystemClock, SystemRandom
 from pvback.s3_options import S3Options
 from pvback.storage.s3_errors import CONFLICT_CODES, EXPIRED_CODES, Refusal, translate_refusal
+from pvback.storage.s3_tls import require_certificates, translate_tls
 from pvback.storage.wrap import Request
 
 if TYPE_CHECKING:
@@ -47,7 +50,6 @@ _ASSUME_ROLE = "AssumeRole"
 """What requests to the token service begin with: the client makes them where a role is what it has."""
 _NO_CREDENTIALS_HINT = "set the AWS environment, a profile (`--s3-option profile=NAME`) or a service account"
 _ELSEWHERE_HINT = "check the endpoint, `https` or `http` above all, and the region"
-_TLS_HINT = "name the file with the service's authority: `--s3-option ca_bundle=FILE`"
 
 
 class Passed(Exception):
@@ -55,7 +57,7 @@ class Passed(Exception):
 
 
 class S3Door:
-    """Clients for one bucket. Raises UsageError for a profile or endpoint that cannot be."""
+    """Clients for one bucket. Raises UsageError for a profile, endpoint or authority that cannot be."""
 
     def __init__(
         self,
@@ -148,11 +150,17 @@ class S3Door:
         """A client with credentials as they are now. Raises UsageError, StorageError."""
         options, address = self._options, self._address
         try:
-            session = boto3.session.Session(profile_name=options.profile, region_name=options.region)
+            core = botocore.session.get_session()
+            session = boto3.session.Session(
+                profile_name=options.profile, region_name=options.region, botocore_session=core
+            )
+            # Variable and profile of AWS name one, too, and the client looks at none before it connects.
+            if bundle := options.ca_bundle or core.get_config_variable("ca_bundle"):
+                require_certificates(Path(bundle))
             client = session.client(
                 "s3",
                 endpoint_url=address.endpoint,
-                verify=str(options.ca_bundle) if options.ca_bundle else None,
+                verify=str(bundle) if bundle else None,
                 config=_client_config(address, options),
             )
         except aws.ProfileNotFound as exc:
@@ -208,12 +216,8 @@ def _translate_loss(exc: Exception, key: str) -> StorageError:
     if isinstance(exc, FileNotFoundError | PermissionError):
         # Of connections neither comes: the file with a token, or another one that the environment names.
         return _no_credentials(f"{exc.filename}: {exc.strerror}", key)
-    if isinstance(exc, aws.SSLError):
-        words = str(exc)
-        if "CERTIFICATE_VERIFY_FAILED" in words:
-            return StorageError("the service's certificate is not to be trusted", key=key, hint=_TLS_HINT)
-        if "WRONG_VERSION_NUMBER" in words or "HTTP_REQUEST" in words:
-            return StorageError("the service speaks no TLS", key=key, hint="write the endpoint as http://")
+    if isinstance(exc, aws.SSLError) and (lasting := translate_tls(exc, key)):
+        return lasting
     if isinstance(exc, aws.FlexibleChecksumError):
         return StorageUnavailable("what was read is not what the service's checksum says", key=key)
     if isinstance(exc, aws.ReadTimeoutError | aws.ConnectTimeoutError | TimeoutError):

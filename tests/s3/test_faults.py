@@ -4,97 +4,36 @@ What passes is survived and counted; what does not ends with the exit code for s
 and without a secret in what is printed. Afterwards, without the fault, the repository is sound.
 """
 
-import json
-import os
 import random
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pvback.model import S3Address
 from pvback.runtime import SystemClock
+from tests.s3.client import COMMAND_SECONDS_MAX, READ_SECONDS
+from tests.s3.client import Client as DirectClient
 from tests.s3.conftest import new_address
 from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
 from tests.support.s3_servers import BUCKET, S3Server, client_of, make_bucket, minio_admin
 
-PASSWORD = "correct horse"
-READ_SECONDS = 2
-COMMAND_SECONDS_MAX = 120
 pytestmark = pytest.mark.timeout(600)
 
 GET, PUT, DELETES = ("GET",), ("PUT",), ("DELETE", "POST")
 
 
 @dataclass
-class Client:
-    """The program, as one user of one repository has it."""
+class Client(DirectClient):
+    """One whose requests go through a proxy."""
 
-    proxy: FaultProxy
-    address: S3Address
-    home: Path
-    variables: dict[str, str] = field(default_factory=dict)
-    printed: list[str] = field(default_factory=list)
-
-    def start(self, *words: str) -> "subprocess.Popen[str]":
-        """The program, running."""
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "PVBACK_REPOSITORY": str(self.address),
-            "PVBACK_PASSWORD": PASSWORD,
-            "PVBACK_S3_ENDPOINT": self.proxy.server.endpoint,
-            "PVBACK_S3_CONNECT_SECONDS": "2",
-            "PVBACK_S3_READ_SECONDS": str(READ_SECONDS),
-            **self.proxy.server.environment,
-            **self.variables,
-        }
-        return subprocess.Popen(
-            [sys.executable, "-m", "pvback", *words],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def finish(self, process: "subprocess.Popen[str]") -> tuple[int, str, str]:
-        """Exit code, output and errors, which hold no secret and no traceback."""
-        try:
-            output, errors = process.communicate(timeout=COMMAND_SECONDS_MAX)
-        finally:
-            process.kill()
-        self.printed.append(f"{process.args!r}: {process.returncode}\n{output}{errors}")
-        server = self.proxy.server
-        for secret in (server.secret_key, server.access_key, PASSWORD):
-            assert secret not in output + errors
-        assert "Traceback" not in output + errors, errors
-        return process.returncode, output, errors
-
-    def run(self, *words: str, code: int = 0) -> str:
-        """What it prints. Fails with its errors when it ends with another code."""
-        found, output, errors = self.finish(self.start(*words))
-        assert found == code, (words, found, output, errors)
-        return output if code == 0 else errors
-
-    def count(self, *words: str) -> dict[str, Any]:
-        """What a command asked of the store."""
-        found: dict[str, Any] = json.loads(self.run(*words, "--json").splitlines()[-1])["store"]
-        return found
+    proxy: FaultProxy = field(kw_only=True)
 
 
 @pytest.fixture
@@ -106,7 +45,7 @@ def proxy(service: S3Server) -> Iterator[FaultProxy]:
 @pytest.fixture
 def client(proxy: FaultProxy, tmp_path: Path, service: S3Server) -> Client:
     """A client of a place where nothing is yet."""
-    return Client(proxy, new_address(service), tmp_path)
+    return Client(proxy.server, new_address(service), tmp_path, proxy=proxy)
 
 
 @pytest.fixture
@@ -337,58 +276,13 @@ def test_whoever_interrupts_twice_does_not_wait_for_a_store_that_is_away(
     assert "sound" in client.run("check", "--read-data")
 
 
-def certificate(folder: Path) -> tuple[Path, Path]:
-    """(certificate, key) of a server on loopback that nobody has vouched for."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "pvback-test")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = folder / "server.pem", folder / "server.key"
-    paths[0].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    paths[1].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
-def test_an_authority_that_nobody_knows(service: S3Server, source: Path, tmp_path: Path) -> None:
-    made = certificate(tmp_path)
-    with fault_proxy(service, certificate=made) as proxy:
-        client = Client(proxy, new_address(proxy.server), tmp_path)
-        for words in (("init",), ("snapshots",), ("backup", str(source))):
-            errors = client.run(*words, code=30)
-            assert "the service's certificate is not to be trusted" in errors
-            assert "ca_bundle" in errors
-        client.variables = {"PVBACK_S3_CA_BUNDLE": str(made[0])}
-        client.run("init")
-        client.run("backup", str(source))
-        assert "sound" in client.run("check", "--read-data")
-        client.variables |= {"PVBACK_S3_ENDPOINT": proxy.server.endpoint.replace("https", "http")}
-        client.run("snapshots", code=30)
-
-
 def test_no_bucket_and_no_repository(client: Client, source: Path) -> None:
     client.run("snapshots", code=10)
-    client.address = S3Address("pvback-test-none", "p", client.proxy.server.endpoint)
+    client.address = S3Address("pvback-test-none", "p", client.server.endpoint)
     for words in (("snapshots",), ("init",), ("backup", str(source))):
-        code, _, errors = client.finish(client.start(*words))
-        assert code in (10, 30), errors
+        errors = client.run(*words, code=30)
         assert "no such bucket" in errors
+        assert "hint: make the bucket first" in errors
 
 
 def test_pages_of_a_pack_that_are_other_bytes_are_not_believed(
@@ -415,15 +309,38 @@ def remove_all(server: S3Server, address: S3Address) -> None:
             client.delete_object(Bucket=BUCKET, Key=one["Key"])
 
 
-def test_a_repository_that_is_deleted_under_a_backup(service: S3Server, client: Client, source: Path) -> None:
+@pytest.mark.parametrize("area", ["snapshots", "data", "meta", "index", "refs", "records"])
+def test_a_repository_that_is_deleted_under_a_backup(
+    service: S3Server, client: Client, source: Path, area: str
+) -> None:
+    """Before the first object of any kind. Nothing notices before the commit, which looks what it was."""
     client.run("init")
-    rule = Rule(fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: remove_all(service, client.address))
+    rule = Rule(
+        fault=Fault.PASS, methods=PUT, path=f"/{area}/", act=lambda: remove_all(service, client.address)
+    )
     client.proxy.obey(rule)
-    code, _, errors = client.finish(client.start("backup", str(source)))
+    errors = client.run("backup", str(source), code=10)
     assert rule.hit_count == 1
-    assert code in (10, 11, 20, 30), errors
+    assert f"repository not found at `{client.address}`" in errors
+    assert "prune has ended" not in errors
     client.proxy.obey(None)
     client.run("snapshots", code=10)
+
+
+def test_a_state_that_is_deleted_under_a_backup(service: S3Server, client: Client, source: Path) -> None:
+    """One object alone is damage, which can be mended."""
+    client.run("init")
+    (key,) = (key for key in client.objects() if key.endswith("/gc/state"))
+    place = {"Bucket": BUCKET, "Key": key}
+    rule = Rule(
+        fault=Fault.PASS, methods=PUT, path="/data/", act=lambda: client_of(service).delete_object(**place)
+    )
+    client.proxy.obey(rule)
+    assert "pvback repair state" in client.run("backup", str(source), code=20)
+    client.proxy.obey(None)
+    client.run("repair", "state", "--force")
+    client.run("backup", str(source))
+    assert "sound" in client.run("check", "--read-data")
 
 
 def test_an_old_client_on_a_new_format(service: S3Server, client: Client, source: Path) -> None:

@@ -1,10 +1,10 @@
 """The rendered policies, attached to credentials at a server that evaluates them: what each role can do.
 
 MinIO evaluates actions, resources and `s3:prefix`; it knows neither `s3:if-none-match` nor
-`s3:ObjectCreationOperation`. So the style for services without those conditions is what runs there, and the
-style for AWS is held against what a writer really sends: see
-`test_what_a_writer_sends_fits_its_policy_at_aws`. moto evaluates neither resources nor conditions, and says
-nothing here.
+`s3:ObjectCreationOperation`, which only a writer's policy at AWS has. So both styles of all others run there,
+and of a writer that for services without those conditions; the one for AWS is held against what a writer
+really sends: see `test_what_a_writer_sends_fits_its_policy_at_aws`. moto evaluates neither resources nor
+conditions, and says nothing here.
 """
 
 import contextlib
@@ -45,9 +45,15 @@ class World:
     def source(self) -> Path:
         return self.folder / "source"
 
-    def run(self, role: str, *words: str, code: int = 0) -> str:
-        """The program with the key and the credentials of a role."""
-        return run(self.folder, self.server.others[role], role, *words, code=code)
+    def run(self, role: str, *words: str, code: int = 0, key: str | None = None) -> str:
+        """The program with the credentials of a role and its key, or another one's."""
+        return run(self.folder, self.server.others[role], key or role, *words, code=code)
+
+    def everything(self) -> dict[str, str]:
+        """Key -> ETag of all objects of the repository."""
+        pages = client_of(self.server).get_paginator("list_objects_v2")
+        found = (page.get("Contents", ()) for page in pages.paginate(Bucket=BUCKET, Prefix=f"{PREFIX}/"))
+        return {one["Key"]: one["ETag"] for objects in found for one in objects}
 
     def keys(self, area: str) -> list[str]:
         """Objects of the scope, or of the repository where there is no such area."""
@@ -89,6 +95,7 @@ def environment_of(folder: Path, server: S3Server, role: str) -> dict[str, str]:
 
 
 def run(folder: Path, server: S3Server, role: str, *words: str, code: int = 0) -> str:
+    """What it prints, or its errors where they are what is wanted."""
     (folder / role).mkdir(exist_ok=True)
     done = subprocess.run(
         [sys.executable, "-m", "pvback", *words],
@@ -98,8 +105,8 @@ def run(folder: Path, server: S3Server, role: str, *words: str, code: int = 0) -
         check=False,
         timeout=120,
     )
-    assert done.returncode == code, (role, words, done.stderr)
-    return done.stdout
+    assert done.returncode == code, (role, words, done.returncode, done.stderr)
+    return done.stderr if code else done.stdout
 
 
 def write_tree(folder: Path, seed: int) -> None:
@@ -111,9 +118,10 @@ def copy_of(tree: Path) -> dict[str, bytes]:
     return {one.name: one.read_bytes() for one in tree.iterdir()}
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """One for all tests, which leave it whole: to make it takes longer than to use it."""
+@pytest.fixture(scope="module", params=["minio", "aws"])
+def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One of each style for all tests, which leave it whole: to make it takes longer than to use it."""
+    styles = dict.fromkeys(ROLES, str(request.param)) | {"writer": "minio"}
     tmp_path = tmp_path_factory.mktemp("policies")
     for role in ROLES:
         (tmp_path / f"{role}.password").write_text(f"the password of a {role}\n")
@@ -126,7 +134,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         run(tmp_path, server, "owner", "backup", str(tmp_path / "source"))
         policies = {
             role: json.loads(
-                run(tmp_path, server, "owner", "key", "policy", "--role", role, "--bucket-style", "minio")
+                run(
+                    tmp_path, server, "owner", "key", "policy", "--role", role, "--bucket-style", styles[role]
+                )
             )
             for role in ROLES
         }
@@ -196,6 +206,115 @@ def test_what_each_role_may_not(world: World) -> None:
         assert not world.can(role, "get", f"{PREFIX}-else/config")
 
 
+# Both styles say the same but for what a writer creates and for versions, and programs take their time.
+AT_AWS = pytest.mark.parametrize("world", ["aws"], indirect=True)
+
+READING = [
+    ("snapshots",),
+    ("stats",),
+    ("find", "file-1"),
+    ("check", "--level", "list"),
+    ("check",),
+    ("key", "list"),
+    ("key", "check"),
+    ("prune", "--dry-run"),
+    ("repair", "state", "--dry-run"),
+    ("repair", "snapshots", "--dry-run"),
+]
+READING_DATA = [
+    ("check", "--level", "index"),
+    ("check", "--read-data"),
+    ("repair", "index", "--dry-run"),
+    ("repair", "packs", "--dry-run"),
+]
+READING_TREES = [("ls", "latest"), ("diff", "latest", "latest")]
+
+
+@AT_AWS
+@pytest.mark.parametrize("role", ROLES)
+def test_the_policy_of_a_role_is_enough_for_what_its_key_opens(world: World, role: str) -> None:
+    before = world.everything()
+    for words in READING:
+        world.run(role, *words)
+    for words in READING_DATA:
+        errors = world.run(role, *words, code=30 if role == "writer" else 0)
+        assert ("/data/" in errors and "access denied" in errors) == (role == "writer"), errors
+    for words in READING_TREES:
+        world.run(role, *words, code=12 if role == "maintainer" else 0)
+    assert world.everything() == before
+
+
+def test_what_changes_a_repository_works_for_who_may(world: World) -> None:
+    password = str(world.folder / "writer.password")
+    world.run("maintainer", "repair", "snapshots")
+    world.run("owner", "repair", "snapshots")
+    world.run("owner", "backup", str(world.source))
+    newest = json.loads(world.run("owner", "snapshots", "--json"))[-1]["id"]
+    world.run("owner", "forget", newest)
+    world.run("owner", "prune", "--grace", "0s", "--force")
+    world.run("owner", "key", "repair")
+    old = {one["principal"] for one in json.loads(world.run("owner", "key", "list", "--json"))}
+    world.run("owner", "key", "add", "--role", "writer", "--new-password-file", password)
+    (new,) = {one["principal"] for one in json.loads(world.run("owner", "key", "list", "--json"))} - old
+    world.run("owner", "key", "remove", new)
+    world.run("owner", "check", "--read-data")
+
+
+# With the key of an owner, which keeps nobody from anything.
+REFUSED: dict[str, list[tuple[str, ...]]] = {
+    "writer": [("prune", "--force"), ("restore", "latest", "--target", "{target}")],
+    "restorer": [
+        ("backup", "{source}"),
+        ("forget", "{snapshot}", "--force"),
+        ("prune", "--force"),
+    ],
+    "maintainer": [],
+}
+KEYS_REFUSED = [
+    ("key", "add", "--role", "writer", "--new-password-file", "{password}"),
+    ("key", "rotate", "--level", "epoch"),
+    ("key", "remove", "{key}"),
+]
+
+
+@AT_AWS
+@pytest.mark.parametrize("role", REFUSED)
+def test_what_a_role_may_not_is_refused_by_the_server(world: World, role: str, tmp_path: Path) -> None:
+    keys = json.loads(world.run("owner", "key", "list", "--json"))
+    places = {
+        "target": str(tmp_path / "target"),
+        "source": str(world.source),
+        "password": str(world.folder / "writer.password"),
+        "snapshot": json.loads(world.run("owner", "snapshots", "--json"))[0]["id"],
+        "key": next(one["principal"] for one in keys if one["role"] == "restorer"),
+    }
+    before = world.everything()
+    for words in REFUSED[role] + KEYS_REFUSED:
+        errors = world.run(role, *(word.format(**places) for word in words), key="owner", code=30)
+        assert "access denied" in errors, words
+        assert "need more rights on this bucket" in errors, words
+        assert world.everything() == before, words
+    # Its own key, too, is changed with credentials of an owner only, and opens as before.
+    own = str(world.folder / f"{role}.password")
+    world.run(role, "key", "rotate", "--level", "password", "--new-password-file", own, code=30)
+    assert world.everything() == before
+    world.run(role, "snapshots")
+    world.run("owner", "check", "--read-data")
+
+
+@AT_AWS
+@pytest.mark.parametrize("role", ROLES)
+def test_beside_its_repository_nobody_makes_or_reads_one(world: World, role: str) -> None:
+    before = world.everything()
+    for words in (("init",), ("snapshots",)):
+        errors = world.run(role, "--repository", f"s3://{BUCKET}/fleet/two", *words, code=30)
+        assert "access denied" in errors
+    assert world.everything() == before
+    others = client_of(world.server).list_objects_v2(Bucket=BUCKET, Prefix="fleet/two/")
+    assert others["KeyCount"] == 0
+
+
+@pytest.mark.parametrize("world", ["minio"], indirect=True)
 def test_what_a_writer_overwrites_without_the_condition_is_in_the_versions(world: World) -> None:
     """Where the service does not know the condition, versions have to help: nothing is lost for good."""
     pack = world.keys("data")[0]
@@ -216,6 +335,7 @@ def test_what_a_writer_overwrites_without_the_condition_is_in_the_versions(world
     client.put_object(Bucket=BUCKET, Key=pack, Body=original)
 
 
+@pytest.mark.parametrize("world", ["minio"], indirect=True)
 def test_what_a_writer_sends_fits_its_policy_at_aws(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every request of a backup is allowed by the policy with AWS's conditions, evaluated here."""
     words = ("key", "policy", "--role", "writer", "--bucket-style", "aws")
