@@ -55,6 +55,10 @@ _ELSEWHERE_HINT = "check the endpoint, `https` or `http` above all, and the regi
 class Passed(Exception):
     """A refusal that the caller asked to see."""
 
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.code)
+        self.refusal = refusal
+
 
 class S3Door:
     """Clients for one bucket. Raises UsageError for a profile, endpoint or authority that cannot be."""
@@ -98,7 +102,7 @@ class S3Door:
                     raise _no_credentials(code, key) from exc
                 refusal = self._read_refusal(exc)
                 if {refusal.code, str(refusal.status)} & passes:
-                    raise Passed from exc
+                    raise Passed(refusal) from exc
                 if refusal.code in EXPIRED_CODES and not has_new_credentials:
                     has_new_credentials = True
                     self._reload(client)

@@ -11,10 +11,18 @@ from pvback import limits
 from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 from pvback.storage.wrap import Request
 
-__all__ = ["CONFLICT_CODES", "EXPIRED_CODES", "MISSING_FEATURE_CODES", "Refusal", "translate_refusal"]
+__all__ = [
+    "CONFLICT_CODES",
+    "DENIED_CODES",
+    "EXPIRED_CODES",
+    "MISSING_FEATURE_CODES",
+    "Refusal",
+    "translate_refusal",
+]
 
 CONFLICT_CODES = frozenset({"ConditionalRequestConflict", "OperationAborted"})
 """Another request on the same key was under way; this one did nothing."""
+DENIED_CODES = frozenset({"AccessDenied", "Forbidden"})
 EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 MISSING_FEATURE_CODES = frozenset({"NotImplemented", "MethodNotAllowed"})
 

@@ -9,11 +9,11 @@ authenticated by the data path.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pvback import limits
 from pvback.errors import StorageError, StorageUnavailable
@@ -33,12 +33,15 @@ from pvback.storage.base import (
 from pvback.storage.s3 import Passed, S3Door
 from pvback.storage.s3_body import BufferReader, fill_from, plan_parts, stop_body, sum_crc32
 from pvback.storage.s3_errors import MISSING_FEATURE_CODES, Refusal, translate_refusal
+from pvback.storage.s3_missing import ask_for
 from pvback.storage.wrap import Request
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 __all__ = ["S3Store"]
+
+T = TypeVar("T")
 
 _PAST_THE_END = frozenset({"416", "InvalidRange"})
 _WORDLESS = frozenset({"301", "400", "403"})
@@ -109,7 +112,7 @@ class S3Store:
                 data = body.read()
             return StoredObject(data, answer.get("ETag", ""), _whole_second(answer["LastModified"]))
 
-        return self._door.ask(Request.READ, key, act=act)
+        return self._ask_for(Request.READ, key, act=act)
 
     def read_range(self, key: str, *, offset: int, length: int) -> bytes:
         """See `ObjectStore.read_range`."""
@@ -128,7 +131,7 @@ class S3Store:
             return data
 
         try:
-            return self._door.ask(Request.READ, key, act=act, passes=_PAST_THE_END)
+            return self._ask_for(Request.READ, key, act=act, passes=_PAST_THE_END)
         except Passed:
             return b""
 
@@ -157,7 +160,7 @@ class S3Store:
             return done
 
         try:
-            return self._door.ask(Request.READ, key, act=act, passes=_PAST_THE_END)
+            return self._ask_for(Request.READ, key, act=act, passes=_PAST_THE_END)
         except Passed:
             return 0
 
@@ -335,7 +338,7 @@ class S3Store:
             )
         except Passed:
             with contextlib.suppress(Passed):
-                self._door.ask(
+                self._ask_for(
                     Request.HEAD,
                     key,
                     act=lambda client: client.get_object(**place, Range="bytes=0-0")["Body"].close(),
@@ -363,6 +366,17 @@ class S3Store:
                 key = error.get("Key", "").removeprefix(self._prefix)
                 refusal = Refusal(status=200, code=code, message=self._door.scrub(error.get("Message", "")))
                 raise translate_refusal(refusal, kind=Request.DELETE, key=key)
+
+    def _ask_for(
+        self,
+        kind: Request,
+        key: str,
+        *,
+        act: Callable[["S3Client"], T],
+        passes: frozenset[str] = frozenset(),
+    ) -> T:
+        place = (self._address.bucket, self._prefix + key)
+        return ask_for(self._door, kind, key=key, place=place, act=act, passes=passes)
 
     def _place(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._address.bucket, "Key": self._prefix + check_key(key)}
