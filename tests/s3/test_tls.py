@@ -105,14 +105,14 @@ def test_a_good_certificate_and_a_wrong_clock(span: str, said: str, client: Clie
 
 
 @pytest.mark.parametrize("variable", ["PVBACK_S3_CA_BUNDLE", "AWS_CA_BUNDLE"])
-@pytest.mark.parametrize("file", ["missing", "folder", "empty", "text", "key"])
+@pytest.mark.parametrize("file", ["missing", "folder", "empty", "text", "long", "key"])
 def test_authorities_that_are_none(file: str, variable: str, client: Client, tmp_path: Path) -> None:
     client.run("init")
     given = tmp_path / ("server.key" if file == "key" else file)
     if file == "folder":
         given.mkdir()
-    elif file in ("empty", "text"):
-        given.write_text("" if file == "empty" else "no certificate\n")
+    elif file in ("empty", "text", "long"):
+        given.write_text({"empty": "", "text": "no certificate\n", "long": "no certificate\n" * 10_000}[file])
     client.variables = {variable: str(given)}
     for words in (("snapshots",), ("init",)):
         errors = ends_at_once(client, words, 2)
