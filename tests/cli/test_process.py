@@ -75,6 +75,37 @@ def test_a_signal_stores_a_checkpoint(tmp_path: Path, number: signal.Signals) ->
     assert list(tmp_path.glob("repository/s/*/records/*-1"))
 
 
+@pytest.mark.parametrize("before", [(), ("unshare", "--fork", "--pid", "--kill-child=SIGKILL")])
+def test_told_to_end_while_it_loads(tmp_path: Path, before: tuple[str, ...]) -> None:
+    """As the first process of its container, too, which the system does not end for it."""
+    if before and os.getuid():
+        pytest.skip("only root makes a first process")
+    (tmp_path / "click.py").write_text("import sys; print('loading', flush=True); sys.stdin.read()\n")
+    process = subprocess.Popen(
+        [*before, sys.executable, "-m", "pvback", "snapshots"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+    )
+    with process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "loading\n"
+            pid = process.pid
+            if before:
+                (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+                pid = int(child)
+            os.kill(pid, signal.SIGTERM)
+            # While its standard input stays open it does not end by itself.
+            assert process.wait(30) == 130
+            assert process.stderr is not None
+            assert process.stderr.read() == "error: interrupted\n"
+        finally:
+            process.kill()
+
+
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     assert finish(start(tmp_path, "init"))[0] == 0
     assert finish(start(tmp_path, "backup", str(ROOT / "pvback")))[0] == 0
