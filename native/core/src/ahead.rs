@@ -11,8 +11,8 @@ use crate::index::Place;
 
 /// Packs of up to this many bytes are read at once.
 const WHOLE_BYTES: u64 = 1 << 20;
-/// How far a read goes ahead that follows another, or is the first of its pack; each further one goes twice as
-/// far, up to the most.
+/// How far a read goes ahead that follows another; each further one goes twice as far, up to the most. One that
+/// begins its pack goes as far as packs are read at once.
 const AHEAD_BYTES_MIN: u64 = GAP_BYTES;
 const AHEAD_BYTES_MAX: u64 = 2 << 20;
 /// Bytes of all that is kept.
@@ -58,7 +58,7 @@ impl Windows {
             Some(one.pack) == pack && (one.bytes.end..=one.bytes.end + GAP_BYTES).contains(&start)
         });
         self.ahead = match (is_first, goes_on) {
-            (true, _) => AHEAD_BYTES_MIN,
+            (true, _) => WHOLE_BYTES,
             (false, true) => (2 * self.ahead).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX),
             (false, false) => 0,
         };
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn the_first_of_a_pack_goes_ahead_and_one_in_its_middle_does_not() {
         let mut windows = Windows::default();
-        assert_eq!(widen(&mut windows, 0..100), 0..100 + AHEAD_BYTES_MIN);
+        assert_eq!(widen(&mut windows, 0..100), 0..100 + WHOLE_BYTES);
         assert_eq!(widen(&mut windows, 5000..6000), 5000..6000);
         assert_eq!(widen(&mut windows, PACK - 10..PACK), PACK - 10..PACK);
         assert_eq!(widen(&mut windows, 0..PACK - 1), 0..PACK);
