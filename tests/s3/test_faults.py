@@ -9,7 +9,6 @@ import secrets
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 
 from pvback.model import S3Address
 from pvback.runtime import SystemClock
-from tests.s3.client import COMMAND_SECONDS_MAX, READ_SECONDS
+from tests.s3.client import COMMAND_SECONDS_MAX
 from tests.s3.client import Client as DirectClient
 from tests.s3.conftest import new_address
 from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
@@ -104,21 +103,21 @@ def test_what_passes_is_survived_and_counted(name: str, client: Client, source: 
     # Something for prune to remove, and something that it has to leave.
     client.run("backup", str(source))
     (source / "0.bin").write_bytes(b"other")
-    hit = set()
+    hit, repeated = set(), set()
     for verb, words in commands(source, tmp_path / "target").items():
         if verb == "prune":
             client.run("forget", "--keep-last", "1")
         rule = replace(TRANSIENT[name])
         client.proxy.obey(rule)
-        began = time.monotonic()
         counted = client.count(*words)
-        seconds = time.monotonic() - began
         client.proxy.obey(None)
         if rule.hit_count:
             hit.add(verb)
-            # Nobody waits for what was asked ahead and is not needed: if that stands still it costs no time.
-            is_unneeded = name == "stalled-read" and seconds < READ_SECONDS
-            assert counted["retry_count"] > 0 or is_unneeded, (verb, counted)
+            if counted["retry_count"] > 0:
+                repeated.add(verb)
+    print(f"repeated by {repeated} of {hit}")
+    # Nobody waits for what was asked ahead and is not needed: it may be that which stands still.
+    assert repeated == hit or (name == "stalled-read" and repeated)
     assert hit == MEETS.get(TRANSIENT[name].methods, {"backup", "restore", "check", "prune"})
     assert same_files(source, tmp_path / "target")
     assert "sound" in client.run("check", "--read-data")
@@ -305,8 +304,9 @@ def remove_all(server: S3Server, address: S3Address) -> None:
     """Every object below an address."""
     client = client_of(server)
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=f"{address.prefix}/"):
-        for one in page.get("Contents", ()):
-            client.delete_object(Bucket=BUCKET, Key=one["Key"])
+        if page.get("Contents"):
+            keys = [{"Key": one["Key"]} for one in page["Contents"]]
+            client.delete_objects(Bucket=BUCKET, Delete={"Objects": keys})
 
 
 @pytest.mark.parametrize("area", ["snapshots", "data", "meta", "index", "refs", "records"])
@@ -314,6 +314,8 @@ def test_a_repository_that_is_deleted_under_a_backup(
     service: S3Server, client: Client, source: Path, area: str
 ) -> None:
     """Before the first object of any kind. Nothing notices before the commit, which looks what it was."""
+    # On a busy machine removing takes longer than a read does, which would be asked for again meanwhile.
+    client.variables["PVBACK_S3_READ_SECONDS"] = "60"
     client.run("init")
     rule = Rule(
         fault=Fault.PASS, methods=PUT, path=f"/{area}/", act=lambda: remove_all(service, client.address)
