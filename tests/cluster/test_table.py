@@ -10,6 +10,7 @@ import termios
 
 from tests.cluster.client import Namespace
 from tests.cluster.fleet import ROOT, SECONDS_MAX, Fleet, make_claim, wait_nothing_left, writer_pod
+from tests.cluster.slow import set_rate
 
 WIDTH = 200
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -20,7 +21,9 @@ def test_a_line_for_each_claim(fleet: Fleet, connected: Namespace) -> None:
     names = ["data0", "data1"]
     for name in names:
         make_claim(connected, name)
-        writer_pod(connected, f"app-{name}", name, f"head -c 3000000 /dev/urandom > /{name}/x")
+        writer_pod(connected, f"app-{name}", name, f"head -c 24000000 /dev/urandom > /{name}/x")
+    # Three seconds each, so that there is something to tell.
+    set_rate(connected, 8 << 20)
     code, out, shown = on_terminal(fleet, "pvc", "backup", "-n", connected.name, "--all")
     plain = ESCAPE.sub("", shown)
     assert code == 0, plain
@@ -29,8 +32,8 @@ def test_a_line_for_each_claim(fleet: Fleet, connected: Namespace) -> None:
     for name in (one, other):
         assert re.search(rf"{name} [^\n]*waiting", plain), plain
         assert re.search(name, out), out
-    # What a mover tells right before its end may not be drawn.
-    assert re.search(rf"({one}|{other}) [^\n]*[1-9][0-9]* files", plain), plain
+    for name in (one, other):
+        assert re.search(rf"{name} [^\n]*[1-9][0-9]* files", plain), plain
     # The last that is drawn is taken away, a line at a time.
     assert shown.count("\x1b[2K") >= len(names)
     assert not ESCAPE.sub("", shown[shown.rindex("\x1b[2K") :]).strip()
