@@ -4,8 +4,10 @@ Guarantee: a command has succeeded when a Status came that says Success, and not
 is closed before is a failure, whatever was printed. Output is handed on as it comes and never kept. A command
 whose connection is closed goes on in its container; only its standard input ends.
 
-The protocol: `v5.channel.k8s.io`, or `v4`, which is the same without a way to end standard input. The first
-byte of each message says which stream it is of (k8s.io/apimachinery, util/remotecommand).
+The protocol: `v4.channel.k8s.io`, or `v5`, which is the same with a way to end standard input, where there is
+one. An API server that is asked by v5 speaks to the node in its own name, and takes a connection that breaks
+off there for a command that ended well: docs/adr/0029. The first byte of each message says which stream it is
+of (k8s.io/apimachinery, util/remotecommand).
 """
 
 import json
@@ -88,7 +90,8 @@ class ExecStream:
         query += [("container", target.container)] if target.container else []
         path = POD.path(target.namespace, target.pod, subresource="exec")
         # Where standard input cannot be ended, a command that waits for that must not start.
-        protocols = (_V5,) if has_input else (_V5, _V4)
+        # And what it ends well by must be the node's own word where that can be had.
+        protocols = (_V5,) if has_input else (_V4,)
         connection = cluster.dial(path, query=query, protocols=protocols, what=str(target))
         return cls(connection, what=str(target))
 
