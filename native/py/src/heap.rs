@@ -1,7 +1,7 @@
 //! What the C library's allocator does with large blocks.
 
 /// Heaps that threads share. By default there are eight for each processor, and each keeps what is freed in it:
-/// with the threads that answer for a store a fifth of the memory lay idle there.
+/// with the threads that answer for a store a seventh of the memory lay idle there.
 #[cfg(target_env = "gnu")]
 const HEAP_COUNT: libc::c_int = 4;
 

@@ -23,7 +23,7 @@ impl Problems {
         self.tell(error, false)
     }
 
-    /// Something that an earlier backup stored cannot be had. This snapshot is as it should be.
+    /// Something that an earlier backup stored cannot be had, and what it is of is read again.
     pub(super) fn lost(&self, error: &Error) -> Result<()> {
         self.counters.lost_earlier();
         self.note(error)
