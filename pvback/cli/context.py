@@ -92,7 +92,7 @@ class Invocation:
             config or self.config(), scope=self.scope, is_writer=is_writer, is_used_at_once=True
         )
         try:
-            with ending_at_once(access.patience.cancel):
+            with ending_at_once(access.patience.cancel), access.while_there():
                 yield access
         finally:
             access.close()

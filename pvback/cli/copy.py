@@ -104,7 +104,7 @@ def _other(
     """The repository that is copied from."""
     access = open_repository_access(invocation.from_config(target.config, where), scope=scope)
     try:
-        with ending_at_once(access.patience.cancel):
+        with ending_at_once(access.patience.cancel), access.while_there():
             yield access
     finally:
         access.close()

@@ -12,7 +12,7 @@ from typing import Any
 
 from pvback import datapath, limits
 from pvback.datapath import DataJob
-from pvback.errors import DamagedError, Interrupted, ObjectNotFound, SessionFencedError
+from pvback.errors import DamagedError, Interrupted, SessionFencedError
 from pvback.model import Consistency, Stats
 from pvback.ops.rows import Problem
 from pvback.ops.sources import Source, open_source
@@ -140,15 +140,11 @@ def backup(
     used_options, used_progress = options or BackupOptions(), progress or NoProgress()
     for attempt in range(limits.SESSION_RETRY_COUNT_MAX + 1):
         try:
-            run = _Run(access, source, used_options, progress=used_progress, cancel=cancel or Cancel())
-            run.draw(random or SystemRandom())
-            return run.go()
-        except (DamagedError, ObjectNotFound):
-            access.require_there()
-            raise
+            with access.while_there():
+                run = _Run(access, source, used_options, progress=used_progress, cancel=cancel or Cancel())
+                run.draw(random or SystemRandom())
+                return run.go()
         except SessionFencedError:
-            # Without its register a session looks ended, too.
-            access.require_there()
             if not source.is_repeatable or attempt == limits.SESSION_RETRY_COUNT_MAX:
                 raise
             used_progress.warn("prune has ended this session; starting over with what is stored")

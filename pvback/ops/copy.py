@@ -79,7 +79,8 @@ def copy_snapshots(
     """Copy snapshots from `source` into `target`.
 
     What is wrong with one snapshot is in `failures`. Raises as `plan_copy`, and Interrupted after the last
-    checkpoint when `cancel` was set, StorageError, ConflictError when prune ends each session.
+    checkpoint when `cancel` was set, StorageError, ConflictError when prune ends each session,
+    RepositoryNotFound when one of the two is removed meanwhile.
     """
     used, used_progress = options or CopyOptions(), progress or NoProgress()
     planned = CopyWork(source, target, used)
@@ -88,7 +89,8 @@ def copy_snapshots(
     for snapshot in planned.plan.missing:
         one = _SnapshotCopy(planned, snapshot, progress=used_progress, cancel=cancel or Cancel())
         try:
-            copied.append(one.go())
+            with source.while_there(), target.while_there():
+                copied.append(one.go())
         except (DamagedError, UnsupportedFormatError) as exc:
             what = f"snapshot {snapshot.id[: limits.SHORT_ID_DIGITS]} was not copied: {exc.what}"
             failures.append(DamagedError(what, key=exc.key, hint=exc.hint))

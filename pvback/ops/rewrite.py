@@ -254,7 +254,8 @@ def _rewrite_one(
             is_forgotten = is_forgetting and _forget(access, loss.snapshot)
             return RewriteOutcome(loss=loss, is_forgotten=is_forgotten, reason="nothing of it can be read")
         try:
-            replacement = _Rewrite(access, loss, progress=progress, cancel=cancel).go()
+            with access.while_there():
+                replacement = _Rewrite(access, loss, progress=progress, cancel=cancel).go()
         except (DamagedError, ObjectNotFound, SessionFencedError) as exc:
             reason = f"{exc.what}; {exc.hint}" if exc.hint else exc.what
             return RewriteOutcome(loss=loss, reason=reason)

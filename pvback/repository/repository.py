@@ -6,14 +6,17 @@ whatever else lies there. `founding` tells what is left of an `init` that ended 
 """
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from pvback import datapath, limits
 from pvback.config import Config, Secret, load_password
 from pvback.errors import (
+    DamagedError,
     FileError,
+    ObjectNotFound,
+    SessionFencedError,
     StorageError,
     UsageError,
     WrongKeyError,
@@ -23,12 +26,7 @@ from pvback.repository.config_object import RepositoryConfig, check_writable, pa
 from pvback.repository.copies import FoundConfig, Twins, read_config
 from pvback.repository.gcstate import first_gc_state
 from pvback.repository.heads import HeadsFile, Memory, load_judged
-from pvback.repository.layout import (
-    GC_STATE_NAME,
-    ObjectType,
-    ScopeLayout,
-    copy_key,
-)
+from pvback.repository.layout import GC_STATE_NAME, ObjectType, ScopeLayout, copy_key
 from pvback.repository.opened import OpenedFile
 from pvback.repository.register_copies import CopiesFile
 from pvback.repository.sealed import ScopeObjects
@@ -151,9 +149,15 @@ class RepositoryAccess:
                 raise
             return None, Memory()
 
-    def require_there(self) -> None:
-        """Raises RepositoryNotFound when somebody has removed the repository since, and not a part of it."""
-        read_config(self.store)
+    @contextlib.contextmanager
+    def while_there(self) -> Iterator[None]:
+        """What is missing raises RepositoryNotFound when somebody has removed all of the repository since."""
+        try:
+            yield
+        except (DamagedError, ObjectNotFound, SessionFencedError):
+            # Without its register a session looks ended, too.
+            read_config(self.store)
+            raise
 
     def usage(self) -> StoreUsage:
         """What was asked of the store since this was opened, opening included."""

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from kubernetes.dynamic.exceptions import NotFoundError, ResourceNotFoundError
 
 from tests.cluster import objects
 from tests.cluster.client import WAIT_SECONDS_MAX, Namespace, wait_for
+from tests.support import warm
 from tests.support.s3_servers import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
@@ -59,11 +59,11 @@ class Fleet:
     kubeconfig: Path
     image: str
     prefix: str = "fleet"
-    program: tuple[str, ...] = (str(Path(sys.executable).parent / "pvback"),)
+    module: str = "pvback"
 
     def hasty(self) -> "Fleet":
         """The same, with a program that waits for seconds where it waits for longer; see `hasty.py`."""
-        return replace(self, program=(sys.executable, "-m", "tests.cluster.hasty"))
+        return replace(self, module="tests.cluster.hasty")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -89,20 +89,18 @@ class Fleet:
     @contextmanager
     def start(self, *words: str, **variables: str) -> Iterator["subprocess.Popen[str]"]:
         """A command that goes on; killed at the end, when it has not ended."""
-        process = subprocess.Popen(
-            [*self.program, *words],
-            cwd=ROOT,
-            env=self.environment | variables,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        process = warm.start(words, self.environment | variables, module=self.module)
         try:
             yield process
         finally:
             if process.poll() is None:
                 process.kill()
             process.communicate()
+
+    def mortal(self, count: int, *words: str) -> "subprocess.CompletedProcess[str]":
+        """A command that is killed before its change after so many; see `mortal.py`."""
+        words = (str(count), *words)
+        return warm.run(words, self.environment, module="tests.cluster.mortal", seconds=SECONDS_MAX)
 
     def good(self, *words: str) -> Done:
         """One command that has to succeed."""

@@ -6,8 +6,6 @@ more in the first.
 
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -280,8 +278,7 @@ def test_killed(fleet: Fleet, app: Application, count: int) -> None:
     The next run on any of the claims takes all of it over, a cleanup likewise.
     """
     name = app.namespace.name
-    argv = [sys.executable, "-m", "tests.cluster.mortal", str(count), "pvc", "backup", "-n", name, *GROUP]
-    done = subprocess.run(argv, check=False, cwd=ROOT, env=fleet.environment, capture_output=True, text=True)
+    done = fleet.mortal(count, "pvc", "backup", "-n", name, *GROUP)
     assert done.returncode == -signal.SIGKILL, (done.returncode, done.stderr)
     if 1 < count < 9:
         fleet.run("pvc", "backup", f"{name}/wal").ended(11)

@@ -6,6 +6,7 @@ still has the same number in both.
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -61,7 +62,7 @@ def counts(fleet: Fleet, app: Application, snapshot: str) -> tuple[int, int]:
     found = []
     for name in ("f1", "f4"):
         done = subprocess.run(
-            [*fleet.program, "dump", f"{snapshot}:{name}", *scope],
+            [sys.executable, "-m", "pvback", "dump", f"{snapshot}:{name}", *scope],
             env=fleet.environment,
             capture_output=True,
             check=True,

@@ -1,8 +1,6 @@
 """pvback killed before each change that it makes to a cluster: then `cleanup`, and the next run."""
 
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -33,10 +31,7 @@ def filled(fleet: Fleet, namespace: Namespace) -> Iterator[Namespace]:
 def kill_at_each_change(fleet: Fleet, namespace: Namespace, *words: str) -> Iterator[Done]:
     """Kill it before its first change, its second, and so on: what a cleanup says, which leaves nothing."""
     for count in range(CHANGES_MAX):
-        argv = [sys.executable, "-m", "tests.cluster.mortal", str(count), *words]
-        done = subprocess.run(
-            argv, check=False, cwd=ROOT, env=fleet.environment, capture_output=True, text=True
-        )
+        done = fleet.mortal(count, *words)
         if done.returncode == 0:
             print(count, "changes")
             return

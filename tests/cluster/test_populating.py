@@ -4,8 +4,6 @@ import base64
 import json
 import secrets
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -157,13 +155,8 @@ def test_a_repository_out_of_reach(saved: Saved) -> None:
 
 def kill_at_each_change(saved: Saved, is_bound: Callable[[], bool], *, is_cleaned: bool) -> int:
     """Kill a populator before its first change, its second, and so on, until one ends; how many those are."""
-    root = Path(__file__).parents[2]
     for count in range(60):
-        words = ["pvc", "populate", "-n", saved.namespace.name]
-        argv = [sys.executable, "-m", "tests.cluster.mortal", str(count), *words]
-        done = subprocess.run(
-            argv, check=False, cwd=root, env=saved.fleet.environment, capture_output=True, text=True
-        )
+        done = saved.fleet.mortal(count, "pvc", "populate", "-n", saved.namespace.name)
         if done.returncode == 0 and "busy" not in done.stdout:
             print(count, "changes", done.stdout)
             return count

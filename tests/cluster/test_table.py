@@ -6,6 +6,7 @@ import pty
 import re
 import struct
 import subprocess
+import sys
 import termios
 
 from tests.cluster.client import Namespace
@@ -45,7 +46,7 @@ def on_terminal(fleet: Fleet, *words: str) -> tuple[int, str, str]:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDTH, 0, 0))
     with subprocess.Popen(
-        [*fleet.program, *words],
+        [sys.executable, "-m", "pvback", *words],
         cwd=ROOT,
         env=fleet.environment | {"TERM": "xterm", "COLUMNS": str(WIDTH)},
         stdout=subprocess.PIPE,

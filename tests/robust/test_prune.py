@@ -92,14 +92,16 @@ def test_a_session_that_begins_anew(world: World, tmp_path: Path, seed: int) -> 
     before = len([key for key in world.objects() if "/snapshots/" in key])
     second_look = {"at": "read", "match": "gc/state", "count": 2, "do": "wait"}
     waiting = {"at": "list_objects", "match": "/snapshots/", "count": 2, "do": "wait"}
-    with world.start("backup", place, plan=second_look) as writer, other.start(*PRUNE, plan=waiting) as prune:
+    with world.start("backup", place, plan=second_look) as writer:
         writer.wait_for_gate()
-        prune.wait_for_gate()
-        writer.open_gate()
-        writer.finish().ended(0)
-        assert len([key for key in world.objects() if "/snapshots/" in key]) == before + 2, "it began anew"
-        prune.open_gate()
-        prune.finish().ended(0)
+        with other.start(*PRUNE, plan=waiting) as prune:
+            prune.wait_for_gate()
+            writer.open_gate()
+            writer.finish().ended(0)
+            registers = [key for key in world.objects() if "/snapshots/" in key]
+            assert len(registers) == before + 2, "it began anew"
+            prune.open_gate()
+            prune.finish().ended(0)
     world.good("check", "--read-data")
     comes_back(world, place, image(place), tmp_path / "target")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pvback.model import S3Address
+from tests.support import warm
 from tests.support.s3_servers import S3Server, client_of
 
 PASSWORD = "correct horse"
@@ -41,6 +42,8 @@ class Client:
             **self.server.environment,
             **self.variables,
         }
+        if not self.before:
+            return warm.start(words, environment)
         return subprocess.Popen(
             [*self.before, sys.executable, "-m", "pvback", *words],
             env=environment,

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.s3.conftest import new_address
+from tests.support import warm
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.timeout(300)  # a server starts within it
@@ -31,14 +30,7 @@ def test_the_way_from_init_to_check(service: S3Server, tmp_path: Path) -> None:
 
     def run(*words: str, code: int = 0, **more: str) -> str:
         nonlocal printed
-        done = subprocess.run(
-            [sys.executable, "-m", "pvback", *words],
-            env=environment | more,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+        done = warm.run(words, environment | more)
         printed += done.stdout + done.stderr
         assert done.returncode == code, done.stderr
         return done.stdout

@@ -3,8 +3,6 @@
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.s3.conftest import new_address
+from tests.support import warm
 from tests.support.s3_servers import S3Server, minio
 
 pytestmark = pytest.mark.timeout(300)  # a server starts within it
@@ -38,14 +37,7 @@ class Client:
 
     def run(self, *words: str, code: int = 0) -> str:
         """What it prints. Fails when it ends with another code, or says a secret."""
-        done = subprocess.run(
-            [sys.executable, "-m", "pvback", *words],
-            env=self.variables,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=COMMAND_SECONDS_MAX,
-        )
+        done = warm.run(words, self.variables, seconds=COMMAND_SECONDS_MAX)
         printed = done.stdout + done.stderr
         assert done.returncode == code, (words, printed)
         for secret in (self.server.secret_key, self.server.access_key, TOKEN):

@@ -17,7 +17,7 @@ import pytest
 
 from pvback.model import S3Address
 from pvback.runtime import SystemClock
-from tests.s3.client import COMMAND_SECONDS_MAX
+from tests.s3.client import COMMAND_SECONDS_MAX, PASSWORD
 from tests.s3.client import Client as DirectClient
 from tests.s3.conftest import new_address
 from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
@@ -327,6 +327,56 @@ def test_a_repository_that_is_deleted_under_a_backup(
     assert "prune has ended" not in errors
     client.proxy.obey(None)
     client.run("snapshots", code=10)
+
+
+def stream_of(top: Path) -> tuple[str, ...]:
+    return ("backup", "--command", "--stdin-name", "all", "--", "cat", *map(str, sorted(top.iterdir())))
+
+
+# What runs, and the first request of which kind finds nothing any more.
+REMOVED_UNDER: dict[str, tuple[tuple[str, ...], str]] = {
+    "prune": (PUT, "/gc/"),
+    "stream": (PUT, "/data/"),
+    "rewrite": (PUT, "/records/"),
+    "copy-from": (GET, "/data/"),
+    "copy-to": (PUT, "/data/"),
+}
+
+
+@pytest.mark.parametrize("name", REMOVED_UNDER)
+def test_a_repository_that_is_deleted_under_others(
+    service: S3Server, client: Client, source: Path, tmp_path: Path, name: str
+) -> None:
+    """Whatever finds that something is missing says so when all is."""
+    client.variables["PVBACK_S3_READ_SECONDS"] = "60"
+    client.run("init")
+    client.run("backup", str(source))
+    if name == "rewrite":
+        lost = next(key for key in client.objects() if "/data/" in key)
+        client_of(service).delete_object(Bucket=BUCKET, Key=lost)
+        client.run("repair", "packs", code=3)
+    verb = {
+        **commands(source, tmp_path / "target"),
+        "stream": stream_of(source),
+        "rewrite": ("repair", "snapshots"),
+        "copy-from": ("copy", "--from-repository", str(client.address)),
+        "copy-to": ("copy", "--from-repository", str(client.address)),
+    }[name]
+    where = client.address
+    if name.startswith("copy"):
+        other = new_address(service)
+        client.variables |= {
+            "PVBACK_REPOSITORY": str(other),
+            "PVBACK_FROM_PASSWORD": PASSWORD,
+            "PVBACK_FROM_S3_ENDPOINT": client.server.endpoint,
+        }
+        client.run("init")
+        where = other if name == "copy-to" else where
+    methods, area = REMOVED_UNDER[name]
+    rule = Rule(fault=Fault.PASS, methods=methods, path=area, act=lambda: remove_all(service, where))
+    client.proxy.obey(rule)
+    assert f"repository not found at `{where}`" in client.run(*verb, code=10)
+    assert rule.hit_count == 1
 
 
 def test_a_state_that_is_deleted_under_a_backup(service: S3Server, client: Client, source: Path) -> None:

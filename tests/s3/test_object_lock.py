@@ -4,8 +4,6 @@ import itertools
 import json
 import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,6 +17,7 @@ from pvback.model import S3Address
 from pvback.s3_options import S3Options
 from pvback.storage.s3_store import S3Store
 from tests.s3.conftest import server_named, use_credentials
+from tests.support import warm
 from tests.support.s3_servers import S3Server, client_of
 
 pytestmark = pytest.mark.timeout(300)
@@ -37,23 +36,16 @@ class Bucket:
         self.client.create_bucket(Bucket=self.name, ObjectLockEnabledForBucket=True)
 
     def run(self, *words: str, code: int = 0, lock: str = "30d") -> str:
-        done = subprocess.run(
-            [sys.executable, "-m", "pvback", *words],
-            env={
-                "PATH": os.environ["PATH"],
-                "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
-                "HOME": str(self.folder),
-                "PVBACK_REPOSITORY": f"s3://{self.name}/deep/prefix",
-                "PVBACK_PASSWORD": "correct horse",
-                "PVBACK_S3_ENDPOINT": self.server.endpoint,
-                "PVBACK_S3_OBJECT_LOCK": lock,
-                **self.server.environment,
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.folder),
+            "PVBACK_REPOSITORY": f"s3://{self.name}/deep/prefix",
+            "PVBACK_PASSWORD": "correct horse",
+            "PVBACK_S3_ENDPOINT": self.server.endpoint,
+            "PVBACK_S3_OBJECT_LOCK": lock,
+            **self.server.environment,
+        }
+        done = warm.run(words, environment)
         assert done.returncode == code, (words, done.stdout, done.stderr)
         return done.stdout
 

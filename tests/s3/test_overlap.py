@@ -16,6 +16,7 @@ import pytest
 from pvback import limits
 from tests.robust.trees import differences, image
 from tests.s3.conftest import new_address
+from tests.support import warm
 from tests.support.fault_proxy import Fault, FaultProxy, Rule, fault_proxy
 from tests.support.s3_servers import S3Server
 
@@ -73,8 +74,7 @@ class Client:
         }
 
     def run(self, repository: str, *words: object) -> None:
-        argv = [sys.executable, "-m", "pvback", "-r", repository, *map(str, words)]
-        done = subprocess.run(argv, env=self.environment, capture_output=True, text=True, check=False)
+        done = warm.run(["-r", repository, *map(str, words)], self.environment)
         assert done.returncode == 0, (words, done.returncode, done.stdout, done.stderr)
 
 

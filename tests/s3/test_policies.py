@@ -12,8 +12,6 @@ import fnmatch
 import json
 import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from click.testing import CliRunner
 
 from pvback.cli import main as program
 from pvback.storage.s3 import S3Door
+from tests.support import warm
 from tests.support.s3_servers import BUCKET, S3Server, client_of, minio
 
 PREFIX = "fleet/one"
@@ -85,7 +84,6 @@ class World:
 def environment_of(folder: Path, server: S3Server, role: str) -> dict[str, str]:
     return {
         "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
         "HOME": str(folder / role),
         "PVBACK_REPOSITORY": f"s3://{BUCKET}/{PREFIX}",
         "PVBACK_PASSWORD_FILE": str(folder / f"{role}.password"),
@@ -97,14 +95,7 @@ def environment_of(folder: Path, server: S3Server, role: str) -> dict[str, str]:
 def run(folder: Path, server: S3Server, role: str, *words: str, code: int = 0) -> str:
     """What it prints, or its errors where they are what is wanted."""
     (folder / role).mkdir(exist_ok=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "pvback", *words],
-        env=environment_of(folder, server, role),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+    done = warm.run(words, environment_of(folder, server, role))
     assert done.returncode == code, (role, words, done.returncode, done.stderr)
     return done.stderr if code else done.stdout
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.s3.conftest import new_address
+from tests.support import warm
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.timeout(300)  # a server starts within it
@@ -32,13 +31,8 @@ def test_an_unchanged_backup_beside_many_snapshots(service: S3Server, tmp_path: 
     }
 
     def requests(*words: str, cache: str = "cache") -> int:
-        done = subprocess.run(
-            [sys.executable, "-m", "pvback", *words, "--json"],
-            env={**environment, "PVBACK_CACHE_DIR": str(tmp_path / cache)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = warm.run([*words, "--json"], {**environment, "PVBACK_CACHE_DIR": str(tmp_path / cache)})
+        done.check_returncode()
         usage = json.loads(done.stdout).get("store", {})
         return int(usage.get("request_count", 0))
 

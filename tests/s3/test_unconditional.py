@@ -1,8 +1,6 @@
 """A whole life on a server that takes conditions on writes and ignores them: `rclone serve s3`."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -29,6 +27,7 @@ from pvback.storage.base import ObjectInfo, ObjectStore, StoredObject
 from pvback.storage.probe import PROBE_PREFIX
 from pvback.storage.wrap import Request, WrappedStore
 from tests.s3.conftest import new_address, store_on, use_credentials
+from tests.support import warm
 from tests.support.s3_servers import S3Server
 
 pytestmark = pytest.mark.timeout(300)  # a server starts within it
@@ -129,8 +128,7 @@ def test_what_the_program_says(server: S3Server, tmp_path: Path) -> None:
     }
 
     def run(*words: str, code: int = 0) -> str:
-        argv = [sys.executable, "-m", "pvback", *words]
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False, timeout=60)
+        done = warm.run(words, environment)
         assert done.returncode == code, done.stderr
         return done.stderr
 
