@@ -34,6 +34,8 @@ from tests.support.s3_servers import S3Server, client_of
 ROOT = Path(__file__).parents[2]
 _PR_SET_CHILD_SUBREAPER = 36
 _MESSAGE_BYTES_MAX = 1 << 17
+_KUBECONFIG = "KUBECONFIG"
+"""The one variable that a library looks at while it is loaded."""
 _lock = threading.Lock()
 
 
@@ -82,7 +84,8 @@ class Warm(subprocess.Popen[str]):
             "environment": dict(os.environ if asked["env"] is None else asked["env"]),
         }
         mine = [asked[name] if asked[name] != -1 else number for number, name in enumerate(streams)]
-        self.pid = _begin(json.dumps(message).encode(), mine)
+        kubeconfig = message["environment"].get(_KUBECONFIG, "")
+        self.pid = _begin(json.dumps(message).encode(), mine, kubeconfig=kubeconfig)
         self._child_created = True
         for name in streams:
             if asked[name] != -1 and asked[name] != getattr(self, "_devnull", None):
@@ -91,10 +94,10 @@ class Warm(subprocess.Popen[str]):
             os.close(null)
 
 
-def _begin(message: bytes, streams: list[int]) -> int:
+def _begin(message: bytes, streams: list[int], *, kubeconfig: str) -> int:
     """Have a process forked that becomes a child of this one; its number."""
     with _lock:
-        channel = _server()
+        channel = _server(kubeconfig)
         # The process between ends at once, and who looks after orphans is its child's parent.
         _become_reaper(True)
         try:
@@ -112,14 +115,16 @@ def _become_reaper(is_one: bool) -> None:
 
 
 @functools.cache
-def _server() -> socket.socket:
+def _server(kubeconfig: str) -> socket.socket:
     """The end on which the one that is forked hears; it ends with this process."""
+    others = ("PVBACK_", _KUBECONFIG)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(others)}
     mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with other:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.warm", str(other.fileno())],
             cwd=ROOT,
-            env={name: value for name, value in os.environ.items() if not name.startswith("PVBACK_")},
+            env={**kept, _KUBECONFIG: kubeconfig} if kubeconfig else kept,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             pass_fds=[other.fileno()],
