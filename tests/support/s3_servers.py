@@ -27,9 +27,10 @@ from typing import Any
 from minio import MinioAdmin
 from minio.credentials.providers import StaticProvider
 
+from tests.support.go import BUILD, go
+
 START_SECONDS_MAX = 60.0
 STOP_SECONDS_MAX = 20.0
-BUILD_SECONDS_MAX = 3600
 BUCKET = "pvback-test"
 _MOTO = """
 import sys
@@ -94,27 +95,12 @@ def build_minio() -> Path:
             return find_minio()
         if shutil.which("go") is None:
             raise FileNotFoundError("go is missing; install Go 1.26 or newer")
-        answer = json.loads(
-            _run(["go", "mod", "download", "-json", f"{MINIO_MODULE}@{MINIO_VERSION}"], cwd=home)
-        )
+        module = f"{MINIO_MODULE}@{MINIO_VERSION}"
+        answer = json.loads(go("mod", "download", "-json", module, folder=home))
         part = home / f"minio.part-{os.getpid()}"
-        build = ["go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w", "-o", str(part)]
-        _run(build, cwd=Path(answer["Dir"]), CGO_ENABLED="0")
+        go(*BUILD, "-ldflags=-s -w", "-o", str(part), folder=Path(answer["Dir"]))
         part.rename(home / "minio")
         return find_minio()
-
-
-def _run(argv: list[str], *, cwd: Path, **variables: str) -> str:
-    done = subprocess.run(
-        ["nice", "-n", "10", *argv],
-        cwd=cwd,
-        env=os.environ | variables,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=BUILD_SECONDS_MAX,
-        check=True,
-    )
-    return done.stdout
 
 
 @contextlib.contextmanager

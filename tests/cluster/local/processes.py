@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from tests.cluster.local.layout import LOGS, PROCESSES
+from tests.support.go import THRIFTY
 
 T = TypeVar("T")
 
 STOP_SECONDS_MAX = 20.0
 POLL_SECONDS = 0.05
-_THRIFTY = {"GOGC": "400"}
-"""Of all these, which are Go: to collect less often takes memory, and leaves processors to the tests."""
 
 
 def start(
@@ -46,7 +45,7 @@ def start(
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env={**os.environ, **_THRIFTY, **(variables or {})},
+            env={**os.environ, **THRIFTY, **(variables or {})},
             start_new_session=True,
             cwd="/",
         )

@@ -6,15 +6,14 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.support.go import BUILD, go
 from tests.support.s3_servers import tools_dir
 
 MODULE = Path(__file__).parents[1] / "programs"
-BUILD_SECONDS_MAX = 3600
 KEEP_SECONDS = 7 * 86400
 # Debian's package of each program that is not built.
 SYSTEM_PROGRAMS = {
@@ -67,31 +66,11 @@ def build_programs() -> Path:
     part = home.with_name(f"{home.name}.part-{os.getpid()}")
     part.mkdir(parents=True)
     try:
-        _go(
-            "build",
-            "-p",
-            "2",
-            "-trimpath",
-            "-buildvcs=false",
-            "-ldflags",
-            _ldflags(),
-            "-o",
-            f"{part}/",
-            "tool",
-        )
-        _go(
-            "build",
-            "-trimpath",
-            "-buildvcs=false",
-            "-ldflags=-s -w",
-            "-o",
-            f"{part}/",
-            "./csi-driver",
-            "./dns",
-            "./pause",
-        )
+        go(*BUILD, "-p", "2", f"-ldflags={_ldflags()}", "-o", f"{part}/", "tool", folder=MODULE)
+        ours = ("./csi-driver", "./dns", "./pause")
+        go(*BUILD, "-ldflags=-s -w", "-o", f"{part}/", *ours, folder=MODULE)
         (part / "server").rename(part / "etcd")
-        folder = json.loads(_go("list", "-m", "-json", _CRDS))["Dir"]
+        folder = json.loads(go("list", "-m", "-json", _CRDS, folder=MODULE))["Dir"]
         (part / "crds").mkdir()
         for crd in (Path(folder) / "config/crd").glob("*.storage.k8s.io_*.yaml"):
             shutil.copyfile(crd, part / "crds" / crd.name)
@@ -128,16 +107,3 @@ def _ldflags() -> str:
     return " ".join(
         ["-s -w", *(f"-X {one}.{name}={value}" for one in packages for name, value in facts.items())]
     )
-
-
-def _go(*argv: str) -> str:
-    done = subprocess.run(
-        ["nice", "-n", "10", "go", *argv],
-        cwd=MODULE,
-        env=os.environ | {"CGO_ENABLED": "0"},
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=BUILD_SECONDS_MAX,
-        check=True,
-    )
-    return done.stdout
