@@ -155,8 +155,9 @@ class RepositoryAccess:
         try:
             yield
         except (DamagedError, ObjectNotFound, SessionFencedError):
-            # Without its register a session looks ended, too.
-            read_config(self.store)
+            # Without its register a session looks ended, too. Any other answer says less than what was found.
+            with contextlib.suppress(DamagedError, StorageError):
+                read_config(self.store)
             raise
 
     def usage(self) -> StoreUsage:
