@@ -1,4 +1,4 @@
-"""Programs that begin loaded: to load is most of what a short command costs.
+"""Programs that begin loaded: to load is half of what a short command costs, or more.
 
 `Warm` is `subprocess.Popen` for `python -m MODULE WORDS...`: a process that has loaded the whole product is
 forked, and runs the module.
@@ -168,8 +168,7 @@ def _load() -> None:
     """All of the product, and what it loads when it is needed."""
     for found in pkgutil.walk_packages(pvback.__path__, "pvback."):
         if found.name != "pvback.__main__":
-            with contextlib.suppress(ImportError):
-                import_module(found.name)
+            import_module(found.name)
     # It loads others of its modules when it is first used.
     client_of(S3Server(name="none", endpoint="http://127.0.0.1:1", access_key="key", secret_key="secret"))
     assert len(list(Path("/proc/self/task").iterdir())) == 1, "a process with threads cannot be forked"

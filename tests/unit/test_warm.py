@@ -27,8 +27,8 @@ def test_as_one_that_loads(words: list[str], tmp_path: Path) -> None:
 
 def test_signals(tmp_path: Path) -> None:
     """It is a child like any other: what ends it is told, and nothing is left of it."""
-    words = ["init", "--json", "--password-command", "sleep 60"]
-    with warm.start(words, {"PVBACK_REPOSITORY": str(tmp_path / "new"), "PATH": "/bin:/usr/bin"}) as process:
+    words = ["--bind", "127.0.0.1", "--directory", str(tmp_path), "0"]
+    with warm.start(words, {}, module="http.server") as process:
         assert process.poll() is None
         process.send_signal(signal.SIGKILL)
         assert process.wait(timeout=60) == -signal.SIGKILL
