@@ -9,14 +9,34 @@ use crate::blobs::{GAP_BYTES, Range1};
 use crate::buffers::Buffer;
 use crate::index::Place;
 
-/// Packs of up to this many bytes are read at once.
-const WHOLE_BYTES: u64 = 1 << 20;
-/// How far a read goes ahead that follows another; each further one goes twice as far, up to the most. One that
-/// begins its pack goes as far as packs are read at once.
+/// How far the first read goes ahead that follows another; each further one goes twice as far, up to the most.
 const AHEAD_BYTES_MIN: u64 = GAP_BYTES;
-const AHEAD_BYTES_MAX: u64 = 2 << 20;
-/// Bytes of all that is kept.
-const KEPT_BYTES_MAX: u64 = 4 << 20;
+/// A pack of metadata, and more than it may be too long by.
+const PACK_BYTES: u64 = 9 << 20;
+
+/// How much more is read than was asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach {
+    /// Packs of up to this many bytes are read at once; of longer ones, a read that begins them goes so far.
+    whole: u64,
+    /// How far a read goes ahead at most that follows another.
+    ahead: u64,
+    /// Bytes of all that is kept.
+    kept: u64,
+}
+
+impl Reach {
+    /// For who may want a few pages only.
+    pub(crate) const SHORT: Self = Self { whole: 1 << 20, ahead: 2 << 20, kept: 4 << 20 };
+
+    /// For who walks through whole trees, more than once maybe, and has `bytes` for what is kept of them (and twice
+    /// as much for what is on its way): a request for each pack, where that suffices.
+    pub(crate) fn walk(bytes: u64) -> Self {
+        let Self { whole, ahead, kept } = Self::SHORT;
+        let bytes = bytes.min(PACK_BYTES);
+        Self { whole: whole.max(bytes), ahead: ahead.max(bytes), kept: kept.max(bytes) }
+    }
+}
 
 /// A part of a pack, its outer layer opened.
 #[derive(Clone, Debug)]
@@ -28,13 +48,19 @@ pub(crate) struct Window {
 }
 
 /// The windows that were read last.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Windows {
     kept: VecDeque<Window>,
     ahead: u64,
+    reach: Reach,
 }
 
 impl Windows {
+    /// None yet.
+    pub(crate) fn new(reach: Reach) -> Self {
+        Self { kept: VecDeque::new(), ahead: 0, reach }
+    }
+
     /// The window that holds all of a blob.
     pub(crate) fn find(&self, place: &Place) -> Option<Window> {
         let start = u64::from(place.offset());
@@ -47,7 +73,7 @@ impl Windows {
 
     /// How much to read where `range` is wanted of a pack of `pack_bytes`.
     pub(crate) fn widen(&mut self, range: &Range1, pack_bytes: u64) -> Range<u64> {
-        if pack_bytes <= WHOLE_BYTES {
+        if pack_bytes <= self.reach.whole {
             return 0..pack_bytes.max(range.bytes.end);
         }
         let pack = range.blobs.first().map(|blob| blob.place.pack_key());
@@ -58,8 +84,8 @@ impl Windows {
             Some(one.pack) == pack && (one.bytes.end..=one.bytes.end + GAP_BYTES).contains(&start)
         });
         self.ahead = match (is_first, goes_on) {
-            (true, _) => WHOLE_BYTES,
-            (false, true) => (2 * self.ahead).clamp(AHEAD_BYTES_MIN, AHEAD_BYTES_MAX),
+            (true, _) => self.reach.whole,
+            (false, true) => (2 * self.ahead).clamp(AHEAD_BYTES_MIN, self.reach.ahead),
             (false, false) => 0,
         };
         start..(range.bytes.end + self.ahead).min(pack_bytes).max(range.bytes.end)
@@ -68,10 +94,10 @@ impl Windows {
     /// Keeps what was read, unless it is much: then it was not read for a page or two.
     pub(crate) fn keep(&mut self, pack: (u32, u32), bytes: Range<u64>, data: Buffer) -> Window {
         let window = Window { pack, bytes, data: Arc::new(data) };
-        if window.len() <= KEPT_BYTES_MAX {
+        if window.len() <= self.reach.kept {
             self.kept.push_back(window.clone());
         }
-        while self.kept.iter().map(Window::len).sum::<u64>() > KEPT_BYTES_MAX {
+        while self.kept.iter().map(Window::len).sum::<u64>() > self.reach.kept {
             self.kept.pop_front();
         }
         window
@@ -96,12 +122,37 @@ mod tests {
 
     #[test]
     fn the_first_of_a_pack_goes_ahead_and_one_in_its_middle_does_not() {
-        let mut windows = Windows::default();
-        assert_eq!(widen(&mut windows, 0..100), 0..100 + WHOLE_BYTES);
+        let whole = Reach::SHORT.whole;
+        let mut windows = Windows::new(Reach::SHORT);
+        assert_eq!(widen(&mut windows, 0..100), 0..100 + whole);
         assert_eq!(widen(&mut windows, 5000..6000), 5000..6000);
         assert_eq!(widen(&mut windows, PACK - 10..PACK), PACK - 10..PACK);
         assert_eq!(widen(&mut windows, 0..PACK - 1), 0..PACK);
-        let small = windows.widen(&Range1 { blobs: Vec::new(), bytes: 7..8 }, WHOLE_BYTES);
-        assert_eq!(small, 0..WHOLE_BYTES);
+        let small = windows.widen(&Range1 { blobs: Vec::new(), bytes: 7..8 }, whole);
+        assert_eq!(small, 0..whole);
+    }
+
+    #[test]
+    fn who_walks_reads_a_pack_at_once_where_there_is_room_for_it() {
+        let pack = 8 << 20;
+        let wanted = Range1 { blobs: Vec::new(), bytes: pack - 10..pack };
+        assert_eq!(Windows::new(Reach::walk(pack)).widen(&wanted, pack), 0..pack);
+        assert_eq!(Windows::new(Reach::walk(pack - 1)).widen(&wanted, pack), wanted.bytes);
+        // However much there is, no more than that.
+        assert_eq!(widen(&mut Windows::new(Reach::walk(1 << 40)), 0..100), 0..100 + PACK_BYTES);
+        // Who has little reads as others do.
+        assert_eq!(widen(&mut Windows::new(Reach::walk(0)), 0..100), 0..100 + Reach::SHORT.whole);
+    }
+
+    #[test]
+    fn a_pack_that_was_read_at_once_is_kept_until_the_next() {
+        let buffers = Arc::new(crate::buffers::Buffers::default());
+        let mut windows = Windows::new(Reach::walk(PACK_BYTES));
+        for (pack, bytes) in [(0, 1 << 20), (1, PACK_BYTES), (2, 6 << 20)] {
+            let len = usize::try_from(bytes).unwrap();
+            windows.keep((0, pack), 0..bytes, buffers.take(len).unwrap());
+            let kept: Vec<_> = windows.kept.iter().map(|one| one.pack.1).collect();
+            assert_eq!(kept, [pack]);
+        }
     }
 }

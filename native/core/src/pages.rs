@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use hashbrown::HashMap;
 
-use crate::ahead::Windows;
+use crate::ahead::{Reach, Windows};
 use crate::blobs::{BlobStore, RANGE_BYTES_MAX, Range1, Wanted};
 use crate::broker::lock;
 use crate::crypto::{BlobOpener, SourceId};
@@ -26,15 +26,30 @@ pub struct PageStore {
 }
 
 impl PageStore {
-    /// The pages of `source` that `index` lists.
+    /// The pages of `source` that `index` lists, for who may want a few of them only.
     pub fn new(scope: Scope, index: Arc<Index>, source: &SourceId) -> Result<Self> {
+        Self::reaching(scope, index, source, Reach::SHORT)
+    }
+
+    /// The same for who walks through whole trees: packs are read at once where `bytes` suffice for them.
+    pub(crate) fn walked(
+        scope: Scope,
+        index: Arc<Index>,
+        source: &SourceId,
+        bytes: u64,
+    ) -> Result<Self> {
+        Self::reaching(scope, index, source, Reach::walk(bytes))
+    }
+
+    fn reaching(scope: Scope, index: Arc<Index>, source: &SourceId, reach: Reach) -> Result<Self> {
         let keys = Arc::clone(&scope.keys);
         // Fails now rather than at the first page where the key does not reach this source.
         keys.source(source)?;
         let source = *source;
         let page_key = Box::new(move |envelope: &_| keys.source(&source)?.open_page_key(envelope));
         let blobs = BlobStore::new(scope, index, Some(page_key));
-        let (openers, windows, lost) = (Mutex::default(), Mutex::default(), Mutex::default());
+        let (openers, lost) = (Mutex::default(), Mutex::default());
+        let windows = Mutex::new(Windows::new(reach));
         Ok(Self { blobs, openers, windows, lost })
     }
 

@@ -15,6 +15,8 @@ pub(super) struct Shares {
     /// Target size of a data pack and of a metadata pack.
     pub(super) data_pack: usize,
     pub(super) meta_pack: usize,
+    /// Earlier pages that are kept; as many are on their way, and as many being opened.
+    pub(super) pages: u64,
     /// Digests of small files that are remembered.
     pub(super) digests: usize,
     /// The highest zstd level: each worker's tables grow with it, to 10 MiB at 9 for the longest chunks.
@@ -44,6 +46,8 @@ impl Shares {
             stream: (memory / 24).max(4 * longest_chunk as u64),
             data_pack,
             meta_pack: data_pack.min(8 << 20),
+            // Most of a metadata pack at the default ceiling.
+            pages: memory / 24,
             // 44 bytes of key and value, hash table slack included twice that.
             digests: size(memory / 12 / 88),
             level_most: if memory < 160 * MIB { 6 } else { 9 },

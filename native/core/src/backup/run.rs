@@ -168,12 +168,14 @@ impl Backup {
     ) -> Result<(Arc<PageStore>, TreeReader<Arc<PageStore>>)> {
         let index = self.writer.known.index();
         let mut kept = lock(&self.earlier_pages);
-        let pages = match kept.take().filter(|pages| Arc::ptr_eq(pages.index(), &index)) {
-            Some(pages) => pages,
-            None => {
-                Arc::new(PageStore::new(self.writer.scope.clone(), index, &self.writer.source)?)
-            }
-        };
+        let known = kept.take().filter(|pages| Arc::ptr_eq(pages.index(), &index));
+        let pages = known.map_or_else(
+            || {
+                let (scope, source) = (self.writer.scope.clone(), &self.writer.source);
+                PageStore::walked(scope, index, source, self.shares.pages).map(Arc::new)
+            },
+            Ok,
+        )?;
         *kept = Some(Arc::clone(&pages));
         drop(kept);
         let reader = TreeReader::new(Arc::clone(&pages), Root::try_from(&tree.root)?);
