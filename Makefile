@@ -8,7 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := s3,kubernetes,mount,image,test,servers,dev
 PYTEST_WORKERS ?= auto
-# They wait for pods more than they compute.
+# They wait for pods more than they compute. Those that take the cluster down go first, one by one: at the end of
+# all they would leave processors idle that are short until then.
 CLUSTER_WORKERS ?= 4
 CARGO := cargo
 MANIFEST := --manifest-path native/Cargo.toml
@@ -84,8 +85,8 @@ cluster-down: $(STAMP) ## take it down; nothing of it is left
 
 test-cluster: build servers image ## the tests on Kubernetes: yours with PVBACK_TEST_KUBECONFIG, else one brought up and taken down
 	@if [[ -z "$${PVBACK_TEST_KUBECONFIG:-}" ]] && ! $(BIN)/python -m tests.cluster.local is-up; then trap '$(MAKE) cluster-down' EXIT; $(MAKE) cluster-up; fi; \
-		$(BIN)/python -m pytest -q -n $(CLUSTER_WORKERS) --dist worksteal -m 'not alone' tests/cluster; \
-		$(BIN)/python -m pytest -q -m alone tests/cluster
+		$(BIN)/python -m pytest -q -m alone tests/cluster; \
+		$(BIN)/python -m pytest -q -n $(CLUSTER_WORKERS) --dist worksteal -m 'not alone' tests/cluster
 
 test-robust: build ## kills, damage, full disks, memory, frozen repositories: fast and slow
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) tests/robust tests/compat

@@ -393,6 +393,23 @@ def test_an_interrupted_copy_goes_on_inside_a_large_file(pair: Pair) -> None:
     assert restored.read_bytes() == place.read_bytes()
 
 
+def test_a_copy_that_is_interrupted_before_it_has_anything(pair: Pair) -> None:
+    """It has read no page of the source, so it keeps in mind that it was asked."""
+    place = pair.tree(large_bytes=80 * MIB)
+    pair.backup(place)
+    plan = {"at": "read_into", "match": "/meta/", "count": 1, "do": "wait", "until_asked": True}
+    words = ("copy", "--memory", "152M", "--limit-upload", "20M")
+    with pair.target.start(*words, plan={**plan, "pack_bytes": PACK_BYTES}) as running:
+        running.wait_for_gate()
+        running.process.send_signal(signal.SIGINT)
+        running.open_gate()
+        done = running.finish().ended(130)
+    assert "run the same copy again" in done.err
+    (copy,) = pair.copy()["copied"]
+    assert copy["resumed"]
+    assert not differences(image(place), image(pair.restored(copy["snapshot"])))
+
+
 def test_packs_of_the_source_that_are_condemned_are_read(pair: Pair) -> None:
     """They are there until somebody has looked whether they are needed."""
     place = pair.tree()

@@ -495,6 +495,18 @@ fn a_run_that_broke_off_goes_on_from_its_checkpoint() {
 }
 
 #[test]
+fn a_checkpoint_is_made_as_soon_as_there_is_something_to_make_it_of() {
+    let source = tempfile::tempdir().unwrap();
+    for number in 0..100 {
+        fs::write(source.path().join(format!("{number:03}")), noise(number + 1, 5_000)).unwrap();
+    }
+    let mut repository = Repository::new(4 << 10);
+    let checkpoints = repository.backup_asked_first("s", source.path(), &json!({}));
+    assert_eq!(checkpoints.len(), 1, "{checkpoints:?}");
+    assert!(checkpoints[0]["root"]["nodes"].as_u64().unwrap() > 0, "{checkpoints:?}");
+}
+
+#[test]
 fn a_run_goes_on_inside_a_large_file() {
     let source = tempfile::tempdir().unwrap();
     let size = 40_000_000;

@@ -30,7 +30,8 @@ impl Control {
         self.checkpoint.load(SeqCst)
     }
 
-    pub(super) fn take_checkpoint(&self) -> bool {
-        self.checkpoint.swap(false, SeqCst)
+    /// What was asked for until now is being made. Not called as long as there is nothing to make it of.
+    pub(super) fn begin_checkpoint(&self) {
+        self.checkpoint.store(false, SeqCst);
     }
 }

@@ -143,9 +143,11 @@ impl Finisher<'_> {
 
     fn extents(&mut self, part: Part) -> Result<Vec<crate::tree::Extent>> {
         loop {
+            let is_empty = self.builder.as_ref().is_none_or(|builder| builder.nodes() == 0);
+            let is_asked = || !is_empty && self.writer.control.is_checkpoint_asked();
             let ready = self.signal.wait_for(|| {
                 let extents = self.map.extents(part);
-                (extents.is_some() || self.writer.control.is_checkpoint_asked()).then_some(extents)
+                (extents.is_some() || is_asked()).then_some(extents)
             })?;
             match ready {
                 Some(extents) => return extents,
@@ -216,7 +218,7 @@ impl Finisher<'_> {
         &mut self,
         large: Option<(&LargeSlot, &Arc<PartialNode>)>,
     ) -> Result<()> {
-        if !self.writer.control.take_checkpoint() {
+        if !self.writer.control.is_checkpoint_asked() {
             return Ok(());
         }
         let mut builder = self.builder.clone().ok_or_else(without_builder)?;
@@ -232,9 +234,11 @@ impl Finisher<'_> {
                 builder.push(&node, &mut self.checkpoint_pages)?;
             }
         }
+        // Still asked for when there is something to tell: who wants to stop waits for it.
         if builder.nodes() == 0 {
             return Ok(());
         }
+        self.writer.control.begin_checkpoint();
         self.writer.checkpoint(builder, &mut self.checkpoint_pages)
     }
 }

@@ -307,6 +307,18 @@ impl Repository {
         kept
     }
 
+    /// A backup that is asked for a checkpoint before it begins; those that came.
+    pub fn backup_asked_first(&mut self, source: &str, path: &Path, more: &Value) -> Vec<Value> {
+        let (options, _) = self.backup_options(source, path, more);
+        let (result, outputs) = self.serve(|scope| -> Result<BackupResult> {
+            let backup = Backup::new(scope.clone(), options, &self.chunker)?;
+            backup.writer().control().ask_checkpoint();
+            backup.run()
+        });
+        result.unwrap();
+        json_of(&outputs, "checkpoint")
+    }
+
     fn backup_options(&self, source: &str, path: &Path, more: &Value) -> (BackupOptions, i64) {
         self.runs_begun.fetch_add(1, SeqCst);
         let id = format!("{:032x}", self.runs_begun.load(SeqCst));

@@ -149,9 +149,12 @@ impl Finisher<'_> {
     ) -> Result<std::result::Result<Id, Error>> {
         loop {
             let control = &self.writer.control;
+            let is_empty = self.builder.as_ref().is_none_or(|builder| builder.nodes() == 0)
+                && self.file.as_ref().is_none_or(|file| file.spoilt.is_some());
             let arrived = self.signal.wait_for(|| {
                 let arrived = ready();
-                (arrived.is_some() || control.is_checkpoint_asked()).then_some(arrived)
+                let is_asked = !is_empty && control.is_checkpoint_asked();
+                (arrived.is_some() || is_asked).then_some(arrived)
             })?;
             match arrived {
                 Some(arrived) => return Ok(arrived),
@@ -196,7 +199,7 @@ impl Finisher<'_> {
     }
 
     fn checkpoint_if_asked(&mut self) -> Result<()> {
-        if !self.writer.control.take_checkpoint() {
+        if !self.writer.control.is_checkpoint_asked() {
             return Ok(());
         }
         let mut builder = self.builder.clone().ok_or_else(without_builder)?;
@@ -208,9 +211,11 @@ impl Finisher<'_> {
             }
             builder.push(&node, &mut self.checkpoint_pages)?;
         }
+        // Still asked for when there is something to tell: who wants to stop waits for it.
         if builder.nodes() == 0 {
             return Ok(());
         }
+        self.writer.control.begin_checkpoint();
         self.writer.checkpoint(builder, &mut self.checkpoint_pages)
     }
 }
