@@ -318,6 +318,7 @@ class DataJob:
             data=memoryview(request),
             clock=SystemClock(),
             patience=self._patience,
+            is_random=True,
         )
         request.complete()
 

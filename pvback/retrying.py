@@ -3,6 +3,7 @@
 Below stores and the data path, which both need it: nothing here knows what is stored.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,7 +11,15 @@ from pvback import limits
 from pvback.errors import ObjectExists, ObjectNotFound, StorageError, StorageUnavailable
 from pvback.runtime import Cancel, Clock, Random, SystemRandom, current_cancel
 
-__all__ = ["Attempts", "CreatingStore", "Patience", "WholeObject", "create_own", "plan_pause"]
+__all__ = [
+    "Attempts",
+    "CreatingStore",
+    "ListedObject",
+    "Patience",
+    "WholeObject",
+    "create_own",
+    "plan_pause",
+]
 
 
 class WholeObject(Protocol):
@@ -19,6 +28,20 @@ class WholeObject(Protocol):
     @property
     def data(self) -> bytes:
         """Its bytes."""
+        ...
+
+
+class ListedObject(Protocol):
+    """What a list says of an object."""
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
         ...
 
 
@@ -31,6 +54,10 @@ class CreatingStore(Protocol):
 
     def read(self, key: str) -> WholeObject:
         """Read an object whole. Raises ObjectNotFound."""
+        ...
+
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ListedObject]:
+        """Objects below `prefix` that come after `after`, in the order of their keys."""
         ...
 
 
@@ -115,8 +142,12 @@ def create_own(
     data: bytes | bytearray | memoryview,
     clock: Clock,
     patience: Patience | None = None,
+    is_random: bool = False,
 ) -> None:
     """Create an object under a name that nobody else uses. Lost answers are settled by looking.
+
+    With `is_random` the name is 128 bits by chance: where its object may not be read (writers read no packs)
+    a list that shows it with as many bytes settles it, too.
 
     Raises ObjectExists when something else has that name; StorageUnavailable when `patience` is at its end,
     and Interrupted when nobody waits any more: both leave open whether it is there, or will be.
@@ -127,15 +158,34 @@ def create_own(
             store.create(key, data)
             return
         except ObjectExists:
-            try:
-                found = store.read(key).data
-            except ObjectNotFound:
-                # It was there, and ours as the name is. Who removed it has ended this session or merged
-                # the run: the next compare-and-swap tells.
-                return
-            if found == data:
+            if _is_ours(store, key, data, is_random=is_random):
                 return
             raise
         except StorageUnavailable as exc:
             if not attempts.wait(exc):
                 raise
+
+
+def _is_ours(
+    store: CreatingStore, key: str, data: bytes | bytearray | memoryview, *, is_random: bool
+) -> bool:
+    """Whether what has this name is what we wrote and heard nothing of."""
+    try:
+        return bool(store.read(key).data == data)
+    except ObjectNotFound:
+        # It was there, and ours as the name is. Who removed it has ended this session or merged the run: the
+        # next compare-and-swap tells.
+        return True
+    except StorageUnavailable:
+        raise
+    except StorageError:
+        if not is_random:
+            raise
+    # Few names begin like this one.
+    for found in store.list_objects(key[: key.rfind("/") + 1], after=key[:-1]):
+        if found.key == key:
+            return found.size == memoryview(data).nbytes
+        if found.key > key:
+            break
+    # Not there any more: as above.
+    return True

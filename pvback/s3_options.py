@@ -73,6 +73,8 @@ class S3Options:
     """How long a connection may stand still before it is given up."""
     retry_seconds: float = limits.RETRY_DEADLINE_SECONDS
     """How long one request is repeated, all attempts and pauses together."""
+    list_lag_seconds: float = 0.0
+    """How long a list of this service may miss what was written; 0: not at all."""
     checksums: bool = True
     """Send a CRC32 with what is written and ask for it back. Off for services that refuse the headers."""
 
@@ -213,6 +215,7 @@ _PARSERS: dict[str, Callable[[object, str], object]] = {
     "connect_seconds": _seconds,
     "read_seconds": _seconds,
     "retry_seconds": _seconds,
+    "list_lag_seconds": _seconds,
     "checksums": _truth,
 }
 

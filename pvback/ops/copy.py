@@ -8,7 +8,7 @@ read are named, and marked as unreadable in the copy; snapshots that cannot be c
 others are copied.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -32,7 +32,7 @@ from pvback.repository.registers import RegisterState
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.repository.snapshots import CommittedSnapshot
-from pvback.retrying import WholeObject
+from pvback.retrying import ListedObject, WholeObject
 from pvback.runtime import Cancel, NoProgress, Progress
 
 __all__ = ["CopiedSnapshot", "CopyResult", "copy_snapshots"]
@@ -281,7 +281,11 @@ class _TwoStores:
         """From the one that has the scope."""
         return (self._source if key.startswith(self._prefix) else self._target).read(key)
 
+    def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ListedObject]:
+        """Of what was created."""
+        return self._target.list_objects(prefix, after=after)
+
     def read_into(self, key: str, buffer: memoryview, *, offset: int) -> int:
-        """Likewise."""
+        """From the one that has the scope."""
         store = self._source if key.startswith(self._prefix) else self._target
         return store.read_into(key, buffer, offset=offset)

@@ -99,17 +99,18 @@ class S3Door:
                 if exc.operation_name.startswith(_ASSUME_ROLE):
                     # Its words might hold what cannot be scrubbed, for it is not known.
                     code = str(exc.response.get("Error", {}).get("Code", "unknown"))
-                    raise _no_credentials(code, key) from exc
+                    raise _no_credentials(code, key) from None
                 refusal = self._read_refusal(exc)
                 if {refusal.code, str(refusal.status)} & passes:
-                    raise Passed(refusal) from exc
+                    raise Passed(refusal) from None
                 if refusal.code in EXPIRED_CODES and not has_new_credentials:
                     has_new_credentials = True
                     self._reload(client)
                 elif refusal.code in CONFLICT_CODES and attempt < limits.S3_CONFLICT_COUNT_MAX:
                     self._clock.sleep(self._random.fraction() * limits.RETRY_SECONDS_MIN * 2**attempt)
                 else:
-                    raise translate_refusal(refusal, kind=kind, key=key) from exc
+                    # Without what the service said before it was scrubbed, which a traceback would show.
+                    raise translate_refusal(refusal, kind=kind, key=key) from None
             except RecursionError:
                 # The client asks for the bucket's region, is sent elsewhere again, and asks for the region.
                 raise StorageError(

@@ -82,6 +82,7 @@ class S3Store:
     def capabilities(self) -> Capabilities:
         """As S3 promises them; what the service does is found by `probe_conditions`."""
         return Capabilities(
+            list_lag_seconds=self._options.list_lag_seconds,
             is_remote=True,
             multipart_bytes=self._options.multipart_bytes,
             part_bytes=self._options.part_bytes,

@@ -8,7 +8,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from pvback.errors import ObjectChanged, ObjectExists, ObjectNotFound
+from pvback import limits
+from pvback.errors import (
+    ObjectChanged,
+    ObjectExists,
+    ObjectNotFound,
+    StorageError,
+    StorageUnavailable,
+)
 from pvback.storage.base import Capabilities, ObjectInfo, ReadBuffer
 from pvback.storage.wrap import Request, WrappedStore
 
@@ -31,7 +38,7 @@ class UnconditionalStore(WrappedStore):
             self._inner.head(key)
         except ObjectNotFound:
             self._inner.put(key, data)
-            return self._inner.read(key).etag
+            return self._etag(key, data)
         raise ObjectExists("object exists already", key=key)
 
     def swap(self, key: str, data: ReadBuffer, *, etag: str) -> str:
@@ -44,6 +51,18 @@ class UnconditionalStore(WrappedStore):
             raise ObjectChanged("object has changed", key=key)
         self._inner.put(key, data)
         return self._inner.read(key).etag
+
+    def _etag(self, key: str, data: ReadBuffer) -> str:
+        """Of what was just created. Empty where it is never asked for, and may be large or closed to us."""
+        if memoryview(data).nbytes > limits.SWAPPED_BYTES_MAX:
+            return ""
+        try:
+            return self._inner.read(key).etag
+        except StorageUnavailable:
+            raise
+        except StorageError:
+            # Who may not read it swaps it no more than what is large.
+            return ""
 
     def list_objects(self, prefix: str, *, after: str = "") -> Iterator[ObjectInfo]:
         """See `ObjectStore.list_objects`."""

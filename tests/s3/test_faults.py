@@ -147,6 +147,7 @@ def test_what_lasts_ends_with_what_to_do(name: str, client: Client, source: Path
     client.run("backup", str(source))
     (source / "0.bin").write_bytes(random.Random(1).randbytes(1 << 20))
     client.variables = {"PVBACK_S3_RETRY_SECONDS": "2"}
+    met = set()
     for verb, words in commands(source, tmp_path / "target").items():
         rule = replace(LASTING[name], count=1 << 30)
         client.proxy.obey(rule)
@@ -155,9 +156,11 @@ def test_what_lasts_ends_with_what_to_do(name: str, client: Client, source: Path
         if rule.hit_count == 0:
             assert code == 0, (verb, output, errors)
             continue
+        met.add(verb)
         assert code == 30, (verb, output, errors)
         assert SAID[name] in errors, verb
         assert "hint:" in errors or name == "unavailable", errors
+    assert "backup" in met
     client.run("backup", str(source))
     assert "sound" in client.run("check", "--read-data")
 

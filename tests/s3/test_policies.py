@@ -24,6 +24,7 @@ from click.testing import CliRunner
 from pvback.cli import main as program
 from pvback.storage.s3 import S3Door
 from tests.support import warm
+from tests.support.fault_proxy import Fault, Rule, fault_proxy
 from tests.support.s3_servers import BUCKET, S3Server, client_of, minio
 
 PREFIX = "fleet/one"
@@ -160,6 +161,17 @@ def test_each_role_does_its_work(world: World) -> None:
     assert len(json.loads(world.run("restorer", "snapshots", "--json"))) == len(old)
     world.run("owner", "key", "add", "--role", "restorer", "--new-password-file",
               str(world.folder / "restorer.password"))  # fmt: skip
+
+
+def test_a_writer_that_does_not_hear_that_its_pack_is_stored(world: World) -> None:
+    """It may not read the pack to see that it is the one that it has sent."""
+    write_tree(world.source, 7)
+    lost = Rule(fault=Fault.LOSE, methods=("PUT",), path="/data/")
+    with fault_proxy(world.server.others["writer"]) as proxy:
+        proxy.obey(lost)
+        run(world.folder, proxy.server, "writer", "backup", str(world.source))
+    assert lost.hit_count == 1
+    world.run("owner", "check", "--read-data")
 
 
 def test_what_each_role_may_not(world: World) -> None:

@@ -38,6 +38,7 @@ EVERYTHING = S3Options(
     connect_seconds=4.5,
     read_seconds=11.0,
     retry_seconds=70.0,
+    list_lag_seconds=2.5,
 )
 
 

@@ -3,9 +3,10 @@
 import pytest
 
 from pvback import limits
-from pvback.errors import ObjectExists, StorageUnavailable
+from pvback.errors import ObjectExists, StorageError, StorageUnavailable
 from pvback.retrying import create_own
 from pvback.runtime import ManualClock
+from pvback.storage.base import StoredObject
 from pvback.storage.faulty import FaultRates, FaultyStore
 from pvback.storage.memory import MemoryStore
 
@@ -29,6 +30,32 @@ def test_what_is_somebody_elses_stays() -> None:
     with pytest.raises(ObjectExists):
         create_own(store, "own", data=b"ours", clock=ManualClock())
     assert store.read("own").data == b"theirs"
+
+
+class Closed(MemoryStore):
+    """Its objects may be written and listed, but not read; the answer to the first write is lost."""
+
+    lost_count = 0
+
+    def create(self, key: str, data: bytes | bytearray | memoryview) -> str:
+        made = super().create(key, data)
+        self.lost_count += 1
+        raise StorageUnavailable(f"no answer after {made}", key=key)
+
+    def read(self, key: str) -> StoredObject:
+        raise StorageError("access denied", key=key)
+
+
+def test_what_may_not_be_read_is_known_by_its_size() -> None:
+    store = Closed()
+    for beside in ("data/a0", "data/a2", "data/a10"):
+        store.put(beside, b"others")
+    create_own(store, "data/a1", data=memoryview(b"ours"), clock=ManualClock(), is_random=True)
+    assert store.lost_count == 1
+    with pytest.raises(ObjectExists):
+        create_own(store, "data/a1", data=b"longer", clock=ManualClock(), is_random=True)
+    with pytest.raises(StorageError, match="access denied"):
+        create_own(store, "data/a1", data=b"ours", clock=ManualClock())
 
 
 class Silent(MemoryStore):

@@ -1,7 +1,9 @@
 """What the store in a bucket makes of answers that servers give seldom, and what it sends."""
 
+import contextlib
 import os
 import random
+import traceback
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +12,10 @@ from pvback.errors import StorageError, StorageUnavailable
 from pvback.retrying import create_own
 from pvback.runtime import ManualClock
 from pvback.s3_options import S3Options
+from pvback.storage import open_store
 from pvback.storage.s3_body import sum_crc32
 from pvback.storage.s3_store import S3Store
+from pvback.storage.unconditional import UnconditionalStore
 from tests.support.scripted_s3 import Answer, Asked, ScriptedS3, refusal
 
 
@@ -188,3 +192,25 @@ def test_services_that_refuse_checksums_get_none(s3_service: ScriptedS3) -> None
     (asked,) = s3_service.asked
     assert not [name for name in asked.headers if name.startswith("x-amz-checksum")]
     assert "x-amz-trailer" not in asked.headers
+
+
+def test_a_traceback_tells_no_credentials(s3_service: ScriptedS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Services repeat what they were sent."""
+    secret = "never-to-be-told"
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    body = f"<Error><Code>InvalidArgument</Code><Message>computed with {secret}</Message></Error>"
+    s3_service.script = lambda _asked: Answer(status=400, body=body.encode())
+    store = S3Store(s3_service.address("p"), S3Options())
+    with contextlib.closing(store), pytest.raises(StorageError) as caught:
+        store.read("there")
+    told = "".join(traceback.format_exception(caught.value))
+    assert "computed with ***" in told
+    assert secret not in told
+
+
+def test_a_lag_of_lists_is_heard_of_by_who_waits_for_it(s3_service: ScriptedS3) -> None:
+    """Through whatever stands before the store."""
+    for options, lag in ((S3Options(), 0.0), (S3Options(list_lag_seconds=7.5), 7.5)):
+        with contextlib.closing(open_store(s3_service.address("p"), s3=options)) as store:
+            assert store.capabilities.list_lag_seconds == lag
+            assert UnconditionalStore(store).capabilities.list_lag_seconds == lag

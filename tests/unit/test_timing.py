@@ -13,6 +13,8 @@ from pvback.repository.repository import RepositoryAccess
 from pvback.repository.session import WriterSession
 from pvback.repository.timing import View
 from pvback.runtime import ManualClock
+from pvback.storage.memory import MemoryStore
+from pvback.storage.metered import MeteredStore
 from pvback.storage.unconditional import UnconditionalStore
 from pvback.storage.wrap import Request
 from tests.unit.conftest import Open
@@ -95,3 +97,11 @@ def test_a_view_ages_by_either_clock(clock: ManualClock) -> None:
     view = View.begin(machine)
     clock.advance(100)
     assert view.age(machine) == 100
+
+
+def test_what_is_large_is_not_read_back() -> None:
+    metered = MeteredStore(MemoryStore())
+    store = UnconditionalStore(metered)
+    store.create("data/a", bytes(limits.SWAPPED_BYTES_MAX + 1))
+    assert Request.READ not in metered.usage().requests
+    assert store.create("small", b"x") == metered.read("small").etag
