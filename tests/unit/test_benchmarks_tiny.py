@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from benchmarks import demo, run, store_requests
+from benchmarks import aging, demo, run, store_requests
 from benchmarks.corpora import GENERATED, Corpus, checkout_corpus, copy_tree, list_files
 from benchmarks.measure import CommandFailed, run_measured
 from benchmarks.report import render_markdown, render_svg, summarize
@@ -351,3 +351,16 @@ def test_requests_to_the_store_are_counted(
         assert counts.pop("all") == sum(counts.values()) > 0
         # A backup makes objects and swaps one register; a restore changes nothing.
         assert (counts["create"] > 0) == (counts["swap"] == 1) == (found["step"] != "restore")
+
+
+@pytest.mark.parametrize("corpus", ["small", aging.IMAGE])
+def test_what_age_does_is_counted(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(aging, "cache_dir", lambda: tmp_path)
+    assert aging.main(["--corpus", corpus, "--scale", "0.01", "--rounds", "2"]) == 0
+    _, _, *rows = [line.split("|")[2:-1] for line in capsys.readouterr().out.splitlines()]
+    assert [int(row[0]) for row in rows] == [1, 2]
+    for _, reads, size, reads_anew, size_anew in rows:
+        assert min(int(reads), int(reads_anew)) > 5
+        assert float(size) > 0.9 * float(size_anew) > 0

@@ -12,6 +12,8 @@ from tests.cluster.local.programs import find_programs
 
 MANIFEST = Path(__file__).with_name("storage.yaml")
 _RETRY = ["--retry-interval-start=500ms", "--retry-interval-max=5s"]
+# A volume snapshot that a claim was made of at the wrong moment stays until the next sweep.
+_SWEEP = "--snapshot-orphan-sweep-interval=10s"
 _GROUPS = "--feature-gates=CSIVolumeGroupSnapshot=true"
 
 
@@ -41,7 +43,7 @@ def start_controllers() -> None:
     client = f"--kubeconfig={kubeconfig('storage')}"
     socket = f"--csi-address={CSI_SOCKET}"
     commands = {
-        "csi-provisioner": [client, socket, *_RETRY],
+        "csi-provisioner": [client, socket, *_RETRY, _SWEEP],
         "csi-resizer": [client, socket, *_RETRY],
         "csi-snapshotter": [client, socket, *_RETRY, _GROUPS],
         "snapshot-controller": [client, *_RETRY, _GROUPS],
