@@ -19,7 +19,16 @@ from pvback import limits
 from pvback.cluster.grouping import find_group_kinds
 from pvback.cluster.hook_debts import owed_words, pay_debts
 from pvback.cluster.kinds import CLAIM as CLAIM_KIND
-from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, VOLUME_SNAPSHOT, Body, Kind
+from pvback.cluster.kinds import (
+    CONFIG_MAP,
+    GROUP_FINALIZER,
+    GROUP_KIND,
+    JOB,
+    POD,
+    VOLUME_SNAPSHOT,
+    Body,
+    Kind,
+)
 from pvback.cluster.names import CLAIM, LIVES_UNTIL, MANAGED_BY, RUN, labels_of, run_name
 from pvback.errors import ClusterError, ClusterObjectExists, ClusterObjectMissing, ConflictError
 from pvback.model import Claim
@@ -79,7 +88,7 @@ class ClaimRun:
             for one in (claim, *also):
                 bodies[one] = _have(cluster, one, run=run, what=what, clock=clock)
         except BaseException:
-            _remove(cluster, [Leftover(kind=CONFIG_MAP, body=body) for body in bodies.values()])
+            _remove(cluster, [Leftover(kind=CONFIG_MAP, body=body) for body in bodies.values()], clock)
             raise
         return cls(cluster, claim, run=run, life=_Life(cluster, bodies), clock=clock)
 
@@ -262,20 +271,37 @@ def remove_leftovers(
     failed = [
         why for one in found if one.kind is CONFIG_MAP for why in pay_debts(cluster, one.body, clock=clock)
     ]
-    failed += _remove(cluster, [one for one in found if one.kind in _PODS])
+    failed += _remove(cluster, [one for one in found if one.kind in _PODS], clock)
     failed += _wait_for_pods(cluster, found, clock, {} if seen is None else seen)
-    return failed or _remove(cluster, [one for one in found if one.kind not in _PODS])
+    return failed or _remove(cluster, [one for one in found if one.kind not in _PODS], clock)
 
 
-def _remove(cluster: "Cluster", found: Iterable[Leftover]) -> list[str]:
+def _remove(cluster: "Cluster", found: Iterable[Leftover], clock: Clock) -> list[str]:
     failed = []
     for one in found:
         assert one.body["metadata"]["labels"][MANAGED_BY] == "pvback", "only what is ours is removed"
         try:
+            if one.kind.name == GROUP_KIND:
+                _let_bind(cluster, one, clock)
             cluster.delete(one.kind, one.body)
         except ClusterError as exc:
             failed.append(f"{one}: {exc.what}")
     return failed
+
+
+def _let_bind(cluster: "Cluster", group: Leftover, clock: Clock) -> None:
+    """Wait, not for long, until the snapshot controller holds on to a group.
+
+    Of one that is deleted before, its content stays, and with it what the driver has cut, for good: nobody
+    looks at it again (seen with external-snapshotter 8.7, which is some seconds late when it has much to do).
+    """
+    metadata = group.body["metadata"]
+    deadline = clock.monotonic() + limits.SETTLE_SECONDS
+    while clock.monotonic() < deadline:
+        found = cluster.find(group.kind, metadata["name"], namespace=metadata["namespace"])
+        if found is None or GROUP_FINALIZER in (found["metadata"].get("finalizers") or ()):
+            return
+        clock.sleep(limits.CLUSTER_POLL_SECONDS)
 
 
 def _wait_for_pods(

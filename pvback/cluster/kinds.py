@@ -13,6 +13,8 @@ __all__ = [
     "DEFINITION",
     "DEPLOYMENT",
     "EVENT",
+    "GROUP_FINALIZER",
+    "GROUP_KIND",
     "JOB",
     "NAMESPACE",
     "NODE",
@@ -127,6 +129,9 @@ VOLUME_SNAPSHOT_CONTENT = Kind(
 )
 
 _GROUPS = "groupsnapshot.storage.k8s.io"
+GROUP_KIND = "VolumeGroupSnapshot"
+GROUP_FINALIZER = "groupsnapshot.storage.kubernetes.io/volumegroupsnapshot-bound-protection"
+"""The snapshot controller's, on a group whose content it would miss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +145,7 @@ class GroupKinds:
 def group_kinds(version: str) -> GroupKinds:
     """What they are in this version."""
     return GroupKinds(
-        Kind(_GROUPS, version, "VolumeGroupSnapshot", "volumegroupsnapshots"),
+        Kind(_GROUPS, version, GROUP_KIND, "volumegroupsnapshots"),
         Kind(
             _GROUPS,
             version,

@@ -91,13 +91,21 @@ class NativeIndexWork:
         return tuple(result["runs"])
 
     def repack(
-        self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
+        self,
+        view: IndexView,
+        *,
+        packs: Sequence[str],
+        marks: Marks,
+        refs: Sequence[Named],
+        generation: int,
+        order: Sequence[Named] = (),
     ) -> Repacked:
         """See `IndexWork.repack`."""
         options = {
             "packs": list(packs),
             "marks": _marks(marks),
             "refs": [named.as_json() for named in refs],
+            "order": [named.as_json() for named in order],
             "gen": generation,
             "pack_bytes": view.pack_bytes,
         }

@@ -191,14 +191,15 @@ class Index:
 
 
 def parse_refs(body: bytes, what: str) -> frozenset[bytes]:
-    """The short ids of one part of a reference set."""
+    """The short ids of one part of a reference set. Their places, for repacks, are passed over."""
     cursor = Cursor(body, what)
     cursor.magic(b"PVBKREF1")
-    count = cursor.u32()
-    cursor.zero(4)
+    count, form = cursor.u32(), cursor.u32()
     if count > REFS_MAX:
         cursor.fail("too many ids")
-    ids = [cursor.take(16) for _ in range(count)]
+    if form > 1:
+        cursor.fail("an unknown form")
+    ids = [cursor.take(16 + 2 * form)[:16] for _ in range(count)]
     cursor.zero(cursor.left)
     if any(before >= after for before, after in pairwise(ids)):
         raise DamagedError(f"{what}: ids are out of order")

@@ -58,6 +58,16 @@ class Registers:
         chosen = [one for name, one in self.found.items() if names is None or name in names]
         return tuple(part for one in chosen for part in one.refs)
 
+    def newest_refs(self) -> tuple[Named, ...]:
+        """Parts of the reference set of the newest snapshot of each source, the newest of all first."""
+        newest: dict[str, tuple[int, datetime, Register]] = {}
+        for name, one in self.found.items():
+            if one.state is RegisterState.COMMITTED:
+                rank = (one.sequence, self.mtimes[name], one)
+                newest[one.source] = max(newest.get(one.source, rank), rank, key=lambda found: found[:2])
+        by_time = sorted(newest.values(), key=lambda found: found[1], reverse=True)
+        return tuple(part for _, _, one in by_time for part in one.refs)
+
     def has_refs(self, names: frozenset[str]) -> bool:
         """Whether the reference set of each of those is known: not of one that came back without it."""
         return all(name in self.found and self.found[name].refs for name in names)

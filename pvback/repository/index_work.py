@@ -175,13 +175,22 @@ class IndexWork(Protocol):
         ...
 
     def repack(
-        self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
+        self,
+        view: IndexView,
+        *,
+        packs: Sequence[str],
+        marks: Marks,
+        refs: Sequence[Named],
+        generation: int,
+        order: Sequence[Named] = (),
     ) -> Repacked:
         """Copy what is needed out of `packs` into new packs, byte for byte, and list those in new runs.
 
         Needed ids that a usable pack outside `packs` also holds are not copied; one in `view.condemned` does
-        not count as such, for it may be gone before the copy would be missed. Order: as they lay, packs in
-        the order given, so that what was written together is read together.
+        not count as such, for it may be gone before the copy would be missed. They come to lie as trees want
+        them whose parts of reference sets are in `order`: those of the first part first, in the order of
+        their places, and behind those of the last part what is in none, as it lay, packs in the order given.
+        A part of `order` that is lost tells no order, and is no error.
         """
         ...
 

@@ -277,8 +277,9 @@ class _Prune:
         if not plan.repack:
             return Repacked(packs=(), runs=(), moved_count=0, moved_bytes=0)
         self._step("repacking")
-        moved = self._seams.work.repack(
-            facts.view, packs=plan.repack, marks=facts.marks, refs=(), generation=generation
+        work, order = self._seams.work, facts.registers.newest_refs()
+        moved = work.repack(
+            facts.view, packs=plan.repack, marks=facts.marks, refs=(), generation=generation, order=order
         )
         self._report.moved_count, self._report.moved_bytes = moved.moved_count, moved.moved_bytes
         return moved

@@ -51,14 +51,20 @@ class NativeBench:
 
     def refs(self, *texts: str) -> Named:
         self._parts += 1
-        name, ids = f"refs/{'7' * 32}-{self._parts}", sorted(self._id(text)[:16] for text in texts)
-        body = b"PVBKREF1" + struct.pack("<II", len(ids), 0) + b"".join(ids)
+        name = f"refs/{'7' * 32}-{self._parts}"
+        entries = sorted(self._id(text)[:16] + struct.pack("<H", place) for place, text in enumerate(texts))
+        body = b"PVBKREF1" + struct.pack("<II", len(entries), 1) + b"".join(entries)
         return Named(name, self._writer.seal_signed(name, _REFERENCE_SET, body).hex())
 
     def listed(self, runs: tuple[str, ...]) -> list[tuple[str, str]]:
         scope = Repository.open(_Objects(self._store), RawSecret(self._writer.owner.secret)).scope
         entries = [one for name in runs for one in scope.run(name).entries]
         return sorted((self._texts[one], place.pack.hex()) for one, place in entries)
+
+    def laid(self, pack: str) -> list[str]:
+        scope = Repository.open(_Objects(self._store), RawSecret(self._writer.owner.secret)).scope
+        entries = scope.pack(bytes.fromhex(pack), _DATA).entries
+        return [self._texts[one.id[:16]] for one in entries]
 
     def _id(self, text: str) -> bytes:
         one = self._session.chunk(text.encode())

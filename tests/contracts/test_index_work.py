@@ -36,11 +36,15 @@ class Bench(Protocol):
         ...
 
     def refs(self, *texts: str) -> Named:
-        """A part of a reference set."""
+        """A part of a reference set, with places in this order."""
         ...
 
     def listed(self, runs: tuple[str, ...]) -> list[tuple[str, str]]:
         """(text, pack) of every entry of these runs, sorted."""
+        ...
+
+    def laid(self, pack: str) -> list[str]:
+        """What is in a pack, as it lies."""
         ...
 
 
@@ -81,13 +85,16 @@ class ModelBench:
         self._parts += 1
         name = f"refs/{snapshot}-{self._parts}"
         kind = ObjectType.REFERENCE_SET
-        body = {"ids": sorted(map(self._id, texts))}
+        body = {"ids": list(map(self._id, texts))}
         data = parts.seal_part(self.objects, kind, name=name, body=body)
         return self.objects.create_own(name, data=data, clock=self.clock)
 
     def listed(self, runs: tuple[str, ...]) -> list[tuple[str, str]]:
         entries = [one for run in runs for one in work.load_run(self.objects, run)]
         return sorted((self._texts[one.id], one.pack) for one in entries)
+
+    def laid(self, pack: str) -> list[str]:
+        return [self._texts[one] for one, _ in work.read_pack(self.objects, "data", pack)[0]]
 
     def _id(self, text: str) -> str:
         one = parts.chunk_id(text)
@@ -263,6 +270,30 @@ def test_of_two_packs_that_go_one_is_copied_from(bench: Bench, setting: Setting)
     moved = bench.work.repack(setting.view(), packs=packs, marks=Marks(), refs=refs, generation=3)
     assert (moved.moved_count, [text for text, _ in bench.listed(moved.runs)]) == (3, ["a", "b", "c"])
     assert {split[0] for name in moved.runs if (split := split_generation(name))} == {3}
+
+
+def test_what_is_copied_lies_as_trees_want_it(bench: Bench, setting: Setting) -> None:
+    """The first part's first, then what only the second has, and then what is in none, as it lay."""
+    packs = [bench.pack("f", "a", "e"), bench.pack("d", "h", "b"), bench.pack("g", "c")]
+    bench.run(*packs)
+    needed = [bench.refs(*"abcdefgh")]
+    lost = bench.refs(*"hgfedcba")
+    bench.objects.store.delete(bench.objects.layout.key(lost.name))
+    order = [lost, bench.refs("c", "a", "nowhere", "b"), bench.refs("b", "e", "d", "c")]
+    moved = bench.work.repack(
+        setting.view(), packs=packs, marks=Marks(), refs=needed, generation=1, order=order
+    )
+    assert "".join(text for pack in moved.packs for text in bench.laid(pack)) == "cabedfhg"
+
+
+def test_an_order_needs_nothing(bench: Bench, setting: Setting) -> None:
+    pack = bench.pack("a", "b")
+    bench.run(pack)
+    order = [bench.refs("b", "a")]
+    moved = bench.work.repack(
+        setting.view(), packs=[pack], marks=Marks(), refs=[bench.refs("a")], generation=1, order=order
+    )
+    assert [text for text, _ in bench.listed(moved.runs)] == ["a"]
 
 
 def test_what_a_run_does_not_list_is_not_copied(bench: Bench, setting: Setting) -> None:

@@ -12,6 +12,7 @@ import pytest
 from pvback import _native as native
 from pvback.errors import DamagedError
 from pvback.reference import verify
+from pvback.reference.pages import DATA, FILE
 from pvback.reference.scope import Scope
 from pvback.reference.snapshots import Named
 from pvback.repository.key_objects import issue_key
@@ -142,6 +143,42 @@ def test_repacked_blobs_take_the_place_of_their_packs(
     report = verify(made.reference())
     assert findings(made) == []
     assert report.chunks + report.pages == marks["ids"]
+
+
+def positions(made: NativeRepository, packs: list[str]) -> list[tuple[int, int]]:
+    """Where the newest tree's chunks lie, in its order: which of these packs, and offset."""
+    repository = made.reference()
+    newest = max(repository.snapshots(), key=lambda one: one.head.seq)
+    tree, index = repository.tree(newest), repository.scope.index()
+    nodes = [node for node in repository.walk(newest) if node.kind == FILE]
+    chunks = [one.chunk for node in nodes for one in tree.extents(node) if one.kind == DATA]
+    places = [place for one in chunks for place in index.lookup(one)]
+    return [(packs.index(one.pack.hex()), one.offset) for one in places]
+
+
+@pytest.mark.parametrize("memory", [64 << 20, 2 << 20])
+def test_repacked_blobs_lie_as_the_newest_tree_wants_them(
+    made: NativeRepository, keyring: native.Keyring, memory: int
+) -> None:
+    """Windows are as long as the memory allows: one, or some of 128 KiB, read a few requests at a time."""
+    sets = refs_of(made)
+    repository = made.reference()
+    newest = max(repository.snapshots(), key=lambda one: one.head.seq)
+    order = [{"name": one.name, "hash": one.hash.hex()} for one in newest.register.refs]
+    every = [part for parts in sets for part in parts]
+    before = made.reference().scope.pack_names()
+    names = [name.hex() for _, name in before]
+    options = {"packs": names, "refs": every, "order": order, "gen": 1, "pack_bytes": 200_000,
+               "memory_bytes": memory, "gets": 3}  # fmt: skip
+    moved, _ = made.job("repack", options, keyring)
+    for run in made.runs():
+        if run["name"] not in moved["runs"]:
+            del made.store.objects[f"s/{made.scope}/index/{run['name']}"]
+    assert len(moved["packs"]) > 2
+    found = positions(made, moved["packs"])
+    assert len(found) > 60
+    assert found == sorted(found)
+    assert findings(made) == []
 
 
 def test_a_damaged_pack_is_not_copied_from(made: NativeRepository, keyring: native.Keyring) -> None:

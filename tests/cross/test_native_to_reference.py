@@ -125,7 +125,7 @@ def test_single_file(scratch: Path, seed: int, size: int) -> None:
     assert verify(made.reference()).findings == []
 
 
-@pytest.mark.parametrize("size", [0, 3_000_000])
+@pytest.mark.parametrize("size", [0, 3_000_000, 16_000_000])
 def test_stream(seed: int, size: int) -> None:
     data = random.Random(seed).randbytes(size)
     made = NativeRepository(average=AVERAGE)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from pvback.reference import DirectoryStore, PrivateKey, Repository
+from pvback.reference.pages import DATA, FILE
 from tests.robust.trees import Image, age, differences, image, make_tree, mutate
 from tests.robust.world import World
 
@@ -81,6 +83,39 @@ def test_beside_backups(world: World, tmp_path: Path, seed: int) -> None:
         world.run(*FORGET).ended(0, 3)
         world.good(*PRUNE)
     assert len(world.snapshots()) == SOURCE_COUNT
+
+
+def chunk_places(world: World) -> list[tuple[str, int]]:
+    """Where the chunks of the newest tree lie, in its order."""
+    assert world.key_file is not None
+    key = PrivateKey(world.key_file.read_bytes())
+    repository = Repository.open(DirectoryStore(str(world.repository)), key)
+    newest = max(repository.snapshots(), key=lambda one: one.head.seq)
+    tree, index = repository.tree(newest), repository.scope.index()
+    nodes = [node for node in repository.walk(newest) if node.kind == FILE]
+    chunks = [one.chunk for node in nodes for one in tree.extents(node) if one.kind == DATA]
+    return [(place.pack.hex(), place.offset) for one in chunks for place in index.lookup(one)]
+
+
+def test_what_is_copied_lies_as_the_newest_tree_has_it(world: World, tmp_path: Path, seed: int) -> None:
+    """What changes here and there is scattered over packs, in the order in which it was stored."""
+    place, rng = tmp_path / "source", random.Random(seed)
+    place.mkdir()
+    changed = list(range(40))
+    for _ in range(4):
+        for number in changed:
+            (place / f"{number:02}").write_bytes(rng.randbytes(600_000))
+        world.process("backup", place, plan={"pack_bytes": 4 << 20}).ended(0)
+        changed = rng.sample(range(40), 10)
+    world.good(*FORGET)
+    before = {pack for pack, _ in chunk_places(world)}
+    assert world.process(*PRUNE, plan={"pack_bytes": 4 << 20}).ended(0).summary()["moved_count"] > 10
+    found = chunk_places(world)
+    made = list(dict.fromkeys(pack for pack, _ in found if pack not in before))
+    assert len(made) > 2
+    copied = [(made.index(pack), offset) for pack, offset in found if pack in made]
+    assert copied == sorted(copied)
+    world.good("check", "--read-data")
 
 
 def test_a_session_that_begins_anew(world: World, tmp_path: Path, seed: int) -> None:

@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -196,7 +197,14 @@ class ModelIndexWork:
         )
 
     def repack(
-        self, view: IndexView, *, packs: Sequence[str], marks: Marks, refs: Sequence[Named], generation: int
+        self,
+        view: IndexView,
+        *,
+        packs: Sequence[str],
+        marks: Marks,
+        refs: Sequence[Named],
+        generation: int,
+        order: Sequence[Named] = (),
     ) -> Repacked:
         """See `IndexWork.repack`."""
         needed, entries = self._needed(marks, refs), _reliable(self._load(view, ())[0])
@@ -212,6 +220,9 @@ class ModelIndexWork:
                 if one in wanted and (pack, one) in listed:
                     wanted.discard(one)
                     moved.setdefault(kinds[pack], []).append([one, text])
+        places = self._places(order)
+        for blobs in moved.values():
+            blobs.sort(key=lambda blob: places.get(blob[0], len(places)))
         new = [entry for (kind, by), blobs in moved.items() for entry in self._put_packs(kind, blobs, by)]
         runs = (self._put_run(new, generation, ""),) if new else ()
         return Repacked(
@@ -220,6 +231,15 @@ class ModelIndexWork:
             moved_count=len(new),
             moved_bytes=sum(one.length for one in new),
         )
+
+    def _places(self, order: Sequence[Named]) -> dict[str, int]:
+        """The first place of each id that any of these parts names which can be read."""
+        places: dict[str, int] = {}
+        for part in order:
+            with suppress(DamagedError, ObjectNotFound):
+                for one in read_refs(self._objects, part):
+                    places.setdefault(one, len(places))
+        return places
 
     def rebuild(self, packs: Sequence[tuple[str, int]], *, generation: int) -> Rebuilt:
         """See `IndexWork.rebuild`."""

@@ -14,6 +14,8 @@ MANIFEST = Path(__file__).with_name("storage.yaml")
 _RETRY = ["--retry-interval-start=500ms", "--retry-interval-max=5s"]
 # A volume snapshot that a claim was made of at the wrong moment stays until the next sweep.
 _SWEEP = "--snapshot-orphan-sweep-interval=10s"
+# Nor does who makes volume snapshots notice every one that is deleted while it is being made.
+_RESYNC = "--resync-period=15s"
 _GROUPS = "--feature-gates=CSIVolumeGroupSnapshot=true"
 
 
@@ -45,8 +47,8 @@ def start_controllers() -> None:
     commands = {
         "csi-provisioner": [client, socket, *_RETRY, _SWEEP],
         "csi-resizer": [client, socket, *_RETRY],
-        "csi-snapshotter": [client, socket, *_RETRY, _GROUPS],
-        "snapshot-controller": [client, *_RETRY, _GROUPS],
+        "csi-snapshotter": [client, socket, *_RETRY, _RESYNC, _GROUPS],
+        "snapshot-controller": [client, *_RETRY, _RESYNC, _GROUPS],
     }
     for name, flags in commands.items():
         processes.start(name, [str(programs / name), *flags])

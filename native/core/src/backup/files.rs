@@ -105,6 +105,9 @@ struct Flow<'r, 'a> {
     reader: &'r mut FileReader<'a>,
     content: ContentBuilder,
     out: VecDeque<(Arc<Slot<Id>>, u64)>,
+    /// Chunks that are not noted yet. Those of a content that fits its node are when the node arrives, in the
+    /// order of the tree; files are read in any order.
+    unnoted: Vec<Id>,
 }
 
 impl<'a> FileReader<'a> {
@@ -134,7 +137,7 @@ impl<'a> FileReader<'a> {
         content: ContentBuilder,
     ) -> Result<ReadFile> {
         let mut source = Source::File { fd: fd.as_fd(), can_skip_cache: true };
-        let mut flow = Flow { reader: self, content, out: VecDeque::new() };
+        let mut flow = Flow { reader: self, content, out: VecDeque::new(), unnoted: Vec::new() };
         let mut covered = start;
         for segment in Segments::new(fd.as_fd(), size) {
             let end = segment.offset + segment.len;
@@ -165,7 +168,7 @@ impl<'a> FileReader<'a> {
     ) -> Result<ReadFile> {
         let signal = Arc::clone(self.signal);
         let signal = &*signal;
-        let mut flow = Flow { reader: self, content, out: VecDeque::new() };
+        let mut flow = Flow { reader: self, content, out: VecDeque::new(), unnoted: Vec::new() };
         let size = flow.segment(&mut Source::Stream { fd, signal }, 0, None)?;
         let content = flow.finish()?;
         Ok(ReadFile { content, size })
@@ -270,16 +273,28 @@ impl Flow<'_, '_> {
                 None => return Ok(()),
             };
             let extent = Extent::data(id, 0, *len);
-            self.reader.pages.note(&id)?;
+            self.unnoted.push(id);
             self.content.push(extent, self.reader.pages)?;
             self.out.pop_front();
+            if self.content.is_paged() {
+                self.note()?;
+            }
         }
         Ok(())
     }
 
+    fn note(&mut self) -> Result<()> {
+        self.unnoted.drain(..).try_for_each(|id| self.reader.pages.note(&id))
+    }
+
     fn finish(mut self) -> Result<Content> {
         self.collect(0)?;
-        self.content.finish(self.reader.pages)
+        let Self { reader, content, unnoted, .. } = self;
+        let content = content.finish(reader.pages)?;
+        if let Content::Pages { .. } = content {
+            unnoted.iter().try_for_each(|id| reader.pages.note(id))?;
+        }
+        Ok(content)
     }
 }
 

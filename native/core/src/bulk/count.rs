@@ -104,7 +104,7 @@ fn pass(
             match item {
                 Item::Needed(count) => needed += u64::from(count),
                 Item::Released => (released, who) = (released + 1, Some(source)),
-                Item::At(_) => {}
+                Item::At(_) | Item::Placed(_) => {}
             }
             Ok(())
         };

@@ -6,7 +6,7 @@ use std::collections::binary_heap::PeekMut;
 
 use super::lists::{MarksStream, RefsStream};
 use super::runs::{RunStream, Spot};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::format::ShortId;
 
 /// One of the streams.
@@ -17,6 +17,8 @@ pub(super) enum Source {
     Refs(Box<RefsStream>),
     /// The same, to be taken away.
     Removed(Box<RefsStream>),
+    /// The same, only for where ids lie in a tree: the number of the part among all such.
+    Placed(Box<RefsStream>, u16),
     /// Marks.
     Marks(Box<MarksStream>),
 }
@@ -30,14 +32,19 @@ pub(super) enum Item {
     Needed(u32),
     /// It is needed once less.
     Released,
+    /// Here it is among what trees need, in their order.
+    Placed(u32),
 }
 
 impl Source {
     fn next(&mut self) -> Result<Option<(ShortId, Item)>> {
         Ok(match self {
             Self::Run(run) => run.next()?.map(|(id, spot)| (id, Item::At(spot))),
-            Self::Refs(refs) => refs.next()?.map(|id| (id, Item::Needed(1))),
-            Self::Removed(refs) => refs.next()?.map(|id| (id, Item::Released)),
+            Self::Refs(refs) => refs.next()?.map(|(id, _)| (id, Item::Needed(1))),
+            Self::Removed(refs) => refs.next()?.map(|(id, _)| (id, Item::Released)),
+            Self::Placed(refs, part) => unless_lost(refs.next())?
+                .flatten()
+                .map(|(id, place)| (id, Item::Placed(u32::from(*part) << 16 | u32::from(place)))),
             Self::Marks(marks) => marks.next()?.map(|(id, count)| (id, Item::Needed(count))),
         })
     }
@@ -45,9 +52,17 @@ impl Source {
     /// Whole key of a part of a reference set.
     pub(super) fn refs_key(&self) -> Option<&str> {
         match self {
-            Self::Refs(refs) | Self::Removed(refs) => Some(refs.key()),
+            Self::Refs(refs) | Self::Removed(refs) | Self::Placed(refs, _) => Some(refs.key()),
             _ => None,
         }
+    }
+}
+
+/// None for what is damaged: of what only tells an order, nothing depends on it.
+pub(super) fn unless_lost<T>(result: Result<T>) -> Result<Option<T>> {
+    match result {
+        Err(error) if error.kind == ErrorKind::Damaged => Ok(None),
+        other => other.map(Some),
     }
 }
 

@@ -8,7 +8,7 @@ use crate::crypto::{Action, ObjectType};
 use crate::error::{Error, Result};
 use crate::format::ShortId;
 use crate::format::marks::{MARK_BYTES, MARKS_HEAD_BYTES, parse_mark, parse_marks_head};
-use crate::format::refs::{HEAD_BYTES, ID_BYTES, parse_refs_head};
+use crate::format::refs::{HEAD_BYTES, RefsHead};
 use crate::scope::Scope;
 
 /// An object that another one names.
@@ -30,6 +30,7 @@ impl Part {
 /// One part of a reference set that is read in order.
 pub(super) struct RefsStream {
     sequence: Sequence,
+    has_places: bool,
     left: usize,
     last: Option<ShortId>,
 }
@@ -45,18 +46,20 @@ impl RefsOpening {
     pub(super) fn finish(self) -> Result<RefsStream> {
         let size_of = |head: &[u8]| {
             let head = head.get(..HEAD_BYTES).unwrap_or_default();
-            parse_refs_head(head).map(|count| (HEAD_BYTES + count * ID_BYTES) as u64)
+            RefsHead::parse(head).map(|head| head.bare_bytes() as u64)
         };
         let mut sequence = self.0.finish(size_of)?;
         let head = sequence.take::<HEAD_BYTES>()?;
-        let left = parse_refs_head(&head).map_err(|error| sequence.fault(error))?;
-        Ok(RefsStream { sequence, left, last: None })
+        let head = RefsHead::parse(&head).map_err(|error| sequence.fault(error))?;
+        let RefsHead { count: left, has_places } = head;
+        Ok(RefsStream { sequence, has_places, left, last: None })
     }
 }
 
 impl RefsStream {
-    /// The next id; none at the end, when the whole part has been verified.
-    pub(super) fn next(&mut self) -> Result<Option<ShortId>> {
+    /// The next id and its place in the part, 0 for all where that is not said; none at the end, when the
+    /// whole part has been verified.
+    pub(super) fn next(&mut self) -> Result<Option<(ShortId, u16)>> {
         if self.left == 0 {
             self.sequence.finish(Action::Add)?;
             return Ok(None);
@@ -65,9 +68,10 @@ impl RefsStream {
         if self.last.is_some_and(|last| last >= id) {
             return Err(self.sequence.fault(Error::damaged("reference set is not sorted")));
         }
+        let place = if self.has_places { self.sequence.take()? } else { [0; 2] };
         self.left -= 1;
         self.last = Some(id);
-        Ok(Some(id))
+        Ok(Some((id, u16::from_le_bytes(place))))
     }
 
     pub(super) fn key(&self) -> &str {

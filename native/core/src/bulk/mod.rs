@@ -20,6 +20,7 @@ pub(crate) mod doubts;
 mod join;
 mod lists;
 pub mod merge;
+mod moves;
 mod put;
 pub mod rebuild;
 pub mod repack;
@@ -31,7 +32,7 @@ pub mod usage;
 pub(crate) mod writer;
 
 use catalog::Catalog;
-use join::Source;
+use join::{Source, unless_lost};
 pub use lists::Part;
 use lists::{MarksStream, RefsOpening};
 use runs::RunOpening;
@@ -126,7 +127,7 @@ impl BulkOptions {
         catalog: &mut Catalog,
         wanted: &Wanted<'_>,
     ) -> Result<Vec<Source>> {
-        let others = wanted.refs.len() + 2 * usize::from(wanted.marks.is_some());
+        let others = wanted.others();
         let runs: u64 = wanted.runs.iter().map(Self::run_cost).sum();
         if runs + others as u64 * STREAM_BYTES > self.stream_memory().max(4 * STREAM_BYTES) {
             let what =
@@ -157,7 +158,23 @@ impl BulkOptions {
             sources.push(Source::Refs(Box::new(opening.finish()?)));
             Ok(())
         })?;
+        let opening = |part| RefsOpening::start(scope, part, block);
+        let mut numbers = 0_u16..;
+        ahead(wanted.order, OPENINGS_MAX, opening, |_, opening: RefsOpening| {
+            let number = numbers.next().unwrap_or(u16::MAX);
+            let refs = unless_lost(opening.finish())?;
+            sources.extend(refs.map(|refs| Source::Placed(Box::new(refs), number)));
+            Ok(())
+        })?;
         Ok(sources)
+    }
+
+    /// How many of the parts that only tell an order may be read beside `wanted`: half of what would fit.
+    fn order_max(&self, wanted: &Wanted<'_>) -> usize {
+        let runs: u64 = wanted.runs.iter().map(Self::run_cost).sum();
+        let left = self.stream_memory().saturating_sub(runs) / STREAM_BYTES;
+        let left = left.saturating_sub(wanted.others() as u64) / 2;
+        usize::from(u16::try_from(left).unwrap_or(u16::MAX))
     }
 }
 
@@ -175,6 +192,15 @@ struct Wanted<'a> {
     with_sections: bool,
     marks: Option<&'a MarksOptions>,
     refs: &'a [Part],
+    /// Parts of reference sets that tell an order, and need nothing.
+    order: &'a [Part],
+}
+
+impl Wanted<'_> {
+    /// Streams besides the runs'. Marks are two: the part that is read, and the next.
+    fn others(&self) -> usize {
+        self.refs.len() + self.order.len() + 2 * usize::from(self.marks.is_some())
+    }
 }
 
 /// Starts with up to `most` of `all`, and goes on with each in order.

@@ -1,27 +1,23 @@
-//! `repack`: what is needed out of some packs, copied into new ones as it lies.
+//! `repack`: what is needed out of some packs, copied into new ones, in the order in which trees need it.
 //!
 //! A blob is bound to its id and to the data key of its envelope, not to its place, so it moves without being
 //! opened: sealed bytes and envelope are taken over, and only the pack's outer seal is made anew. The new
 //! directory holds envelopes of others and is signed by a maintainer or the owner.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
 use super::lists::Part;
-use super::select::{Chosen, Selection, select};
+use super::moves::{Moves, find_moves, lost};
+use super::select::select;
 use super::writer::PackWriter;
 use super::{BulkOptions, MarksOptions};
 use crate::blobs::GAP_BYTES;
-use crate::directory::{OpenedPack, PackOpening};
+use crate::buffers::Buffer;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::{PackEntry, PackKind};
-use crate::index::pack_key;
 use crate::scope::{PendingRange, Scope};
-
-/// Packs whose directories are asked for ahead.
-const OPENINGS_MAX: usize = 8;
 
 /// Options of `repack`.
 #[derive(Clone, Debug, Deserialize)]
@@ -29,8 +25,12 @@ pub struct RepackOptions {
     /// What every verb is given.
     #[serde(flatten)]
     pub bulk: BulkOptions,
-    /// Names of the packs to copy from, in the order in which their blobs shall lie.
+    /// Names of the packs to copy from, in the order in which their blobs shall lie unless `order` says more.
     pub packs: Vec<String>,
+    /// Parts of reference sets in whose order, and in the order of whose places, blobs shall lie. What none of
+    /// them lists comes last. As many of them count as there is memory for.
+    #[serde(default)]
+    pub order: Vec<Part>,
     /// What is needed.
     #[serde(default)]
     pub marks: MarksOptions,
@@ -66,170 +66,134 @@ pub fn repack(scope: &Scope, options: &RepackOptions) -> Result<Repacked> {
     while from < count {
         let selection = select(scope, options, from)?;
         from = selection.to;
-        copy(scope, &options.bulk, &selection, &mut writer)?;
+        let moves = find_moves(scope, &options.bulk, &selection)?;
+        drop(selection);
+        copy(&options.bulk, &moves, &mut writer)?;
     }
     writer.finish()
 }
 
-/// One pack that is copied from.
-struct Origin {
-    opened: OpenedPack,
-    kind: PackKind,
-}
-
 /// Blobs that are read with one request.
 struct Stretch {
-    origin: Arc<Origin>,
-    entries: Vec<PackEntry>,
-    start: u64,
-    end: u64,
+    origin: u32,
+    bytes: Range<u64>,
 }
 
-/// Reads ahead: directories of the next packs, and stretches of them up to a number of bytes.
-struct Reader<'a> {
-    scope: &'a Scope,
-    /// Of the packs that were not asked for yet: what to copy.
-    rest: &'a [Chosen],
-    selection: &'a Selection,
-    opening: VecDeque<(PackOpening, PackKind, &'a [Chosen])>,
-    planned: VecDeque<Stretch>,
-    pending: VecDeque<(Stretch, PendingRange)>,
-    pending_bytes: u64,
-    /// Bytes that may be on their way, in how many requests, and in one of them.
-    bytes_max: u64,
-    gets: usize,
-    stretch_max: u64,
-    directory_max: u64,
+/// Blobs that lie beside each other when they are moved, and anywhere before: they are read together.
+struct Window {
+    /// In the list of moves.
+    moves: Range<usize>,
+    stretches: Vec<Stretch>,
+    /// For each move: in which stretch it is, and where.
+    spots: Vec<(u32, u32)>,
+    /// Of the first stretches: what is on its way.
+    pending: VecDeque<PendingRange>,
+    /// What has come, of as many.
+    read: Vec<Buffer>,
 }
 
-fn copy(
-    scope: &Scope,
-    bulk: &BulkOptions,
-    selection: &Selection,
-    writer: &mut PackWriter<'_>,
-) -> Result<()> {
-    let bytes_max = bulk.memory_bytes / 16;
-    let mut reader = Reader {
-        scope,
-        rest: &selection.chosen,
-        selection,
-        opening: VecDeque::new(),
-        planned: VecDeque::new(),
-        pending: VecDeque::new(),
-        pending_bytes: 0,
-        bytes_max,
-        gets: bulk.gets.max(1),
-        stretch_max: (bytes_max / 4).clamp(64 << 10, 8 << 20),
-        directory_max: bulk.memory_bytes / 8,
+/// Reads one window while the one before is written.
+fn copy(bulk: &BulkOptions, moves: &Moves, writer: &mut PackWriter<'_>) -> Result<()> {
+    let window_bytes = bulk.memory_bytes / 16;
+    let mut windows: VecDeque<Window> = VecDeque::new();
+    let mut planned = 0;
+    loop {
+        while windows.len() < 2 && planned < moves.list.len() {
+            let window = plan(moves, planned, window_bytes);
+            planned = window.moves.end;
+            windows.push_back(window);
+        }
+        let mut free =
+            bulk.gets.max(1) - windows.iter().map(|window| window.pending.len()).sum::<usize>();
+        for window in &mut windows {
+            free -= window.ask(moves, free)?;
+        }
+        let Some(window) = windows.front_mut() else {
+            return Ok(());
+        };
+        if window.take(moves)? {
+            window.write(moves, writer)?;
+            windows.pop_front();
+        }
+    }
+}
+
+/// What of the moves from `from` on has about so many bytes together. No more than that is read besides, in
+/// gaps, so that the window takes twice its bytes at most.
+fn plan(moves: &Moves, from: usize, window_bytes: u64) -> Window {
+    let mut left = window_bytes;
+    let rest = moves.list.get(from..).unwrap_or_default();
+    let fits = |one: &&super::moves::Move| {
+        let is_within = u64::from(one.length) <= left;
+        left = left.saturating_sub(u64::from(one.length));
+        is_within
     };
-    while let Some((stretch, bytes)) = reader.next()? {
-        let Origin { opened, kind } = &*stretch.origin;
-        for entry in &stretch.entries {
-            let start = usize::try_from(u64::from(entry.offset) - stretch.start);
-            let start = start.unwrap_or(usize::MAX);
-            let sealed = bytes.get(start..start.saturating_add(entry.length as usize));
-            let envelope = opened.directory.envelopes.get(usize::from(entry.envelope));
-            let (Some(sealed), Some(envelope)) = (sealed, envelope) else {
+    let count = rest.iter().take_while(fits).count().max(1).min(rest.len());
+    let now = rest.get(..count).unwrap_or_default();
+    let mut by_offset: Vec<usize> = (0..count).collect();
+    by_offset.sort_unstable_by_key(|at| now.get(*at).map(|one| (one.origin, one.offset)));
+    let stretch_max = (window_bytes / 4).clamp(64 << 10, 8 << 20);
+    let mut gaps = window_bytes;
+    let mut stretches: Vec<Stretch> = Vec::new();
+    let mut spots = vec![(0, 0); count];
+    for at in by_offset {
+        let (Some(one), Some(spot)) = (now.get(at), spots.get_mut(at)) else { continue };
+        let (start, end) = (u64::from(one.offset), u64::from(one.offset) + u64::from(one.length));
+        match stretches.last_mut() {
+            Some(Stretch { origin, bytes })
+                if *origin == one.origin
+                    && start - bytes.end <= GAP_BYTES.min(gaps)
+                    && end - bytes.start <= stretch_max =>
+            {
+                gaps -= start - bytes.end;
+                bytes.end = end;
+            }
+            _ => stretches.push(Stretch { origin: one.origin, bytes: start..end }),
+        }
+        let begin = stretches.last().map_or(0, |stretch| stretch.bytes.start);
+        *spot = (
+            u32::try_from(stretches.len() - 1).unwrap_or(u32::MAX),
+            u32::try_from(start - begin).unwrap_or(u32::MAX),
+        );
+    }
+    let (pending, read) = (VecDeque::new(), Vec::new());
+    Window { moves: from..from + count, stretches, spots, pending, read }
+}
+
+impl Window {
+    /// Asks for as many stretches as may be asked for. How many that were.
+    fn ask(&mut self, moves: &Moves, free: usize) -> Result<usize> {
+        let asked = self.read.len() + self.pending.len();
+        let next = self.stretches.get(asked..).unwrap_or_default();
+        for stretch in next.iter().take(free) {
+            let origin = moves.origins.get(stretch.origin as usize);
+            let origin = origin.ok_or_else(|| Error::internal("a pack that was not opened"))?;
+            self.pending.push_back(origin.ranged.start(stretch.bytes.clone())?);
+        }
+        Ok(free.min(next.len()))
+    }
+
+    /// Waits for the next stretch. Whether that was all.
+    fn take(&mut self, moves: &Moves) -> Result<bool> {
+        let stretch = self.stretches.get(self.read.len());
+        let origin = stretch.and_then(|stretch| moves.origins.get(stretch.origin as usize));
+        if let (Some(origin), Some(pending)) = (origin, self.pending.pop_front()) {
+            self.read.push(origin.ranged.finish(pending).map_err(lost)?);
+        }
+        Ok(self.read.len() == self.stretches.len())
+    }
+
+    fn write(&self, moves: &Moves, writer: &mut PackWriter<'_>) -> Result<()> {
+        let list = moves.list.get(self.moves.clone()).unwrap_or_default();
+        for (one, (stretch, start)) in list.iter().zip(&self.spots) {
+            let (start, length) = (*start as usize, one.length as usize);
+            let bytes = self.read.get(*stretch as usize);
+            let sealed = bytes.and_then(|bytes| bytes.get(start..start.saturating_add(length)));
+            let origin = moves.origins.get(one.origin as usize);
+            let (Some(sealed), Some(origin)) = (sealed, origin) else {
                 return Err(Error::internal("a blob outside of what was read"));
             };
-            writer.add(*kind, entry, envelope, sealed)?;
-        }
-    }
-    Ok(())
-}
-
-/// A pack that the index lists is there, or something is wrong.
-fn lost(error: Error) -> Error {
-    match error.kind {
-        ErrorKind::NotFound => {
-            Error { kind: ErrorKind::Damaged, what: "the object is missing".into(), ..error }
-        }
-        _ => error,
-    }
-}
-
-impl Reader<'_> {
-    /// The next stretch with its bytes.
-    fn next(&mut self) -> Result<Option<(Stretch, crate::buffers::Buffer)>> {
-        self.ask()?;
-        let Some((stretch, pending)) = self.pending.pop_front() else {
-            return Ok(None);
-        };
-        self.pending_bytes -= stretch.end - stretch.start;
-        let bytes = stretch.origin.opened.ranged.finish(pending).map_err(lost)?;
-        Ok(Some((stretch, bytes)))
-    }
-
-    fn ask(&mut self) -> Result<()> {
-        loop {
-            self.ask_directories()?;
-            let Some(stretch) = self.planned.front() else {
-                let Some((opening, kind, chosen)) = self.opening.pop_front() else {
-                    return Ok(());
-                };
-                let opened = opening.finish(self.scope, self.directory_max);
-                let opened = opened.map_err(lost)?;
-                self.plan(Origin { opened, kind }, chosen)?;
-                continue;
-            };
-            let bytes = stretch.end - stretch.start;
-            let is_full =
-                self.pending.len() >= self.gets || self.pending_bytes + bytes > self.bytes_max;
-            if is_full && !self.pending.is_empty() {
-                return Ok(());
-            }
-            let pending = stretch.origin.opened.ranged.start(stretch.start..stretch.end)?;
-            self.pending_bytes += bytes;
-            self.pending.extend(self.planned.pop_front().map(|stretch| (stretch, pending)));
-        }
-    }
-
-    fn ask_directories(&mut self) -> Result<()> {
-        while self.opening.len() < OPENINGS_MAX
-            && let Some(first) = self.rest.first()
-        {
-            let count = self.rest.partition_point(|chosen| chosen.order <= first.order);
-            let (now, later) = self.rest.split_at(count);
-            let pack = self.selection.packs.get(first.order as usize).and_then(Option::as_ref);
-            let pack = pack.ok_or_else(|| Error::internal("a pack that was not listed"))?;
-            let (name, size) = (pack_key(pack.kind, &pack.name), u64::from(pack.object_bytes));
-            let opening = PackOpening::start(self.scope, pack.kind, name, size)?;
-            self.opening.push_back((opening, pack.kind, now));
-            self.rest = later;
-        }
-        Ok(())
-    }
-
-    /// Joins what is wanted of a pack into stretches.
-    fn plan(&mut self, origin: Origin, chosen: &[Chosen]) -> Result<()> {
-        let origin = Arc::new(origin);
-        let entries = &origin.opened.directory.entries;
-        for one in chosen {
-            let found = entries.binary_search_by_key(&one.offset, |entry| entry.offset).ok();
-            let entry = found.and_then(|at| entries.get(at)).filter(|entry| {
-                entry.length == one.length && entry.id.0.first_chunk() == Some(&one.check)
-            });
-            let Some(entry) = entry else {
-                let what = "a pack does not have what the index says";
-                let error = Error::damaged(what).offset(u64::from(one.offset));
-                return Err(error.at(origin.opened.ranged.key()));
-            };
-            let start = u64::from(entry.offset);
-            let end = start + u64::from(entry.length);
-            match self.planned.back_mut() {
-                Some(open)
-                    if Arc::ptr_eq(&open.origin, &origin)
-                        && start <= open.end + GAP_BYTES
-                        && end - open.start <= self.stretch_max =>
-                {
-                    open.end = end;
-                    open.entries.push(*entry);
-                }
-                _ => {
-                    let (origin, entries) = (Arc::clone(&origin), vec![*entry]);
-                    self.planned.push_back(Stretch { origin, entries, start, end });
-                }
-            }
+            writer.add(origin.kind, one.id, moves.envelope(one)?, sealed)?;
         }
         Ok(())
     }

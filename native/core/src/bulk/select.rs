@@ -6,6 +6,7 @@ use super::catalog::Catalog;
 use super::count::needed;
 use super::doubts::Doubts;
 use super::join::Join;
+use super::moves::{MOVE_BYTES, ORIGIN_BYTES};
 use super::repack::RepackOptions;
 use super::runs::Spot;
 use super::usage::Group;
@@ -27,6 +28,8 @@ pub(super) struct Chosen {
     pub(super) length: u32,
     /// The first bytes of its id, to see that the pack has the same there.
     pub(super) check: [u8; 4],
+    /// Where a tree needs it: in this order it shall lie.
+    pub(super) place: u32,
 }
 
 /// What is to be copied out of the packs at `from..to` of the list.
@@ -58,15 +61,20 @@ pub(super) fn select(scope: &Scope, options: &RepackOptions, from: u32) -> Resul
     let (runs, marks) = (bulk.index.runs.as_slice(), Some(&marks));
     let with_sections = Doubts::are_possible(scope);
     let wanted = Wanted { runs, marks, refs: &refs, with_sections, ..Wanted::default() };
+    let order = options.order.get(..bulk.order_max(&wanted)).unwrap_or(&options.order);
+    let wanted = Wanted { order, ..wanted };
     let mut join = Join::new(bulk.open(scope, &mut catalog, &wanted)?)?;
     let condemned = parse_names(&bulk.index.condemned)?;
     let listed = parse_list(&options.packs)?;
     let packs = Packs::new(&catalog, &listed, &condemned);
-    let chosen_max = usize::try_from(bulk.memory_bytes / 16 / size_of::<Chosen>() as u64);
+    let chosen_max =
+        usize::try_from(bulk.memory_bytes / 8 / (size_of::<Chosen>() as u64 + MOVE_BYTES));
+    let packs_max = u32::try_from(bulk.memory_bytes / 16 / ORIGIN_BYTES).unwrap_or(u32::MAX).max(1);
+    let to = u32::try_from(listed.len()).unwrap_or(NOT_ASKED);
     let mut part = Part {
         chosen: Vec::new(),
         from,
-        to: u32::try_from(listed.len()).unwrap_or(NOT_ASKED),
+        to: to.min(from.saturating_add(packs_max)),
         chosen_max: chosen_max.unwrap_or(usize::MAX),
     };
     let (mut group, mut beyond) = (Group::new(Doubts::of(scope, &catalog)?), None);
@@ -79,7 +87,7 @@ pub(super) fn select(scope: &Scope, options: &RepackOptions, from: u32) -> Resul
         if group.is_needed
             && let Some(spot) = packs.choose(group.reliable(), more)
         {
-            part.add(packs.order_of(spot.pack), id, spot);
+            part.add(packs.order_of(spot.pack), id, spot, group.order.unwrap_or(u32::MAX));
         }
     }
     let Part { mut chosen, to, .. } = part;
@@ -148,13 +156,13 @@ struct Part {
 }
 
 impl Part {
-    fn add(&mut self, order: u32, id: ShortId, spot: Spot) {
+    fn add(&mut self, order: u32, id: ShortId, spot: Spot, place: u32) {
         if !(self.from..self.to).contains(&order) {
             return;
         }
         let check = id.0.first_chunk().copied().unwrap_or_default();
         let Spot { offset, length, .. } = spot;
-        self.chosen.push(Chosen { order, offset, length, check });
+        self.chosen.push(Chosen { order, offset, length, check, place });
         if self.chosen.len() > self.chosen_max && self.to > self.from + 1 {
             // The second half of the packs is left for another part.
             let middle = self.chosen.len() / 2;

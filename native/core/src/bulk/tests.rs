@@ -630,6 +630,7 @@ fn what_is_needed_is_used_where_nobody_revoked_sealed_it() {
             packs: vec![pack_name(pack)],
             marks: MarksOptions::default(),
             refs: vec![needed.clone()],
+            order: vec![],
             generation: 7,
             pack_bytes: 1 << 20,
         };

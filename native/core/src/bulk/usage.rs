@@ -100,6 +100,7 @@ pub fn usage(scope: &Scope, options: &UsageOptions) -> Result<Usage> {
         with_sections: Doubts::are_possible(scope),
         marks: Some(&marks),
         refs: &refs,
+        ..Wanted::default()
     };
     let mut join = Join::new(options.bulk.open(scope, &mut catalog, &wanted)?)?;
     let mut given_up = parse_names(&options.bulk.index.condemned)?;
@@ -127,6 +128,8 @@ pub(super) struct Group {
     /// Where it lies: sorted, each place once.
     pub(super) places: Vec<Spot>,
     pub(super) is_needed: bool,
+    /// The first place in a tree that was asked for.
+    pub(super) order: Option<u32>,
     /// Those of them that are not in doubt, where some are and others are not.
     sound: Vec<Spot>,
     doubts: Doubts,
@@ -158,8 +161,8 @@ impl Group {
     ) -> Result<Option<ShortId>> {
         self.places.clear();
         self.sound.clear();
-        self.is_needed = false;
-        let Self { places, is_needed, doubts, .. } = self;
+        (self.is_needed, self.order) = (false, None);
+        let Self { places, is_needed, order, doubts, .. } = self;
         let mut has_sound = false;
         let id = join.next_id(|id, item, _| {
             match item {
@@ -175,6 +178,7 @@ impl Group {
                     }
                 }
                 Item::Needed(_) | Item::Released => *is_needed = true,
+                Item::Placed(place) => *order = Some(order.map_or(place, |known| known.min(place))),
             }
             Ok(())
         })?;

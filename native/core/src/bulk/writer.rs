@@ -6,12 +6,12 @@ use super::put::{put_run, run_entries_max};
 use super::repack::{RepackOptions, Repacked};
 use crate::crypto::{Action, ObjectBuilder};
 use crate::error::{Error, Result};
-use crate::format::SIGNATURE_BYTES;
 use crate::format::pack::{
     ENVELOPE_BYTES, Envelope, FOOTER_BYTES, PACK_ENTRIES_MAX, PACK_ENVELOPES_MAX, PackDirectory,
     PackEntry, PackKind, PackLayout,
 };
 use crate::format::run::RunBuilder;
+use crate::format::{Id, SIGNATURE_BYTES};
 use crate::index::{PackName, pack_key, pack_type};
 use crate::scope::{Scope, hex16};
 
@@ -59,7 +59,7 @@ impl<'a> PackWriter<'a> {
     pub(crate) fn add(
         &mut self,
         kind: PackKind,
-        entry: &PackEntry,
+        id: Id,
         envelope: &Envelope,
         sealed: &[u8],
     ) -> Result<()> {
@@ -72,7 +72,7 @@ impl<'a> PackWriter<'a> {
             *slot = Some(OpenPack::new(kind)?);
         }
         let pack = slot.as_mut().ok_or_else(|| Error::internal("no open pack"))?;
-        pack.add(entry, envelope, sealed)?;
+        pack.add(id, envelope, sealed)?;
         self.done.moved += 1;
         self.done.moved_bytes += sealed.len() as u64;
         let full = if pack.is_full(pack_bytes) { slot.take() } else { None };
@@ -129,7 +129,7 @@ impl OpenPack {
         Ok(Self { name, builder, directory, envelopes: HashMap::new() })
     }
 
-    fn add(&mut self, entry: &PackEntry, envelope: &Envelope, sealed: &[u8]) -> Result<()> {
+    fn add(&mut self, id: Id, envelope: &Envelope, sealed: &[u8]) -> Result<()> {
         let too_long = |_| Error::internal("pack of more than 4 GiB");
         let position = if let Some(position) = self.envelopes.get(envelope) {
             *position
@@ -141,7 +141,7 @@ impl OpenPack {
             position
         };
         self.directory.entries.push(PackEntry {
-            id: entry.id,
+            id,
             offset: u32::try_from(self.builder.plaintext_len()).map_err(too_long)?,
             length: u32::try_from(sealed.len()).map_err(too_long)?,
             envelope: position,

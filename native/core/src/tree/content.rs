@@ -47,6 +47,11 @@ impl ContentBuilder {
         self.covered
     }
 
+    /// Whether some of it has moved into pages, as all of it will.
+    pub const fn is_paged(&self) -> bool {
+        !self.lists.is_empty()
+    }
+
     /// Appends an extent. One of length 0 is left out.
     pub fn push(&mut self, extent: Extent, sink: &mut dyn PageSink) -> Result<()> {
         if extent.length == 0 {

@@ -18,7 +18,7 @@ use crate::bulk::writer::PackWriter;
 use crate::crypto::{BlobKey, BlobKind, BlobOpener, Envelope, SourceId};
 use crate::directory::read_directory;
 use crate::error::{Error, ErrorKind, Result};
-use crate::format::pack::{PackEntry, PackKind};
+use crate::format::pack::PackKind;
 use crate::format::{Id, ShortId};
 use crate::index::{PackName, pack_type};
 use crate::scope::{Ranged, Scope, hex16};
@@ -78,6 +78,7 @@ pub fn salvage(scope: &Scope, options: &SalvageOptions) -> Result<Salvaged> {
         packs: Vec::new(),
         marks: crate::bulk::MarksOptions::default(),
         refs: Vec::new(),
+        order: Vec::new(),
         generation: options.generation,
         pack_bytes: options.pack_bytes,
     };
@@ -211,8 +212,7 @@ impl Saver<'_> {
                 self.rows.push(&LostRow { pack, id, length: blob.length })?;
                 continue;
             };
-            let entry = PackEntry { id, offset: blob.offset, length: blob.length, envelope: 0 };
-            self.writer.add(pack.kind, &entry, &envelope, &sealed)?;
+            self.writer.add(pack.kind, id, &envelope, &sealed)?;
         }
         Ok(())
     }
