@@ -8,7 +8,7 @@ import pytest
 from pvback import limits
 from pvback.cluster.claim_runs import ClaimRun, find_leftovers, remove_leftovers
 from pvback.cluster.client import Cluster
-from pvback.cluster.kinds import CONFIG_MAP, JOB, POD, Body, Kind, group_kinds
+from pvback.cluster.kinds import CONFIG_MAP, GROUP_FINALIZER, JOB, POD, Body, Kind, group_kinds
 from pvback.cluster.names import LIVES_UNTIL, RUN, labels_of, run_name
 from pvback.errors import ClusterError, ClusterObjectExists, ConflictError
 from pvback.model import Claim
@@ -147,3 +147,30 @@ def test_a_run_that_does_not_get_all_claims_keeps_none() -> None:
     with pytest.raises(ConflictError):
         ClaimRun.begin(cluster, claim, run="n", what="test", clock=ManualClock(), also=also)
     assert cluster.bodies == [(CONFIG_MAP, held)]
+
+
+@pytest.mark.parametrize("bound_at", [0.0, 3.0, None])
+def test_a_group_is_deleted_when_the_controller_holds_on_to_it(bound_at: float | None) -> None:
+    """Who deletes it before loses what its driver has cut. One that is never held is not waited for long."""
+    group = group_kinds("v1").group
+    deleted: list[float] = []
+
+    class Bound(Objects):
+        def get(self, kind: Kind, name: str, *, namespace: str | None = None) -> Body:
+            found = super().get(kind, name, namespace=namespace)
+            if bound_at is not None and self.clock.monotonic() >= bound_at:
+                found["metadata"]["finalizers"] = ["example.com/other", GROUP_FINALIZER]
+            return found
+
+        def delete(self, kind: Kind, body: Body) -> None:
+            if kind == group:
+                deleted.append(self.clock.monotonic() - began)
+            super().delete(kind, body)
+
+    cluster = Bound(run_object("old", "2026-02-01T00:00:00+00:00"), part(group, "old"))
+    found = find_leftovers(cluster, namespace="ns")
+    began = cluster.clock.monotonic()
+    assert remove_leftovers(cluster, found, clock=cluster.clock) == []
+    assert cluster.bodies == []
+    wanted = limits.SETTLE_SECONDS if bound_at is None else bound_at
+    assert wanted <= deleted[0] <= wanted + limits.CLUSTER_POLL_SECONDS

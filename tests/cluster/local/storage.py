@@ -11,7 +11,13 @@ from tests.cluster.local.layout import CSI_SOCKET, KUBECONFIG, NODES, STORAGE, N
 from tests.cluster.local.programs import find_programs
 
 MANIFEST = Path(__file__).with_name("storage.yaml")
-_RETRY = ["--retry-interval-start=500ms", "--retry-interval-max=5s"]
+_OFTEN = [
+    "--retry-interval-start=500ms",
+    "--retry-interval-max=5s",
+    # Five requests a second is what they allow themselves: too few for several tests side by side.
+    "--kube-api-qps=50",
+    "--kube-api-burst=100",
+]
 # A volume snapshot that a claim was made of at the wrong moment stays until the next sweep.
 _SWEEP = "--snapshot-orphan-sweep-interval=10s"
 # Nor does who makes volume snapshots notice every one that is deleted while it is being made.
@@ -45,10 +51,10 @@ def start_controllers() -> None:
     client = f"--kubeconfig={kubeconfig('storage')}"
     socket = f"--csi-address={CSI_SOCKET}"
     commands = {
-        "csi-provisioner": [client, socket, *_RETRY, _SWEEP],
-        "csi-resizer": [client, socket, *_RETRY],
-        "csi-snapshotter": [client, socket, *_RETRY, _RESYNC, _GROUPS],
-        "snapshot-controller": [client, *_RETRY, _RESYNC, _GROUPS],
+        "csi-provisioner": [client, socket, *_OFTEN, _SWEEP],
+        "csi-resizer": [client, socket, *_OFTEN],
+        "csi-snapshotter": [client, socket, *_OFTEN, _RESYNC, _GROUPS],
+        "snapshot-controller": [client, *_OFTEN, _RESYNC, _GROUPS],
     }
     for name, flags in commands.items():
         processes.start(name, [str(programs / name), *flags])
