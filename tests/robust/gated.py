@@ -4,9 +4,9 @@
 `system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the
 first), `do` (`wait`, `kill`, `fail`, `count`, `peak`). `wait` writes a byte to the descriptor `tell`, and
 goes on when one can be read from `hear`, and with `until_asked` when the job was asked to stop as well;
-meanwhile all requests like it wait, too. When the program ends, `count` writes to `tell` how many there were,
-`peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds`, `journal_seconds` and
-`list_seconds` set limits.
+meanwhile all requests like it wait, too. `then` is a second such moment, which counts from the first one on. When the program ends, `count` writes to `tell` how many there were,
+`peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds`, `journal_seconds`,
+`list_seconds` and `poll_seconds` set limits.
 """
 
 import errno
@@ -30,10 +30,11 @@ _SYSTEM = ("rename", "fsync", "write", "unlink", "mkdir")
 class Gate:
     """Counts, and acts once."""
 
-    def __init__(self, plan: dict[str, Any]) -> None:
-        self._plan = plan
+    def __init__(self, plan: dict[str, Any], *, after: "Gate | None" = None) -> None:
+        self._plan, self._after = plan, after
         self._lock = threading.Lock()
         self.count = 0
+        self.has_acted = False
         self.asked = threading.Event()
 
     def wrap(self, real: Callable[..., Any], *, is_method: bool) -> Callable[..., Any]:
@@ -56,9 +57,12 @@ class Gate:
 
     def arrive(self, real: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         with self._lock:
+            if self._after is not None and not self._after.has_acted:
+                return
             self.count += 1
             if self.count != self._plan.get("count"):
                 return
+            self.has_acted = True
             if self._plan["do"] == "wait":
                 os.write(self._plan["tell"], b"!")
                 os.read(self._plan["hear"], 1)
@@ -75,10 +79,14 @@ class Gate:
 def run(plan: dict[str, Any], words: list[str]) -> None:
     limits.PACK_BYTES_DEFAULT = plan.get("pack_bytes", limits.PACK_BYTES_DEFAULT)
     limits.CHECKPOINT_SECONDS = plan.get("checkpoint_seconds", limits.CHECKPOINT_SECONDS)
+    limits.GENERATION_POLL_SECONDS = plan.get("poll_seconds", limits.GENERATION_POLL_SECONDS)
     limits.RESTORE_JOURNAL_SECONDS = plan.get("journal_seconds", limits.RESTORE_JOURNAL_SECONDS)
     limits.BROWSE_LIST_SECONDS = plan.get("list_seconds", limits.BROWSE_LIST_SECONDS)
     gate = Gate(plan)
     write = os.write
+    if then := plan.get("then"):
+        second = Gate({**plan, **then}, after=gate)
+        setattr(LocalStore, then["at"], second.wrap(getattr(LocalStore, then["at"]), is_method=True))
     if plan.get("at") == "system":
         for name in _SYSTEM:
             setattr(os, name, gate.wrap(getattr(os, name), is_method=False))

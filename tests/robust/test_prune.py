@@ -141,6 +141,39 @@ def test_a_session_that_begins_anew(world: World, tmp_path: Path, seed: int) -> 
     comes_back(world, place, image(place), tmp_path / "target")
 
 
+def test_a_backup_keeps_what_it_has_met_in_condemned_packs(world: World, tmp_path: Path, seed: int) -> None:
+    """Nothing else needs them: it says so when it takes note of the prune's cycle, and prune spares them."""
+    rng = random.Random(seed)
+    old, place = tmp_path / "old", tmp_path / "source"
+    for folder in (old, place):
+        folder.mkdir()
+    content = rng.randbytes(2_000_000)
+    for path in (old / "file", place / "a file"):
+        path.write_bytes(content)
+    (place / "b new").write_bytes(rng.randbytes(3_000_000))
+    world.good("backup", old)
+    (kept,) = {key for key in world.objects() if "/data/" in key}
+    world.good("forget", world.snapshots()[0]["id"])
+    other = World(world.repository, tmp_path / "prune-cache", world.key_file)
+    # It takes note, which is a change of its register, and waits before the next one, its commit.
+    commit = {"at": "swap", "match": "/snapshots/", "count": 2, "until_asked": False}
+    new_pack = {"at": "create", "match": "/data/", "count": 1, "do": "wait", "until_asked": True}
+    waiting = {"at": "list_objects", "match": "/snapshots/", "count": 2, "do": "wait"}
+    with world.start("backup", place, plan={**new_pack, "poll_seconds": 0, "then": commit}) as writer:
+        writer.wait_for_gate()
+        with other.start(*PRUNE, plan=waiting) as prune:
+            prune.wait_for_gate()
+            writer.open_gate()
+            writer.wait_for_gate()
+            prune.open_gate()
+            assert prune.finish().ended(0).summary()["spared_count"] > 0
+        writer.open_gate()
+        writer.finish().ended(0)
+    assert kept in world.objects()
+    world.good("check", "--read-data")
+    comes_back(world, place, image(place), tmp_path / "target")
+
+
 @pytest.mark.parametrize("point", ["/snapshots/", "/records/"])
 def test_a_snapshot_that_was_seen_goes_while_somebody_looks(
     world: World, tmp_path: Path, seed: int, point: str

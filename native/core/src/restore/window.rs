@@ -247,10 +247,10 @@ impl Plan {
                 None => self.lose(run, chunk, &index.missing("chunk", &chunk.id)),
             }
         }
-        // A range opens the segments at its ends for a part of each: longer ones waste less of a link, but each
-        // fetcher is to have one.
+        // A range opens the segments at its ends for a part of each: longer ones waste less of a link. Half of the
+        // fetchers are to have one; the others have those of the windows before and after.
         let bytes: u64 = wanted.iter().map(|blob| u64::from(blob.place.length())).sum();
-        let longest = (bytes / run.fetchers.max(1)).clamp(RANGE_BYTES_MIN, run.range_bytes_max);
+        let longest = (2 * bytes / run.fetchers.max(1)).clamp(RANGE_BYTES_MIN, run.range_bytes_max);
         for range in BlobStore::plan(wanted, longest) {
             let job = RangeJob { plan: Arc::clone(self), range };
             if run.ranges.send(Some(job)).is_err() {
