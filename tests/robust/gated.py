@@ -4,9 +4,10 @@
 `system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the
 first), `do` (`wait`, `kill`, `fail`, `count`, `peak`). `wait` writes a byte to the descriptor `tell`, and
 goes on when one can be read from `hear`, and with `until_asked` when the job was asked to stop as well;
-meanwhile all requests like it wait, too. `then` is a second such moment, which counts from the first one on. When the program ends, `count` writes to `tell` how many there were,
-`peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds`, `journal_seconds`,
-`list_seconds` and `poll_seconds` set limits.
+meanwhile all requests like it wait, too. `flip` changes a byte of what `read` or `read_into` gives. `then` is a
+second such moment, which counts from the first one on. When the program ends, `count` writes to `tell` how
+many there were, `peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds`,
+`journal_seconds`, `list_seconds` and `poll_seconds` set limits.
 """
 
 import errno
@@ -16,6 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,9 @@ class Gate:
     def wrap(self, real: Callable[..., Any], *, is_method: bool) -> Callable[..., Any]:
         def call(*arguments: Any, **named: Any) -> Any:
             what = arguments[1] if is_method else ""
-            if self._plan.get("match", "") in what:
-                self.arrive(real, arguments)
-            return real(*arguments, **named)
+            is_its_turn = self._plan.get("match", "") in what and self.arrive(real, arguments)
+            done = real(*arguments, **named)
+            return flipped(done, arguments) if is_its_turn and self._plan["do"] == "flip" else done
 
         return call
 
@@ -55,13 +57,14 @@ class Gate:
 
         return call
 
-    def arrive(self, real: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    def arrive(self, real: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+        """Whether it was the one that the plan names, when that is over."""
         with self._lock:
             if self._after is not None and not self._after.has_acted:
-                return
+                return False
             self.count += 1
             if self.count != self._plan.get("count"):
-                return
+                return False
             self.has_acted = True
             if self._plan["do"] == "wait":
                 os.write(self._plan["tell"], b"!")
@@ -74,6 +77,17 @@ class Gate:
                 if real.__name__ == "write":
                     real(arguments[0], arguments[1][: len(arguments[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
+            return True
+
+
+def flipped(answer: Any, arguments: tuple[Any, ...]) -> Any:
+    """What `read` or `read_into` gives, with a byte in the middle that is not what it was."""
+    if isinstance(answer, int):
+        memoryview(arguments[2]).cast("B")[answer // 2] ^= 1
+        return answer
+    data = bytearray(answer.data)
+    data[len(data) // 2] ^= 1
+    return replace(answer, data=bytes(data))
 
 
 def run(plan: dict[str, Any], words: list[str]) -> None:

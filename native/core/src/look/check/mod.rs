@@ -237,6 +237,14 @@ fn fault_or_end<T>(result: Result<T>) -> Result<std::result::Result<T, Error>> {
     }
 }
 
+/// Reads again what seems to be damaged, before it is said to be: the answer may have been, on its way.
+fn look_twice<T>(look: impl Fn() -> Result<T>) -> Result<std::result::Result<T, Error>> {
+    match fault_or_end(look())? {
+        Err(_) => fault_or_end(look()),
+        good => Ok(good),
+    }
+}
+
 /// What the parts of a check share.
 struct Context<'a> {
     scope: &'a Scope,

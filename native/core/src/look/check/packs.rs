@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::blobs::BlobCheck;
 use super::runs::{Catalog, LoadedIndex};
 use super::walk::Reach;
-use super::{CheckResult, Context, Finding, Severity, fault_or_end, open_sources};
+use super::{CheckResult, Context, Finding, Severity, look_twice, open_sources};
 use crate::broker::lock;
 use crate::bulk::survey::{Listed, Listing, PackPlace};
 use crate::crypto::{ObjectLayout, SourceId};
@@ -307,8 +307,8 @@ impl<'a> PackCheck<'a> {
             self.context.findings.report(&finding.on(object.clone()))
         };
         let size = u64::from(pack.object_bytes);
-        let ranged = self.context.scope.ranged(pack_type(pack.kind), &key, size);
-        let ranged = match fault_or_end(ranged)? {
+        let scope = self.context.scope;
+        let ranged = match look_twice(|| scope.ranged(pack_type(pack.kind), &key, size))? {
             Ok(ranged) => ranged,
             Err(error) => {
                 let damage = Damage { is_whole: true, ranges: Vec::new() };
@@ -316,8 +316,7 @@ impl<'a> PackCheck<'a> {
                 return report("pack-damaged", &error);
             }
         };
-        let directory = read_directory(self.context.scope, &ranged, pack.kind, &key);
-        let directory = match fault_or_end(directory)? {
+        let directory = match look_twice(|| read_directory(scope, &ranged, pack.kind, &key))? {
             Ok(directory) => Some(directory),
             Err(error) => {
                 report("pack-directory-damaged", &error)?;

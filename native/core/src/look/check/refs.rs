@@ -27,7 +27,11 @@ pub(super) fn check_refs(
     for (index, part) in snapshot.refs.iter().enumerate() {
         let pending = ahead.take().ok_or_else(|| Error::internal("a part was not asked for"))?;
         ahead = snapshot.refs.get(index + 1).map(ask).transpose()?;
-        let set = match fault_or_end(open(context, part, pending))? {
+        let opened = match fault_or_end(open(context, part, pending))? {
+            Err(_) => fault_or_end(open(context, part, ask(part)?))?,
+            good => good,
+        };
+        let set = match opened {
             Ok(set) => set,
             Err(error) => {
                 is_whole = false;
