@@ -4,8 +4,8 @@
 `system` for the calls that change files), `match` (part of the key), `count` (which of them; 1 is the
 first), `do` (`wait`, `kill`, `fail`, `count`, `peak`). `wait` writes a byte to the descriptor `tell`, and
 goes on when one can be read from `hear`, and with `until_asked` when the job was asked to stop as well;
-meanwhile all requests like it wait, too. `flip` changes a byte of what `read` or `read_into` gives. `then` is a
-second such moment, which counts from the first one on. When the program ends, `count` writes to `tell` how
+meanwhile all requests like it wait, too. `flip` changes a byte of what `read` or `read_into` gives. `then` is
+a second such moment, which counts from the first one on. When the program ends, `count` writes to `tell` how
 many there were, `peak` how many KiB of memory it had at most. `pack_bytes`, `checkpoint_seconds`,
 `journal_seconds`, `list_seconds` and `poll_seconds` set limits.
 """
