@@ -30,6 +30,7 @@ def test_every_field_is_in_the_manual(world: World, tmp_path: Path, command: str
     world.good("backup", source)
     other = World(world.repository, world.cache, world.key_file)
     if command == "copy":
+        (tmp_path / "other").mkdir()
         world = new_world(tmp_path / "other")
     words: dict[str, tuple[object, ...]] = {
         "backup": (source,),
