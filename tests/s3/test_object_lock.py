@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from pvback.config import Config, Secret
 from pvback.errors import StorageError
 from pvback.model import S3Address
+from pvback.ops.backup import backup
+from pvback.ops.prune import prune
+from pvback.ops.sources import path_source
+from pvback.repository.locks import Extended
+from pvback.repository.repository import create_repository, open_repository_access
 from pvback.s3_options import S3Options
 from pvback.storage.s3_store import S3Store
 from tests.s3.conftest import server_named, use_credentials
@@ -137,6 +143,53 @@ def test_prune_leaves_what_is_locked(bucket: Bucket) -> None:
     bucket.run("check")
     said = bucket.run(*words, "--force")
     assert set(packs) <= set(bucket.list_keys()), said
+
+
+def test_a_prune_locks_what_is_needed_for_longer(
+    minio_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Half a period later. Periods are of seconds here, which settings do not allow."""
+    use_credentials(monkeypatch, minio_server)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "file").write_bytes(secrets.token_bytes(300_000))
+    client, period = client_of(minio_server), timedelta(seconds=8)
+    name = f"locked-{secrets.token_hex(4)}"
+    client.create_bucket(Bucket=name, ObjectLockEnabledForBucket=True)
+    address = S3Address(name, "r", minio_server.endpoint)
+    store = S3Store(address, S3Options(object_lock=int(period.total_seconds())))
+    config = Config(repository=address, password=Secret("correct horse"), cache_dir=None)
+    create_repository(config, store=store)
+    access = open_repository_access(config, store=store, is_writer=True)
+    backup(access, path_source(tmp_path / "source"))
+
+    def store_time() -> datetime:
+        client.put_object(Bucket=name, Key="tick", Body=b"")
+        found: datetime = client.head_object(Bucket=name, Key="tick")["LastModified"]
+        return found
+
+    def pruned() -> tuple[Extended, dict[str, datetime]]:
+        locks = prune(access).locks
+        areas = ("s/", "config", "keys/")
+        found = [one for prefix in areas for one in store.list_objects(prefix)]
+        untils = {one.key: store.locked_until(one.key) for one in found}
+        return locks, {key: until for key, until in untils.items() if until is not None}
+
+    written = store_time()
+    early, before = pruned()
+    assert early.extended_count == 0
+    packs = {key for key in before if "/data/" in key or "/meta/" in key}
+    assert len(packs) >= 2
+    while store_time() < written + period / 2 + timedelta(seconds=1):
+        pass
+    began = store_time()
+    late, after = pruned()
+    assert late.refused == []
+    # What the prune has merged is new.
+    assert late.extended_count >= len(packs) + 2
+    for key in {*packs, "config"}:
+        assert after[key] >= began + period - timedelta(seconds=1), (key, before[key], after[key])
+        assert after[key] > before[key]
+    access.close()
 
 
 def test_a_bucket_whose_objects_were_deleted_and_overwritten_comes_back(bucket: Bucket) -> None:
