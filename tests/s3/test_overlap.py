@@ -1,5 +1,6 @@
 """What is done at the same time: requests wait for each other, and fail the test where they do not meet."""
 
+import json
 import os
 import random
 import signal
@@ -73,9 +74,10 @@ class Client:
             "PVBACK_CACHE_DIR": str(self.home / "cache"),
         }
 
-    def run(self, repository: str, *words: object) -> None:
+    def run(self, repository: str, *words: object) -> str:
         done = warm.run(["-r", repository, *map(str, words)], self.environment)
         assert done.returncode == 0, (words, done.returncode, done.stdout, done.stderr)
+        return done.stdout
 
 
 @pytest.fixture
@@ -118,6 +120,21 @@ def test_ranges_of_a_restore(
     assert read < 1024 * PIECE_BYTES // 2
     for path in sorted(source.glob("*-wanted")):
         assert (tmp_path / "target" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_neighbours_come_with_one_request(
+    client: Client, proxy: FaultProxy, repository: str, source: Path, tmp_path: Path
+) -> None:
+    """Of some 512 chunks, which lie side by side: a range has 1 MiB at least."""
+    client.run(repository, "backup", source)
+    rule = Rule(fault=Fault.PASS, methods=("GET",), path="/data/", count=1_000_000)
+    proxy.obey(rule)
+    said = client.run(repository, "restore", "latest", "--target", tmp_path / "target", "--json")
+    stored = 1024 * PIECE_BYTES
+    print(f"{rule.hit_count} reads of packs of {stored / MIB:.0f} MiB")
+    assert 1 < rule.hit_count <= stored // MIB
+    # What is read twice are the segments at the ends of ranges.
+    assert json.loads(said.splitlines()[-1])["store"]["received_bytes"] < stored * 1.1
 
 
 def test_uploads_beside_the_reading(client: Client, proxy: FaultProxy, repository: str, source: Path) -> None:

@@ -7,11 +7,13 @@ import traceback
 from collections.abc import Iterator
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 
 from pvback.errors import StorageError, StorageUnavailable
+from pvback.model import S3Address
 from pvback.retrying import create_own
 from pvback.runtime import ManualClock
-from pvback.s3_options import S3Options
+from pvback.s3_options import Addressing, S3Options
 from pvback.storage import open_store
 from pvback.storage.s3_body import sum_crc32
 from pvback.storage.s3_store import S3Store
@@ -214,3 +216,31 @@ def test_a_lag_of_lists_is_heard_of_by_who_waits_for_it(s3_service: ScriptedS3) 
         with contextlib.closing(open_store(s3_service.address("p"), s3=options)) as store:
             assert store.capabilities.list_lag_seconds == lag
             assert UnconditionalStore(store).capabilities.list_lag_seconds == lag
+
+
+@pytest.mark.parametrize(
+    ("addressing", "endpoint", "wanted"),
+    [
+        ("auto", "https://s3.example.test", "https://s3.example.test/bucket/p/there"),
+        ("path", "https://s3.example.test", "https://s3.example.test/bucket/p/there"),
+        ("virtual", "https://s3.example.test", "https://bucket.s3.example.test/p/there"),
+        ("auto", None, "https://bucket.s3.eu-west-2.amazonaws.com/p/there"),
+        ("path", None, "https://s3.eu-west-2.amazonaws.com/bucket/p/there"),
+    ],
+)
+def test_where_the_bucket_stands(
+    addressing: Addressing, endpoint: str | None, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the path for services of one's own, whose name may be the only one that resolves."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    options = S3Options(addressing=addressing, region="eu-west-2")
+    store = S3Store(S3Address("bucket", "p", endpoint), options)
+
+    def refuse(request: AWSPreparedRequest, **_: object) -> None:
+        raise RuntimeError(request.url)
+
+    store._door._client.meta.events.register("before-send.s3", refuse)
+    with contextlib.closing(store), pytest.raises(RuntimeError) as caught:
+        store.read("there")
+    assert str(caught.value).partition("?")[0] == wanted
