@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["CollectOptions", "Collected", "LeftOut", "collect"]
 
 _CRD = ("apiextensions.k8s.io", "CustomResourceDefinition")
+_FIGURES = {"custom.metrics.k8s.io", "external.metrics.k8s.io", "metrics.k8s.io"}
+"""Groups that serve figures, of which nothing is exported; they are often out of order."""
 _BOOTSTRAPPING = "kubernetes.io/bootstrapping"
 _OF_KUBERNETES = {
     "admissionregistration.k8s.io",
@@ -99,7 +101,7 @@ def collect(cluster: "Cluster", namespace: str, *, options: CollectOptions, canc
     _check_namespace(cluster, found)
     discovery = discover(cluster)
     for group, why in sorted(discovery.unavailable.items()):
-        found.leave_out(f"kinds of {group}", why)
+        found.leave_out(f"kinds of {group}", why, is_failure=group.partition("/")[0] not in _FIGURES)
     listed: list[tuple[Kind, Body]] = []
     for kind in discovery.kinds:
         cancel.check()

@@ -37,6 +37,8 @@ _CRON_JOB = Kind("batch", "v1", "CronJob", "cronjobs")
 _RULES: Sequence[Rule] = (
     ("", "configmaps", "create delete get list patch"),
     ("", "events", "list"),
+    # Of a namespace's role it is that namespace alone.
+    ("", "namespaces", "get"),
     ("", "persistentvolumeclaims", "create delete get list"),
     ("", "pods", "create delete list"),
     ("", "pods/log", "get"),
@@ -55,7 +57,6 @@ _VOLUME_RULES = [{"apiGroups": [""], "resources": ["persistentvolumes"], "verbs"
 """Volumes are the cluster's: there are no fewer than all of them."""
 _CLUSTER_RULES: Sequence[Rule] = (
     # Where they may be read, more is known of volumes; the rules of namespaces do without.
-    ("", "namespaces", "get"),
     ("", "persistentvolumes", "get"),
     ("storage.k8s.io", "storageclasses", "get"),
     ("snapshot.storage.k8s.io", "volumesnapshotclasses", "list"),

@@ -26,13 +26,12 @@ _FOLDER = "/run/pvback/repository"
 _RULES: Sequence[Rule] = (
     ("", "configmaps", "create delete get list patch"),
     ("", "events", "create list"),
+    ("", "namespaces", "get"),
     ("", "persistentvolumeclaims", "create delete get list"),
     ("", "pods", "create delete list"),
     ("", "pods/log", "get"),
     ("", "secrets", "create delete"),
     ("batch", "jobs", "create delete get list"),
-    ("snapshot.storage.k8s.io", "volumesnapshots", "list"),
-    ("groupsnapshot.storage.k8s.io", "volumegroupsnapshots", "list"),
     (RESTORE.group, RESTORE.plural, "get list"),
     (RESTORE.group, f"{RESTORE.plural}/status", "patch"),
 )

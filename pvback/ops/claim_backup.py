@@ -21,7 +21,7 @@ from pvback.cluster.mover import MoverJob
 from pvback.cluster.secrets import load_repository_secret
 from pvback.cluster.staging import StagingWork, stage
 from pvback.cluster.watching import MoverEnd
-from pvback.errors import ClusterError, UsageError
+from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal, UsageError
 from pvback.model import Claim
 from pvback.ops.claim_freeze import (
     AT_REST,
@@ -209,5 +209,5 @@ def _release(held: HeldRead, end: MoverEnd) -> None:
 def _snapshot_classes(cluster: "Cluster") -> list[Body] | None:
     try:
         return cluster.list(VOLUME_SNAPSHOT_CLASS)
-    except ClusterError:
+    except (ClusterObjectMissing, ClusterRefusal):
         return None

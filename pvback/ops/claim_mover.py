@@ -47,9 +47,11 @@ def settings_for(
 
 
 def require_privileged(cluster: "Cluster", namespace: str, *, what: str) -> None:
-    """Raise UsageError where the namespace's owner has not allowed more rights."""
-    found = cluster.find(NAMESPACE, namespace)
-    annotations = (found or {}).get("metadata", {}).get("annotations") or {}
+    """Raise UsageError where the namespace's owner has not allowed more rights.
+
+    ClusterError where that is not to be learned.
+    """
+    annotations = cluster.get(NAMESPACE, namespace)["metadata"].get("annotations") or {}
     if annotations.get(PRIVILEGED) != "true":
         raise UsageError(
             f"namespace {namespace} does not allow {what} more rights",

@@ -23,7 +23,7 @@ from pvback.cluster.mover import MoverJob
 from pvback.cluster.secrets import load_repository_secret
 from pvback.cluster.staging import StagingWork, stage_volume_snapshot
 from pvback.cluster.watching import MoverEnd
-from pvback.errors import ClusterError, PvbackError
+from pvback.errors import ClusterObjectMissing, ClusterRefusal, PvbackError
 from pvback.model import Claim
 from pvback.ops.claim_freeze import AT_REST, end_freezers, plan_freezers, start_freezers
 from pvback.ops.claim_jobs import (
@@ -176,7 +176,7 @@ def _plan(cluster: "Cluster", group: ClaimGroup, options: ClaimBackupOptions) ->
 def _classes(cluster: "Cluster", kinds: GroupKinds | None) -> list[Body] | None:
     try:
         return cluster.list(kinds.group_class) if kinds is not None else None
-    except ClusterError:
+    except (ClusterObjectMissing, ClusterRefusal):
         return None
 
 

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from pvback import limits
 from pvback.cli import main
 from pvback.cluster.client import Cluster as Door
+from pvback.cluster.kinds import VOLUME_SNAPSHOT, group_kinds
 from pvback.cluster.transport import Request
 from pvback.cluster.watching import MoverWatch
 from tests.cluster import objects
@@ -25,7 +26,6 @@ from tests.cluster.restores import claim_of, install_kind, restore
 Right = tuple[str, str, str]
 """Group, resource, verb."""
 HELPFUL = {
-    "namespaces",
     "persistentvolumes",
     "storageclasses",
     "volumegroupsnapshotclasses",
@@ -174,6 +174,7 @@ def test_every_right_is_used_and_no_other(
         wait_for(partial(has_no_pods, team), team.events)
     assert run("pvc", "restore", "data", "--replace") == 40, "volumes are the cluster's"
     assert run("pvc", "backup", "data", "--image", "localhost/none:1") == 40
+    assert run("pvc", "backup", "data", "--privileged") == 2, "the namespace does not allow it"
     with fleet.start("pvc", "backup", f"{team.name}/data", "--image", "localhost/none:1") as process:
         wait_for(lambda: any("Job" in one for one in left_behind(team)), lambda: "no Job is made")
         process.kill()
@@ -252,11 +253,17 @@ def test_a_populators_rights(
         assert run(*nobody) == 40
         assert run() == 0
         namespace.wait_bound("second")
+        namespace.create(restore("third", source={"claim": "data"}, privileged=True))
+        namespace.create(claim_of("third", "third", storage_class="csi-immediate"))
+        assert run() == 2, "the namespace does not allow it"
+        namespace.delete("v1", "PersistentVolumeClaim", "third")
     finally:
         for one in made:
             if one["kind"].startswith("Cluster"):
                 namespace.cluster.resource(one).delete(name=one["metadata"]["name"])
     wait_nothing_left(namespace)
+    # What restores of its kind never leave is looked for where that is allowed, and not where it is not.
+    asked -= {(kind.group, kind.plural, "list") for kind in (VOLUME_SNAPSHOT, group_kinds("v1").group)}
     assert asked == rights_of([rule for one in roles for rule in one["rules"]])
 
 

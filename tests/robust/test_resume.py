@@ -14,7 +14,7 @@ from tests.robust.trees import age, differences, image
 from tests.robust.world import World
 
 MIB = 1024 * 1024
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def root_of(world: World) -> tuple[str, str]:

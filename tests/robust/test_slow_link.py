@@ -13,7 +13,7 @@ from pvback.ops.sources import path_source
 from pvback.repository.repository import create_repository, open_repository_access
 
 MIB = 1024 * 1024
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 def log_lines(rng: random.Random, count: int) -> str:
@@ -30,7 +30,7 @@ def test_the_level_rises_on_a_slow_link(tmp_path: Path, seed: int) -> None:
     source = tmp_path / "source"
     source.mkdir()
     rng = random.Random(seed)
-    for number in range(24):
+    for number in range(14):
         (source / f"{number:02}.log").write_text(log_lines(rng, 60_000))
 
     def stored(name: str, *, rate: int | None, level: int | None) -> int:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pvback import limits
+from pvback.cluster import exporting
 from pvback.cluster.client import Cluster
+from pvback.cluster.discovery import Discovery, discover
 from pvback.cluster.exporting import Collected, CollectOptions, LeftOut, collect
 from pvback.cluster.kinds import CONFIG_MAP, Body, Kind
 from pvback.cluster.names import CLAIM, ROLE, STOPPED
@@ -340,6 +343,21 @@ def test_kinds_that_fail_are_named() -> None:
         LeftOut(what="jobs.batch", why="conversion webhook failed", is_failure=True),
         LeftOut(what="pods", why="pods is forbidden"),
     ]
+
+
+@pytest.mark.parametrize(("group", "is_failure"), [("shop.test/v1", True), ("metrics.k8s.io/v1beta1", False)])
+def test_a_group_that_is_not_to_be_had_is_missed(
+    monkeypatch: pytest.MonkeyPatch, group: str, is_failure: bool
+) -> None:
+    """Objects of its kinds may be there; of those that serve figures none would be exported."""
+
+    def without(cluster: Any) -> Discovery:
+        found = discover(cluster)
+        return replace(found, unavailable={**found.unavailable, group: "no backend"})
+
+    monkeypatch.setattr(exporting, "discover", without)
+    found = collected(Served(recorded("namespace")))
+    assert found.left_out == [LeftOut(what=f"kinds of {group}", why="no backend", is_failure=is_failure)]
 
 
 def test_content_of_secrets_is_not_asked_for() -> None:

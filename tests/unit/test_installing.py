@@ -56,6 +56,17 @@ def test_of_a_cluster() -> None:
     assert words[-2:] == ["--interval", "5"]
 
 
+@pytest.mark.parametrize("is_for_cluster", [False, True])
+def test_of_secrets_one_alone_can_be_read(is_for_cluster: bool) -> None:
+    """By its name: the right to get any would be the right to all, and to list them likewise."""
+    wishes = {"may_restore": True, "may_replace": True, "may_run_hooks": True}
+    found = rendered(is_for_cluster=is_for_cluster, **wishes)
+    roles = [body for (kind, _), body in found.items() if kind in ("Role", "ClusterRole")]
+    rules = [rule for role in roles for rule in role["rules"] if "secrets" in rule["resources"]]
+    reading = [rule for rule in rules if set(rule["verbs"]) - {"create", "delete"}]
+    assert [(rule["verbs"], rule["resourceNames"]) for rule in reading] == [(["get"], ["s"])] * 2
+
+
 def test_restores_go_before_backups() -> None:
     """A pod that names no class is of priority 0, and may put those below it aside."""
     found = rendered(is_for_cluster=True, schedule="17 2 * * *")
