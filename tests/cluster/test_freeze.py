@@ -68,7 +68,7 @@ class Writer(Application):
 
     def gaps(self) -> list[float]:
         """Pauses between writes that are long, the longest first."""
-        script = "awk 'NR > 1 && $1 - last > 0.1 {print $1 - last} {last = $1}' /data/times"
+        script = "awk 'NR > 1 && $1 - last > 0.03 {print $1 - last} {last = $1}' /data/times"
         return sorted(map(float, self.run(script).split()), reverse=True)
 
 
@@ -111,7 +111,8 @@ def test_the_application_waits_and_goes_on(fleet: Fleet, app: Writer) -> None:
     said = claim["hooks"][-1]["seconds"]
     longest = app.gaps()[0]
     print(f"frozen for {said:.2f} s by its own account, {longest:.2f} s by the writer's")
-    assert longest > 0.2
+    # Between the two the file system is frozen for all of what is said but the way of a word or two.
+    assert longest > said / 2
     assert abs(longest - said) < 1
     # Until it was cut, and not until it could be used, which takes five seconds more.
     assert longest < claim["seconds"] - 5
