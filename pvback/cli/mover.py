@@ -75,6 +75,9 @@ def _run(invocation: Invocation, spec: MoverSpec, work: Work) -> tuple[int, dict
     facts = {name: value for name, value in to_json(result).items() if name not in ("problems", "lost")}
     examples = [str(one)[:200] for one in result.problems[:5]]
     facts |= {"examples": examples, "store": to_json(usage)}
+    for denied in facts.get("denied", ()):
+        # Of each kind one path, for there are some kinds, and all of it has to fit.
+        denied["examples"] = [one[:200] for one in denied["examples"][:1]]
     is_damaged = isinstance(result, BackupResult) and result.is_damage_found
     return PartlyDone.exit_code if result.error_count or is_damaged else 0, facts
 

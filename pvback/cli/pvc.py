@@ -259,6 +259,7 @@ def _read(path: str | None) -> bytes | None:
 @click.option("-n", "--namespace", metavar="NAME", help="Default: that of the context.")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Of the whole cluster.")
 @click.option("--cluster-name", default="default", metavar="NAME", help="As `connect` was told.")
+@secret_option
 @cluster_options
 @global_options()
 @pass_invocation
@@ -269,14 +270,14 @@ def list_command(
     namespace: str | None,
     all_namespaces: bool,
     cluster_name: str,
-    kubeconfig: str | None,
-    context: str | None,
+    secret: str,
+    **where_from: str | None,
 ) -> int:
     """Show every claim and its last good backup, or that there is none."""
-    cluster = connect_cluster(kubeconfig, context)
+    cluster = connect_cluster(where_from["kubeconfig"], where_from["context"])
     where = None if all_namespaces else namespace or cluster.namespace
     with invocation.repository() as access:
-        choice = ScopeChoice(cluster, access, is_chosen=invocation.scope is not None)
+        choice = ScopeChoice(cluster, access, secret=secret, is_chosen=invocation.scope is not None)
         found = list_coverage(cluster, choice, namespace=where, cluster_name=cluster_name)
     output = invocation.output
     if output.is_json:

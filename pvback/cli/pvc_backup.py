@@ -265,8 +265,7 @@ def _of_connected(
 
 def _list(cluster: "Cluster", namespace: str | None, selector: str | None) -> list[ClaimFacts]:
     found = list_claims(cluster, namespace=namespace, labels=selector)
-    # What we made ourselves is nobody's data.
-    return [one for one in found if "pvback.io/run" not in (one.body["metadata"].get("labels") or {})]
+    return [one for one in found if not one.is_made_by_a_run]
 
 
 def _read_hooks(path: str | None, *, is_off: bool) -> list[Hook] | None:

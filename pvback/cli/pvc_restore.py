@@ -13,7 +13,13 @@ from pvback.cli.values import parse_tags, parse_time
 from pvback.config import parse_size
 from pvback.errors import PartlyDone, UsageError
 from pvback.ops.claim_list import snapshots_of_claim
-from pvback.ops.claim_restore import ClaimRestoreOptions, RestoredClaim, choose_snapshot, restore_claim
+from pvback.ops.claim_restore import (
+    ClaimRestoreOptions,
+    RestoredClaim,
+    choose_snapshot,
+    not_set,
+    restore_claim,
+)
 from pvback.ops.claim_scopes import ScopeChoice
 from pvback.ops.claim_undo import commit_claim, undo_claim
 
@@ -108,6 +114,10 @@ def _show_restored(output: Output, done: RestoredClaim, as_of: datetime | None) 
     if output.is_json:
         output.message("summary", done)
         return
+    for one in (denied := not_set(done.result)):
+        output.warn(one)
+    if denied:
+        output.remark("a mover with `--privileged` may set more, where the namespace allows that")
     output.line(f"restored {done.claim} from snapshot {done.snapshot}, as of {done.taken.isoformat()}")
     for one in done.stopped:
         output.line(f"{one} runs again")

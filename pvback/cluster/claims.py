@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pvback import limits
 from pvback.cluster.kinds import CLAIM, POD, STORAGE_CLASS, VOLUME, Body
+from pvback.cluster.names import RUN
 from pvback.cluster.quantity import parse_quantity
 from pvback.errors import ClusterError
 from pvback.model import Claim
@@ -78,6 +79,11 @@ class ClaimFacts:
     """Pods that are over and still hold it: a claim does not go before their objects do."""
     body: Body
     volume_body: Body | None
+
+    @property
+    def is_made_by_a_run(self) -> bool:
+        """Whether we made it ourselves, for a while: it is nobody's data."""
+        return RUN in (self.body["metadata"].get("labels") or {})
 
     @property
     def is_shared(self) -> bool:

@@ -171,7 +171,11 @@ def let_settle(work: StagingWork, body: Body, *, kind: Kind) -> None:
     metadata = body["metadata"]
     deadline = work.clock.monotonic() + limits.SETTLE_SECONDS
     while work.clock.monotonic() < deadline:
-        found = work.cluster.find(kind, metadata["name"], namespace=metadata["namespace"])
+        try:
+            found = work.cluster.find(kind, metadata["name"], namespace=metadata["namespace"])
+        except ClusterError:
+            # What ended the run is what is to be told.
+            return
         if found is None or (found.get("status") or {}).get("readyToUse") is True:
             return
         work.clock.sleep(limits.CLUSTER_POLL_SECONDS)

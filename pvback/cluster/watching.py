@@ -31,6 +31,8 @@ _SURELY_WRONG = {
     "InvalidImageName",
     "RunContainerError",
 }
+_TIME_IS_OVER = "DeadlineExceeded"
+_LONGER = "`--deadline` gives it longer; a backup goes on from its checkpoint when it is run again"
 _MAY_GO_ON = "it may still do its work, unseen: `pvback snapshots` shows whether a backup was stored"
 
 
@@ -99,13 +101,13 @@ class MoverWatch:
                 )
             code = int(over.get("exitCode", 1))
             if self._why_going is not None and code not in (0, PartlyDone.exit_code):
-                raise self._lost(self._why_going)
+                raise self._gone(self._why_going)
             return MoverEnd(exit_code=code, message=_parse_message(over.get("message") or ""))
         if status.get("phase") == "Failed":
             said = status.get("message") or status.get("reason") or "it does not say why"
             raise self._lost(f"the mover's pod failed: {said}")
         if self._why_going is not None and self._clock.monotonic() >= self._gone_at:
-            raise self._lost(f"{self._why_going}, and it does not end: its node may be gone", _MAY_GO_ON)
+            raise self._gone(f"{self._why_going}, and it does not end: its node may be gone", _MAY_GO_ON)
         return None
 
     def _note_going(self, pod: Body) -> None:
@@ -128,11 +130,25 @@ class MoverWatch:
         if _condition(body, "Complete") is not None:
             return MoverEnd(exit_code=0)
         if self._why_going is not None:
-            raise self._lost(self._why_going)
+            raise self._gone(self._why_going)
         failed = _condition(body, "Failed")
         if failed is not None:
             raise self._lost(f"the mover's Job failed: {failed.get('reason')}: {failed.get('message')}")
         return None
+
+    def _gone(self, why: str, hint: str | None = None) -> ClusterError:
+        """Why its pod was ended. One whose time is over is removed by its Job, which alone says so."""
+        try:
+            body = self._cluster.get(JOB, self._job.name, namespace=self._where)
+        except ClusterError:
+            return self._lost(why, hint)
+        # The first of the two comes at once, the other when the pod has ended.
+        for kind in ("FailureTarget", "Failed"):
+            found = _condition(body, kind) or {}
+            if found.get("reason") == _TIME_IS_OVER:
+                what = f"the mover did not end in its time: {_TIME_IS_OVER}: {found.get('message')}"
+                return self._lost(what, _LONGER)
+        return self._lost(why, hint)
 
     def _judge_waiting(self, pod: Body | None, *, waited: float, wedged_seconds: float) -> None:
         """Raise ClusterError when it is time to give up a pod that does not run, with the best reason."""

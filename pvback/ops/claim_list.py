@@ -54,7 +54,7 @@ def list_coverage(
 ) -> list[CoveredClaim]:
     """Every claim of a namespace, or of all. Raises UsageError, ClusterError, StorageError, DamagedError."""
     check_cluster_name(cluster_name)
-    found = list_claims(cluster, namespace=namespace)
+    found = [one for one in list_claims(cluster, namespace=namespace) if not one.is_made_by_a_run]
     newest: dict[Claim, CommittedSnapshot] = {}
     for name in {facts.claim.namespace for facts in found}:
         scoped = choice.find(name)

@@ -33,7 +33,7 @@ from pvback.errors import (
 from pvback.model import Claim
 from pvback.ops.claim_list import find_snapshots
 from pvback.ops.claim_mover import ClaimWork, move, settings_for, try_pod
-from pvback.ops.claim_restore import choose_snapshot, moment_of
+from pvback.ops.claim_restore import choose_snapshot, moment_of, not_set
 from pvback.ops.claim_scopes import ScopeChoice
 from pvback.ops.claim_targets import made_claim
 from pvback.ops.claim_telling import pin_snapshot, tell
@@ -312,7 +312,8 @@ class _Filling:
                     key=str(self.scene.name),
                     hint=_ACCEPT,
                 )
-            self.note = "" if end.exit_code == 0 else f"{_what_is_missing(end)}; the rest was"
+            missing = [] if end.exit_code == 0 else [f"{_what_is_missing(end)}; the rest was"]
+            self.note = "; ".join((*missing, *not_set(end.message.get("result") or {})))
             run.end_pods()
             volume.spend()
             assert volume.name is not None, "a mover has had it"

@@ -40,7 +40,7 @@ from pvback.repository.records import RecordDetails
 from pvback.repository.repository import RepositoryAccess
 from pvback.repository.snapshots import CommittedSnapshot
 
-__all__ = ["ClaimRestoreOptions", "RestoredClaim", "choose_snapshot", "restore_claim"]
+__all__ = ["ClaimRestoreOptions", "RestoredClaim", "choose_snapshot", "not_set", "restore_claim"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,14 @@ class RestoredClaim:
     stopped: tuple[str, ...] = ()
     """Workloads that were down meanwhile, and run again."""
     seconds: float = 0.0
+
+
+def not_set(result: Mapping[str, Any]) -> list[str]:
+    """What a mover was not allowed to set of files that are restored, by kind, in words."""
+    return [
+        f"{one['category']}: {one['count']} not set ({one['message']}); for example {one['examples'][0]}"
+        for one in result.get("denied") or ()
+    ]
 
 
 def choose_snapshot(

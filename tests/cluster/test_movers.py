@@ -89,6 +89,10 @@ def test_a_privileged_mover_reads_what_is_closed_and_restores_owners(
     fleet.good("pvc", "restore", target, "--to", "again", "--privileged")
     again = look(allowed, "again")
     assert again.splitlines()[1:] == before.splitlines()[1:], "all but the volume's own root folder"
+    # A plain user may not give files away, and says so.
+    said = fleet.run("pvc", "restore", target, "--to", "plain").ended(0, 3).err
+    assert "not set (" in said, said
+    assert "`--privileged`" in said, said
     # What is there and of somebody else is written over in place.
     spoil = (
         "echo 1 > /data/closed; echo more >> /data/shut/inner; chown 0:0 /data/shut/inner; rm -r /data/plain"

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pvback.cluster.kinds import CLAIM, SECRET, Kind
+from pvback.cluster.names import labels_of
 from pvback.cluster.secrets import repository_secret_body
 from pvback.errors import UsageError
 from pvback.model import Claim
@@ -116,3 +117,23 @@ def test_the_latest_export_is_of_one_scope(owner: RepositoryAccess, data: Path) 
     assert one.id == exported["shop"]
     with pytest.raises(UsageError, match="no such export"):
         find_export(owner, str(exported["shop"]), is_scope_chosen=True)
+
+
+def test_claims_of_a_run_are_not_listed(owner: RepositoryAccess) -> None:
+    """Copies and what is restored into are there for a while, and nobody's data."""
+    bodies = [bound(claim()), bound(claim())]
+    for name, body in zip((ORDERS.name, "pvback-copy-1"), bodies, strict=True):
+        body["metadata"].update(name=name, namespace=ORDERS.namespace)
+    bodies[1]["metadata"]["labels"] = labels_of("run", "staging")
+    cluster = Objects(*((CLAIM, body) for body in bodies))
+    choice = ScopeChoice(cluster, owner)
+    listed = list_coverage(cluster, choice, namespace=None, cluster_name="default")
+    assert [one.claim for one in listed] == [str(ORDERS)]
+
+
+def test_a_secret_of_another_name_says_which_scope_it_is(owner: RepositoryAccess) -> None:
+    team = add_scope(owner, "team")
+    body = connected("shop", "team")
+    body[1]["metadata"]["name"] = "other"
+    assert ScopeChoice(Objects(body), team).find("shop") is None
+    assert ScopeChoice(Objects(body), team, secret="other").find("shop") is not None

@@ -128,6 +128,19 @@ def test_a_job_that_is_gone_or_over_its_time() -> None:
         watch(Pods(pod(), None, job=failed))
 
 
+@pytest.mark.parametrize("condition", ["FailureTarget", "Failed"])
+@pytest.mark.parametrize("last", [None, pod("Failed", state=over(130, message="{}"), deletionTimestamp="t")])
+def test_a_pod_whose_time_is_over(condition: str, last: Body | None) -> None:
+    """Its Job removes it, and what removed it is asked of the Job."""
+    over_time = job(condition, reason="DeadlineExceeded", message="longer than specified")
+    with pytest.raises(ClusterError, match="not end in its time: DeadlineExceeded: longer") as caught:
+        watch(Pods(pod(), pod(deletionTimestamp="t"), last, job=over_time))
+    assert "--deadline" in str(caught.value.hint)
+    failed = job(condition, reason="BackoffLimitExceeded", message="backoff limit")
+    with pytest.raises(ClusterError, match="the mover's pod was removed"):
+        watch(Pods(pod(), pod(deletionTimestamp="t"), last, job=failed))
+
+
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "CreateContainerConfigError"])
 def test_what_is_surely_wrong_is_not_waited_for(reason: str) -> None:
     waiting = pod("Pending", state={"waiting": {"reason": reason, "message": "why"}})
