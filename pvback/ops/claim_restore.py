@@ -85,10 +85,12 @@ class RestoredClaim:
 
 def not_set(result: Mapping[str, Any]) -> list[str]:
     """What a mover was not allowed to set of files that are restored, by kind, in words."""
-    return [
-        f"{one['category']}: {one['count']} not set ({one['message']}); for example {one['examples'][0]}"
-        for one in result.get("denied") or ()
-    ]
+    found = []
+    for one in result.get("denied") or ():
+        # The root of a volume has no path.
+        some = next(iter(one["examples"]), "") or "the root of the volume"
+        found.append(f"{one['category']}: {one['count']} not set ({one['message']}); for example {some}")
+    return found
 
 
 def choose_snapshot(

@@ -12,6 +12,7 @@ from pvback.config import Config, Secret
 from pvback.errors import ClusterError, StorageUnavailable
 from pvback.model import Claim, LocalAddress
 from pvback.ops.claim_mover import ClaimWork
+from pvback.ops.claim_restore import not_set
 from pvback.ops.restore_mover import restorer_key
 from pvback.repository.keys import list_keys
 from pvback.repository.repository import RepositoryAccess, create_repository, open_repository_access
@@ -96,3 +97,13 @@ def test_a_key_that_stays_is_named_and_hides_nothing(
     (warning,) = said[0].warnings
     assert f"`pvback key remove {principal}`" in warning
     assert "nobody answers" in warning
+
+
+def test_what_was_not_set_is_said_by_kind() -> None:
+    owner = {"category": "owner", "count": 53, "message": "not permitted", "examples": ["d/random"]}
+    times = {"category": "times", "count": 1, "message": "not permitted", "examples": [""]}
+    assert not_set({"denied": [owner, times, {**times, "examples": []}]}) == [
+        "owner: 53 not set (not permitted); for example d/random",
+        *["times: 1 not set (not permitted); for example the root of the volume"] * 2,
+    ]
+    assert not_set({}) == []
