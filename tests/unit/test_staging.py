@@ -11,7 +11,7 @@ from pvback.cluster.exposure import Exposure
 from pvback.cluster.kinds import CLAIM, STORAGE_CLASS, VOLUME_SNAPSHOT, Body, Kind
 from pvback.cluster.mover import MoverJob, MoverSettings
 from pvback.cluster.staging import StagingOptions, StagingWork, stage
-from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal, Interrupted
+from pvback.errors import ClusterError, ClusterObjectMissing, ClusterRefusal, ClusterUnavailable, Interrupted
 from pvback.model import Claim, Consistency
 from pvback.ops.claim_jobs import staged_job
 from pvback.runtime import Cancel, ManualClock
@@ -40,6 +40,9 @@ class Snapshots(Cluster):
             return STORAGE_CLASS.body(name, volumeBindingMode=name)
         assert kind is VOLUME_SNAPSHOT
         status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        if status.get("is_gone"):
+            self.log.append("nobody answers")
+            raise ClusterUnavailable("no answer")
         self.log.append(
             "ready" if status.get("readyToUse") else "cut" if "creationTime" in status else "none"
         )
@@ -150,6 +153,15 @@ def test_let_go_before_anything_is_waited_for() -> None:
     log, failed = take({}, cancel=cancel)
     assert isinstance(failed, Interrupted)
     assert log[:3] == ["made VolumeSnapshot", "none", "let go"]
+
+
+def test_what_ended_it_is_told_and_not_that_nobody_answers() -> None:
+    """Also where the API server goes away while a volume snapshot settles that is no longer wanted."""
+    cancel = Cancel()
+    cancel.set()
+    log, failed = take({}, {"is_gone": True}, cancel=cancel)
+    assert isinstance(failed, Interrupted), failed
+    assert log[-1] == "nobody answers"
 
 
 @pytest.mark.parametrize("method", ["snapshot", "clone"])
